@@ -1,0 +1,161 @@
+"""Scores and statistics, from examples to aggregates. Used by the run and by viz, so that they cannot disagree.
+
+An example here is one entry of a debug log: a dict with at least `score`, `top5`, and `config` with `history_len` and
+`target_idx`, and `cosines` where layers were read.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000  # of a bootstrap
+TOP = 5  # most frequent tokens that are kept
+
+Example = dict[str, Any]
+
+
+def label_score(label_logprobs: dict[str, float], expected: str) -> float:
+    """1.0 where the label with the highest log-probability is the expected one, else 0.0."""
+    return float(best_label(label_logprobs) == expected)
+
+
+def best_label(label_logprobs: dict[str, float]) -> str:
+    """The label with the highest log-probability; of equal ones the first."""
+    return max(label_logprobs, key=label_logprobs.__getitem__)
+
+
+@cache
+def _rouge() -> Any:
+    """ROUGE-L as an `evaluate` metric; `evaluate.load("rouge")` would ask the Hub for the same few lines."""
+    import datasets
+    import evaluate
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+
+    class RougeL(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            features = {
+                "predictions": datasets.Value("string"),
+                "references": datasets.List(datasets.Value("string")),
+            }
+            return evaluate.MetricInfo(
+                description="ROUGE-L F1 of the best reference, per example",
+                citation="Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004",
+                features=datasets.Features(features),
+            )
+
+        def _compute(
+            self, predictions: Sequence[str], references: Sequence[Sequence[str]]
+        ) -> dict[str, list[float]]:
+            best = [
+                max(scorer.score(reference, prediction)["rougeL"].fmeasure for reference in group)
+                for prediction, group in zip(predictions, references)
+            ]
+            return {"rouge": best}
+
+    return RougeL(keep_in_memory=True)
+
+
+def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """ROUGE-L F1 of each prediction against the best of its references (Lin 2004), without stemming."""
+    return _rouge().compute(
+        predictions=list(predictions), references=[list(group) for group in references]
+    )["rouge"]
+
+
+def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
+    """Every aggregate of a result file, from the examples of one pair.
+
+    Raises ValueError unless the examples are the same targets at every history length 0..H.
+    """
+    by_len = _by_len(examples)
+    scores = {h: np.array([example["score"] for example in group]) for h, group in by_len.items()}
+    return {
+        "n": len(by_len["0"]),
+        "metric_by_len": {h: float(values.mean()) for h, values in scores.items()},
+        "cos_by_len": _mean_cosines(by_len),
+        "debug_top5_by_len": {h: _top_tokens(group) for h, group in by_len.items()},
+        "stats_by_len": {
+            h: _stats(values, scores["0"], metric_name) for h, values in scores.items()
+        },
+    }
+
+
+def _by_len(examples: Sequence[Example]) -> dict[str, list[Example]]:
+    """Examples by history length, each in the order of the targets, so that lengths can be paired."""
+    longest = max(example["config"]["history_len"] for example in examples)
+    by_len: dict[str, list[Example]] = {str(h): [] for h in range(longest + 1)}
+    for example in sorted(examples, key=lambda example: example["config"]["target_idx"]):
+        by_len[str(example["config"]["history_len"])].append(example)
+    targets = [[example["config"]["target_idx"] for example in group] for group in by_len.values()]
+    if any(row != targets[0] for row in targets):
+        raise ValueError("the examples are not the same targets at every history length")
+    return by_len
+
+
+def _mean_cosines(by_len: dict[str, list[Example]]) -> dict[str, list[float]]:
+    """Mean over examples of each block's cosine; {} where layers were not read."""
+    if not all("cosines" in example for group in by_len.values() for example in group):
+        return {}
+    return {
+        h: np.mean([example["cosines"] for example in group], axis=0).tolist()
+        for h, group in by_len.items()
+    }
+
+
+def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:
+    """The most frequent tokens among the examples' likeliest next tokens, with their counts."""
+    counts = Counter(token for example in group for token in example["top5"])
+    return [list(entry) for entry in counts.most_common(TOP)]
+
+
+def _stats(scores: np.ndarray, baseline: np.ndarray, metric_name: str) -> dict[str, Any]:
+    """Interval of the metric at one history length, and its change against the same targets at h = 0."""
+    low, high = wilson(scores) if metric_name == "accuracy" else bootstrap_mean(scores)
+    change = 100 * (scores - baseline)
+    change_low, change_high = bootstrap_mean(change)
+    return {
+        "n": len(scores),
+        "low": low,
+        "high": high,
+        "interval": f"{CONFIDENCE:.0%} {'Wilson' if metric_name == 'accuracy' else 'bootstrap over targets'}",
+        "change_points": float(change.mean()),
+        "change_points_low": change_low,
+        "change_points_high": change_high,
+        **percent_change(float(scores.mean()), float(baseline.mean())),
+    }
+
+
+def percent_change(value: float, baseline: float) -> dict[str, Any]:
+    """100 (m(h) - m(0)) / m(0) as in Gupta et al.; null with the reason where the baseline is 0."""
+    if baseline == 0:
+        return {"percent_change": None, "percent_change_reason": "the metric is 0 at h = 0"}
+    return {"percent_change": 100 * (value - baseline) / baseline}
+
+
+def wilson(correct: np.ndarray) -> tuple[float, float]:
+    """Wilson score interval of a proportion from 0/1 scores (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(int(correct.sum()), len(correct)).proportion_ci(
+        CONFIDENCE, method="wilson"
+    )
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap_mean(values: np.ndarray) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean over examples (Efron 1979); seeded, so that it can be recomputed."""
+    from scipy.stats import bootstrap
+
+    if np.ptp(values) == 0:  # also a single value: nothing varies, so neither does its mean
+        return float(values[0]), float(values[0])
+    found = bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
+        batch=max(1, 2_000_000 // len(values)), rng=np.random.default_rng(0),
+    )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)

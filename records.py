@@ -1,0 +1,235 @@
+"""The result files: where they lie, how they are written whole, and how they are read and checked. The only code that knows.
+
+OUT_DIR/org@name__T/S_vs_D_R.json holds the aggregates of one pair and OUT_DIR/org@name__T/S_vs_D_R_debug.json one entry
+per prompt. Whoever a file belongs to is read from inside it, never parsed back out of its name.
+"""
+
+import json
+import math
+import os
+import platform
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from errors import UserError
+
+SCHEMA_VERSION = 1
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "numpy")
+RESULT_KEYS = {
+    "schema_version": int,
+    "model": str,
+    "target": str,
+    "distractor": str,
+    "metric_name": str,
+    "n": int,
+    "metric_by_len": dict,
+    "cos_by_len": dict,
+    "debug_top5_by_len": dict,
+    "stats_by_len": dict,
+    "config": dict,
+    "environment": dict,
+}
+EXAMPLE_KEYS = {
+    "prompt_text": str,
+    "model_prediction": str,
+    "expected_answer": str,
+    "config": dict,
+    "score": (int, float),
+    "top5": list,
+}
+
+
+def model_name(model: str) -> str:
+    """The name a model has in results: `org/name`, or the last folder of a local path."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def result_path(out_dir: str | Path, model: str, target: str, distractor: str) -> Path:
+    """Result file of a pair; `target` and `distractor` are `name/split`."""
+    folder, split = target.split("/")
+    name = f"{model_name(model).replace('/', '@')}__{folder}"
+    return Path(out_dir) / name / f"{split}_vs_{distractor.replace('/', '_')}.json"
+
+
+def debug_path(result: Path) -> Path:
+    """Debug log that belongs to a result file."""
+    return result.with_name(result.stem + "_debug.json")
+
+
+def result_of_debug(debug: Path) -> Path:
+    """Result file that a debug log belongs to; UserError where the name is not a debug log's."""
+    if not debug.name.endswith("_debug.json"):
+        raise UserError(f"{debug} is not a debug log: those end in _debug.json.")
+    return debug.with_name(debug.name.removesuffix("_debug.json") + ".json")
+
+
+def check_writable(out_dir: str | Path) -> None:
+    """UserError unless files can be written in `out_dir`, which is made where it is missing."""
+    try:
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out_dir):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write in --out_dir {out_dir}: {error.strerror}.") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole or not at all: to a temporary one, synced, then renamed. NaN and Infinity are refused."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}. Nothing of it was left behind."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file written by `write_json`; UserError where it is missing, damaged, or holds NaN or Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"holds {constant}")
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {str(error) or type(error).__name__}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: not an object.")
+    return content
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result file with every key of the schema; UserError where one is missing or of the wrong type."""
+    result = read_json(path)
+    _require(path, result, RESULT_KEYS, "the result")
+    if result["schema_version"] != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {result['schema_version']}; this toolkit reads {SCHEMA_VERSION}."
+        )
+    lens = [str(h) for h in range(len(result["metric_by_len"]))]
+    if not lens or list(result["metric_by_len"]) != lens:
+        raise UserError(
+            f"{path} is damaged: metric_by_len does not run over history lengths 0, 1, 2, ..."
+        )
+    for name in ("metric_by_len", "cos_by_len", "stats_by_len"):
+        if (
+            not _numeric(result[name])
+            or (name != "cos_by_len" or result[name])
+            and list(result[name]) != lens
+        ):
+            raise UserError(
+                f"{path} is damaged: {name} does not hold numbers for history lengths 0 to {lens[-1]}."
+            )
+    return result
+
+
+def read_debug(path: Path) -> dict[str, Any]:
+    """A debug log with every key of the schema in every example; UserError where one is missing or of the wrong type."""
+    log = read_json(path)
+    _require(
+        path,
+        log,
+        {
+            "model": str,
+            "target": str,
+            "distractor": str,
+            "metric_name": str,
+            "debug_examples": list,
+        },
+        "the log",
+    )
+    if not log["debug_examples"]:
+        raise UserError(f"{path} is damaged: it holds no examples.")
+    for number, example in enumerate(log["debug_examples"]):
+        _require(path, example, EXAMPLE_KEYS, f"example {number}")
+        _require(
+            path,
+            example["config"],
+            {"history_len": int, "target_idx": int, "history_idx": list},
+            f"example {number}'s config",
+        )
+        scores = example.get("label_logprobs", {})
+        if (
+            not isinstance(scores, dict)
+            or not _numeric(scores)
+            or not _numeric(example.get("cosines", []))
+        ):
+            raise UserError(
+                f"{path} is damaged: example {number} holds something that is no number."
+            )
+    return log
+
+
+def _require(path: Path, record: Any, keys: dict[str, Any], what: str) -> None:
+    for key, kind in keys.items():
+        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+            raise UserError(f"{path} is damaged: {what} has no valid '{key}'.")
+
+
+def _numeric(value: Any) -> bool:
+    """True where every leaf of lists and objects is a finite number, a text or null."""
+    if isinstance(value, dict):
+        return all(_numeric(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_numeric(item) for item in value)
+    return (
+        value is None
+        or isinstance(value, str)
+        or isinstance(value, (int, float))
+        and math.isfinite(value)
+    )
+
+
+def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every result below a folder with its path; UserError where there is none or one is damaged."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"--result_dir {folder} is not a folder.")
+    paths = sorted(path for path in root.rglob("*.json") if debug_path(path).exists())
+    if not paths:
+        raise UserError(
+            f"no results below {folder}. Make some with: python experiment.py --out_dir {folder}"
+        )
+    for path in paths:
+        yield path, read_result(path)
+
+
+def provenance(started: float) -> dict[str, Any]:
+    """With what a run that began at `started` (seconds since 1970) was made."""
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain")),
+        "platform": platform.platform(),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 1),
+    }
+
+
+def _git(*words: str) -> str | None:
+    """What git says of this checkout; None where there is no git or no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    try:
+        call = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return call.stdout.strip() if call.returncode == 0 else None
