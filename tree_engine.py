@@ -1,0 +1,242 @@
+"""The engine that runs every distinct (prefix, token) of all prompts once.
+
+Prefixes become paths of a prefix tree, and a path continues from the cached keys and values of its
+ancestors. These are laid out as in any left-padded batch: the past of each row ends where its new
+tokens begin, so that distances between slots are distances in the text. The model then builds its
+own masks, causal, sliding or ALiBi, from the two-dimensional one that says which slots are real.
+"""
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from engine import Advance, PlainEngine, Prefix, Reading, Runtime, Spot, Want, padded, read_forward
+from errors import UserError
+from prefix_tree import Path, PrefixTree
+
+# Difference in log-probability that rounding may make, by bytes of the model's dtype
+SLACK = {4: 1e-3, 2: 0.25, 8: 1e-6}
+
+
+class TreeEngine:
+    """Every distinct (prefix, token) is run once; later paths continue from its keys and values."""
+
+    name = "tree"
+
+    def __init__(self, runtime: Runtime):
+        self.runtime = runtime
+        self.takes_positions = "position_ids" in inspect.signature(runtime.lm.forward).parameters
+
+    def read(
+        self, wants: Mapping[Prefix, Want], advance: Advance = lambda done: None
+    ) -> dict[Prefix, Reading]:
+        """Read every prefix at its last token."""
+        tree = PrefixTree(wants)
+        at = {tree.node_of(prefix): prefix for prefix in wants}
+        answered = [node for node, prefix in at.items() if wants[prefix].answer]
+        store = KeyValueStore(tree, answered)
+        readings: dict[Prefix, Reading] = {}
+        for paths in tree.forwards(self.runtime.token_budget, self.runtime.forward_cost):
+            found = [
+                (row, column, at[path.first + column])
+                for row, path in enumerate(paths)
+                for column in range(len(path.tokens))
+                if path.first + column in at
+            ]
+            spots = [Spot(row, column, wants[prefix]) for row, column, prefix in found]
+            got = self._forward(tree, store, paths, spots)
+            readings |= zip((prefix for _, _, prefix in found), got)
+            advance(sum(spot.want.is_prompt for spot in spots))
+        for prefixes in self.runtime.chunks(at[node] for node in answered):
+            answers = [list(readings[prefix].top_tokens[:1]) for prefix in prefixes]
+            self._decode(tree, store, prefixes, answers)
+            for prefix, answer in zip(prefixes, answers):
+                cut = self.runtime.decoding.cut(answer)
+                readings[prefix] = replace(readings[prefix], answer=cut)
+        return readings
+
+    def _forward(
+        self, tree: PrefixTree, store: "KeyValueStore", paths: list[Path], spots: list[Spot]
+    ) -> list[Reading]:
+        """One forward over paths whose ancestors were run before."""
+        past, past_mask = padded([tree.lineage(path.parent) for path in paths], left=True)
+        ids, mask = padded([path.tokens for path in paths])
+        cache = store.cache_of(past, room=len(ids[0]))
+        whole = [[*before, *now] for before, now in zip(past_mask, mask)]
+        inputs = self._inputs(ids, whole, [path.depth for path in paths])
+        got = read_forward(self.runtime, spots, past_key_values=cache, use_cache=True, **inputs)
+        store.keep(cache, paths, past_length=len(past[0]))
+        return got
+
+    def _decode(
+        self,
+        tree: PrefixTree,
+        store: "KeyValueStore",
+        prefixes: Sequence[Prefix],
+        answers: Sequence[list[int]],
+    ) -> None:
+        """Extend the answers, each begun with its first token, greedily until all have ended."""
+        decoding = self.runtime.decoding
+        past, mask = padded([tree.lineage(tree.node_of(p)) for p in prefixes], left=True)
+        cache = store.cache_of(past, room=decoding.max_new_tokens)
+        alive = [not decoding.ended(answer) for answer in answers]
+        step = 0
+        while any(alive):
+            mask = [[*row, 1] for row in mask]
+            depths = [len(prefix) + step for prefix in prefixes]
+            inputs = self._inputs([answer[-1:] for answer in answers], mask, depths)
+            with torch.inference_mode():
+                logits = self.runtime.lm(past_key_values=cache, use_cache=True, **inputs).logits
+            for row, token in enumerate(logits[:, -1].argmax(-1).tolist()):
+                if alive[row]:
+                    answers[row].append(token)
+                    alive[row] = not decoding.ended(answers[row])
+            step += 1
+
+    def _inputs(self, ids: list, mask: list, depths: Sequence[int]) -> dict[str, Tensor]:
+        """Arguments of a forward over rows of new tokens whose first ones stand at `depths`."""
+        inputs = {"input_ids": self.runtime.tensor(ids)}
+        if not all(map(all, mask)):
+            inputs["attention_mask"] = self.runtime.tensor(mask)
+        if self.takes_positions:
+            rows = [list(range(depth, depth + len(ids[0]))) for depth in depths]
+            inputs["position_ids"] = self.runtime.tensor(rows)
+        return inputs
+
+
+class KeyValueStore:
+    """Keys and values of the nodes that later rows continue from, one row of a table per node."""
+
+    def __init__(self, tree: PrefixTree, answered: Sequence[int]):
+        """`answered` are the nodes whose continuation will be generated."""
+        self.kept = {path.first: 0 for path in tree.paths}  # tokens of each path that are kept
+        for node in [*(path.parent for path in tree.paths if path.parent >= 0), *answered]:
+            first = tree.path_of(node).first
+            self.kept[first] = max(self.kept[first], node - first + 1)
+        self.rows = torch.zeros(tree.size, dtype=torch.long)  # node -> row of the tables
+        self.size = 0
+        for first, count in self.kept.items():
+            self.rows[first : first + count] = torch.arange(self.size, self.size + count)
+            self.size += count
+        self.tables: list[tuple[Tensor, Tensor]] = []  # per layer: keys, values, each [size, H, d]
+
+    def keep(self, cache: DynamicCache, paths: Sequence[Path], past_length: int) -> None:
+        """Store what a forward over these paths has put behind its past."""
+        spots = [(r, c) for r, path in enumerate(paths) for c in range(self.kept[path.first])]
+        if not spots:
+            return
+        row, column = torch.tensor(spots).T
+        target = self.rows[torch.tensor([paths[r].first + c for r, c in spots])]
+        if not self.tables:
+            self.tables = [
+                (_table(layer.keys, self.size), _table(layer.values, self.size))
+                for layer in cache.layers
+            ]
+        for layer, tables in zip(cache.layers, self.tables):
+            for states, table in zip((layer.keys, layer.values), tables):  # states [R, H, P+Q, d]
+                table[target] = states.transpose(1, 2)[row, past_length + column]
+
+    def cache_of(self, past: Sequence[Sequence[int]], room: int) -> DynamicCache:
+        """A cache that holds rows of nodes of equal length, with room for more tokens."""
+        cache = DynamicCache()  # made without the config, so that no layer drops keys
+        if past[0]:
+            rows = self.rows[torch.tensor(past)]
+            cache.layers = [_RoomyLayer(keys, values, rows, room) for keys, values in self.tables]
+        return cache
+
+
+def _table(states: Tensor, size: int) -> Tensor:
+    """Zeros, since a masked slot still takes part in a product: it must not hold a NaN."""
+    return states.new_zeros(size, states.shape[1], states.shape[3])
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer that starts from rows of a table and grows in place instead of being copied."""
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, room: int):
+        super().__init__()
+        self.length = rows.shape[1]
+        self._keys, self._values = (_with_room(table, rows, room) for table in (keys, values))
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._show()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append new states [R, H, q, d] and return all of them, [R, H, length, d]."""
+        end = self.length + key_states.shape[2]
+        self._keys[:, :, self.length : end] = key_states
+        self._values[:, :, self.length : end] = value_states
+        self.length = end
+        self._show()
+        return self.keys, self.values
+
+    def _show(self) -> None:
+        self.keys, self.values = (t[:, :, : self.length] for t in (self._keys, self._values))
+
+
+def _with_room(table: Tensor, rows: Tensor, room: int) -> Tensor:
+    """Table rows [N, H, d] of nodes [R, P] -> [R, H, P + room, d], the room still to be filled."""
+    count, length = rows.shape
+    states = table.new_empty(count, table.shape[1], length + room, table.shape[2])
+    states[:, :, :length] = table[rows].transpose(1, 2)
+    return states
+
+
+def tree_agrees(runtime: Runtime, slack: float) -> bool:
+    """Do tree and plain loop read the same on a short probe, to within `slack` in log-probability?
+
+    The probe has branches off branches at unequal depths, of unequal lengths, run in few padded
+    forwards, and answers decoded in one batch: everything the tree does that the plain loop does not.
+    """
+    wants = _probe(runtime.lm.config.get_text_config().vocab_size)
+    probed = replace(runtime, lens=None, decoding=replace(runtime.decoding, max_new_tokens=4))
+    plain = PlainEngine(replace(probed, token_budget=1)).read(wants)
+    try:
+        tree = TreeEngine(replace(probed, forward_cost=1000)).read(wants)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False  # a model without an ordinary key-value cache
+    gaps = [
+        abs(plain[prefix].logprobs[token] - logprob)
+        for prefix, reading in tree.items()
+        for token, logprob in reading.logprobs.items()
+    ]
+    answers = all(plain[p].answer == tree[p].answer for p in wants) or runtime.lm.dtype.itemsize < 4
+    return max(gaps) <= slack and answers
+
+
+def _probe(vocabulary: int) -> dict[Prefix, Want]:
+    tokens = torch.randint(vocabulary, (60,), generator=torch.Generator().manual_seed(0)).tolist()
+    trunk = tuple(tokens[:40])
+    first, second = trunk[:5] + tuple(tokens[40:52]), trunk[:30] + tuple(tokens[45:60])
+    prefixes = [
+        trunk,
+        first,
+        second,
+        first[:9] + tuple(tokens[52:60]),
+        second[:40] + trunk[:3],
+        trunk[:30],
+    ]
+    return {p: Want(set(tokens), is_prompt=True, answer=len(p) != 40) for p in prefixes}
+
+
+def choose_engine(name: str, runtime: Runtime) -> PlainEngine | TreeEngine:
+    """The engine by name; `auto` is the tree where it reads this model as the plain loop does.
+
+    Says so where it does not, and raises UserError where the tree was asked for by name.
+    """
+    if name == "plain":
+        return PlainEngine(runtime)
+    if tree_agrees(runtime, SLACK[runtime.lm.dtype.itemsize]):
+        return TreeEngine(runtime)
+    model = type(runtime.lm).__name__
+    if name == "tree":
+        raise UserError(f"--engine tree is not exact for {model}. Use --engine auto or plain.")
+    print(f"{model}: the tree engine is not exact for it, so the plain loop runs.", file=sys.stderr)
+    return PlainEngine(runtime)
