@@ -1,7 +1,8 @@
 """Tasks, their rows as turns, and the histories drawn from them. Never imports torch.
 
-A task is data: where its rows live, and how one row becomes a turn (one user prompt, one reference answer). The same
-template renders a row wherever it stands, in the history or as the target, so that the two can never differ in form.
+A task is data: where its rows live, and how one row becomes a turn (one user prompt, one reference
+answer). The same template renders a row wherever it stands, in the history or as the target, so
+that the two can never differ in form.
 """
 
 import json
@@ -18,9 +19,8 @@ BUNDLED = "bundled/SmolLM2-135M-Instruct"
 SAMPLES = Path(__file__).parent / "samples"
 LETTERS = ("A", "B", "C", "D")
 
-Message = dict[
-    str, str
-]  # {"role": "user" | "assistant", "content": text}, as chat templates take it
+# {"role": "user" | "assistant", "content": text}, as chat templates take it
+Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class Task:
     config: str | None  # the Hub's configuration name
     default_split: str  # always one that has references
     prompt: str  # str.format template over the row's columns
-    reference: (
-        str  # the column of the reference: an index into `labels`, or a text or list of texts
-    )
+    reference: str  # column of the reference: an index into `labels`, or a text or list of texts
     labels: tuple[str, ...]  # () for a generation task
     citation: str
     subject: str | None = None  # the column that `name.subject` selects on
@@ -52,7 +50,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Turn:
-    """One user prompt and its reference answers; the first is the one a history shows. () means: none is known."""
+    """One user prompt and its references: a history shows the first; () where none is known."""
 
     prompt: str
     references: tuple[str, ...]
@@ -90,12 +88,19 @@ class TaskRows:
 
 CHOICE_PROMPT = (
     "Answer the question with the letter of the right choice.\n"
-    "Question: {question}\nA. {choices[0]}\nB. {choices[1]}\nC. {choices[2]}\nD. {choices[3]}\nAnswer:"
+    "Question: {question}\n"
+    "A. {choices[0]}\nB. {choices[1]}\nC. {choices[2]}\nD. {choices[3]}\nAnswer:"
 )
 REVIEW_PROMPT = "Is this film review positive or negative?\nReview: {text}\nSentiment:"
-POST_PROMPT = "Answer the question about the post in a few words.\nPost: {Tweet}\nQuestion: {Question}\nAnswer:"
+POST_PROMPT = (
+    "Answer the question about the post in a few words.\n"
+    "Post: {Tweet}\nQuestion: {Question}\nAnswer:"
+)
 
-MMLU = "Hendrycks et al., Measuring Massive Multitask Language Understanding, ICLR 2021, arXiv 2009.03300"
+MMLU = (
+    "Hendrycks et al., Measuring Massive Multitask Language Understanding, ICLR 2021, "
+    "arXiv 2009.03300"
+)
 ROTTEN_TOMATOES = "Pang and Lee, Seeing Stars, ACL 2005, arXiv cs/0506075"
 TWEETQA = "Xiong et al., TWEETQA, ACL 2019, arXiv 1907.06292"
 EMBEDDED = "Written for this project, CC0"
@@ -124,9 +129,8 @@ TASKS = {
         _reviews(
             "rotten_tomatoes", "cornell-movie-review-data/rotten_tomatoes", "test", ROTTEN_TOMATOES
         ),
-        _posts(
-            "tweetqa", "ucsbnlp/tweet_qa", "validation", TWEETQA
-        ),  # the Hub's test split has no answers
+        # the Hub's test split has no answers
+        _posts("tweetqa", "ucsbnlp/tweet_qa", "validation", TWEETQA),
         _choices("quiz", "quiz.jsonl", None, "test", EMBEDDED),
         _reviews("reviews", "reviews.jsonl", "test", EMBEDDED),
         _posts("posts", "posts.jsonl", "test", EMBEDDED),
@@ -135,7 +139,7 @@ TASKS = {
 
 
 def parse_spec(text: str) -> TaskSpec:
-    """`name[.subject][/split]` -> TaskSpec; the subject and the split are checked when the rows are loaded."""
+    """`name[.subject][/split]` -> TaskSpec; subject and split are checked when rows are loaded."""
     dataset, _, split = text.partition("/")
     name, _, subject = dataset.partition(".")
     if name not in TASKS:
@@ -143,7 +147,8 @@ def parse_spec(text: str) -> TaskSpec:
     task = TASKS[name]
     if subject and not task.subject:
         raise UserError(
-            f"task '{name}' has no subjects, so '{text}' names nothing. Write '{name}/{task.default_split}'."
+            f"task '{name}' has no subjects, so '{text}' names nothing. "
+            f"Write '{name}/{task.default_split}'."
         )
     if "/" in split:
         raise UserError(f"'{text}' is not a task. Write name, name/split or name.subject/split.")
@@ -151,10 +156,11 @@ def parse_spec(text: str) -> TaskSpec:
 
 
 def load_rows(spec: TaskSpec, data_root: str | None = None) -> TaskRows:
-    """Rows of a task as turns, in the order of the source (so that an index means the same row everywhere).
+    """Rows of a task as turns, in the order of the source: an index means the same row everywhere.
 
-    `data_root` is a folder in the Hub's layout (`data_root/org/name`); without it the rows come from the Hub or its cache.
-    Raises UserError for an unknown split or subject, and where the source cannot be reached.
+    `data_root` is a folder in the Hub's layout (`data_root/org/name`); without it the rows come
+    from the Hub or its cache. UserError for an unknown split or subject, and where the source
+    cannot be reached.
     """
     table = _read_sample(spec) if spec.task.embedded else _read_dataset(spec, data_root)
     rows = list(table)
@@ -163,7 +169,8 @@ def load_rows(spec: TaskSpec, data_root: str | None = None) -> TaskRows:
         rows = [row for row in rows if row[spec.task.subject] == spec.subject]
         if not rows:
             raise UserError(
-                f"'{spec.dataset}': no such subject in {spec.task.name}/{spec.split}. Known: {', '.join(subjects)}."
+                f"'{spec.dataset}': no such subject in {spec.task.name}/{spec.split}. "
+                f"Known: {', '.join(subjects)}."
             )
     return TaskRows(spec, tuple(_turn(spec.task, row) for row in rows))
 
@@ -181,15 +188,15 @@ def _turn(task: Task, row: dict) -> Turn:
 def _read_sample(spec: TaskSpec) -> list[dict]:
     if spec.split != spec.task.default_split:
         raise UserError(
-            f"task '{spec.task.name}' has no split '{spec.split}'. Known splits: {spec.task.default_split}."
+            f"task '{spec.task.name}' has no split '{spec.split}'. "
+            f"Known splits: {spec.task.default_split}."
         )
     with open(SAMPLES / spec.task.source, encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
 
-def _read_dataset(spec: TaskSpec, data_root: str | None) -> Sequence[dict]:
+def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
     import datasets  # slow to import, and not needed for the embedded tasks
-    from datasets.exceptions import DatasetNotFoundError
 
     source = spec.task.source
     if data_root is not None:
@@ -200,35 +207,41 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> Sequence[dict]:
             )
         source = str(folder)
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    # Local files are streamed: the cache of datasets takes them for unchanged when they are not.
+    streaming = data_root is not None
     try:
-        return datasets.load_dataset(source, spec.task.config, split=spec.split)
-    except DatasetNotFoundError as error:
-        raise UserError(f"cannot load '{spec}': {error}") from error
-    except ValueError as error:
-        if "split" not in str(error):
-            raise
-        raise UserError(f"task '{spec.task.name}' has no split '{spec.split}'. {error}") from error
-    except (OSError, datasets.exceptions.DatasetsError) as error:
+        return list(
+            datasets.load_dataset(source, spec.task.config, split=spec.split, streaming=streaming)
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        if isinstance(error, ValueError) and "split" in str(error).lower():
+            raise UserError(
+                f"task '{spec.task.name}' has no split '{spec.split}'. {error}"
+            ) from error
+        cause = error.__cause__ or error
+        reason = f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
+        embedded = ", ".join(name for name, task in TASKS.items() if task.embedded)
         raise UserError(
-            f"cannot load '{spec}' from {source}: {type(error).__name__}: {str(error).splitlines()[0]}\n"
-            "Without the Hub: --data_root DIR reads DIR/org/name, HF_HUB_OFFLINE=1 uses what is cached, "
-            f"and {', '.join(name for name, task in TASKS.items() if task.embedded)} are always there."
+            f"cannot load '{spec}' from {source}: {reason}\n"
+            "Without the Hub: --data_root DIR reads DIR/org/name, HF_HUB_OFFLINE=1 uses what is "
+            f"cached, and {embedded} are always there."
         ) from error
 
 
 def require_references(rows: TaskRows) -> None:
-    """Raise UserError unless every row has a reference: without them nothing can be scored or shown as an answer."""
+    """UserError unless every row has a reference, to be scored by or shown as an answer."""
     missing = sum(not turn.references for turn in rows.turns)
     if missing:
         raise UserError(
-            f"'{rows.spec}' has no reference answer in {missing} of {len(rows.turns)} rows. "
-            f"Use a split with references, such as {rows.spec.dataset}/{rows.spec.task.default_split}."
+            f"'{rows.spec}' has no reference answer in {missing} of {len(rows.turns)} rows. Use "
+            f"a split with references, such as {rows.spec.dataset}/{rows.spec.task.default_split}."
         )
 
 
 def target_order(count: int, seed: int, limit: int | None) -> list[int]:
-    """Row indices of the targets: a seeded shuffle of all rows, then the first `limit`. Data sets come sorted by label."""
-    order = list(range(count))
+    """Row indices of the targets: a seeded shuffle of all rows, then the first `limit`."""
+    order = list(range(count))  # data sets come sorted by label
     random.Random(f"targets/{seed}").shuffle(order)
     return order[:limit]
 
@@ -236,10 +249,11 @@ def target_order(count: int, seed: int, limit: int | None) -> list[int]:
 def draw_history(
     rows: TaskRows, target: Turn, max_len: int, seed: int, number: int
 ) -> tuple[int, ...]:
-    """Indices of the `max_len` distractor rows of history `number`; the h-turn history is its first h.
+    """Indices of the `max_len` distractor rows of a history; the h-turn history is its first h.
 
-    The draw depends on the seed, the distractor and the number alone, so that every process and every target task gets the
-    same one. Rows that ask what the target asks are passed over, wherever they come from. Needs `rows.distinct > max_len`.
+    The draw depends on the seed, the distractor and the number alone, so that every process and
+    every target task gets the same one. Rows that ask what the target asks are passed over,
+    wherever they come from. Needs `rows.distinct > max_len`.
     """
     rng = random.Random(f"history/{seed}/{rows.spec}/{number}")
     chosen: dict[int, None] = {}  # a dict keeps the order of drawing
@@ -254,7 +268,7 @@ def draw_history(
 
 
 def conversation(target: Turn, history: Sequence[Turn] = ()) -> list[Message]:
-    """Chat messages: each history turn with its first reference as the assistant's answer, then the target's prompt."""
+    """Chat messages: each history turn with its first reference, then the target's prompt."""
     messages = []
     for turn in history:
         messages += [
@@ -277,10 +291,11 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One target example of a pair with its longest history; the h-turn prompt takes the first h."""
+    """One target example of a pair with its longest history; h turns are the first h of it."""
 
     pair: Pair
     target_idx: int
+    history_number: int  # cases of the same number share their history
     history_idx: tuple[int, ...]
 
     @property
@@ -301,17 +316,27 @@ class Case:
 
 
 def plan_cases(
-    pairs: Sequence[Pair], max_len: int, seed: int, limit: int | None = None
+    pairs: Sequence[Pair],
+    max_len: int,
+    seed: int,
+    limit: int | None = None,
+    num_histories: int | None = None,
 ) -> list[list[Case]]:
     """For each place in the order of targets, one case per pair that has a target there.
 
-    A history belongs to the place, not to the target's row, so that all pairs of a distractor share it.
+    A history belongs to the place, not to the target's row: all pairs of a distractor share it.
+    With `num_histories` place i takes history i mod num_histories, and such places come together.
     """
     orders = {pair: target_order(len(pair.target.turns), seed, limit) for pair in pairs}
-    plan: list[list[Case]] = [[] for _ in range(max(map(len, orders.values())))]
-    for pair, order in orders.items():
-        for place, target_idx in enumerate(order):
-            target = pair.target.turns[target_idx]
-            history_idx = draw_history(pair.distractor, target, max_len, seed, place)
-            plan[place].append(Case(pair, target_idx, history_idx))
+    places = range(max(map(len, orders.values())))
+    numbers = {place: place % (num_histories or len(places)) for place in places}
+    plan = []
+    for place in sorted(places, key=numbers.__getitem__):
+        cases = []
+        for pair, order in orders.items():
+            if place < len(order):
+                drawn = (pair.distractor, pair.target.turns[order[place]], max_len, seed)
+                history = draw_history(*drawn, numbers[place])
+                cases.append(Case(pair, order[place], numbers[place], history))
+        plan.append(cases)
     return plan

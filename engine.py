@@ -7,6 +7,7 @@ continuation. An engine takes {prefix: Want} and returns {prefix: Reading}.
 PlainEngine, here, runs every prefix whole. TreeEngine, in tree_engine.py, shares what they share.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -100,12 +101,38 @@ class Runtime:
         return torch.tensor(rows, device=self.lm.get_input_embeddings().weight.device)
 
     def chunks(self, prefixes: Iterable[Prefix]) -> Iterator[list[Prefix]]:
-        """Prefixes in batches within the token budget, longest first: short memory shows at once."""
+        """Prefixes in batches within the budget, longest first: short memory shows at once."""
         waiting = sorted(prefixes, key=len, reverse=True)
         while waiting:
             rows = max(1, self.token_budget // len(waiting[0]))
             yield waiting[:rows]
             waiting = waiting[rows:]
+
+
+def run_halving(
+    runtime: Runtime, items: Sequence[Any], work: Callable[[Sequence[Any]], list]
+) -> list:
+    """`work` on all items together; where memory runs out, on halves of them, and says so.
+
+    The token budget of later forwards is halved too. UserError where a single item does not fit.
+    """
+    try:
+        return work(items)
+    except RuntimeError as error:  # torch.OutOfMemoryError on a device, a bare one on a CPU
+        out_of_memory = isinstance(error, torch.OutOfMemoryError)
+        if not out_of_memory and "can't allocate memory" not in str(error):
+            raise
+        if len(items) == 1:
+            raise UserError(
+                "out of memory on a single prompt. Use a smaller --max_len or --dtype bfloat16."
+            ) from error
+    runtime.token_budget = max(1, runtime.token_budget // 2)
+    print(f"out of memory: {runtime.token_budget} tokens a forward from now on", file=sys.stderr)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(items) // 2
+    first, second = items[:middle], items[middle:]
+    return run_halving(runtime, first, work) + run_halving(runtime, second, work)
 
 
 @contextmanager
@@ -197,16 +224,21 @@ class PlainEngine:
     ) -> dict[Prefix, Reading]:
         """Read every prefix at its last token."""
         readings = {}
-        for prefixes in self.runtime.chunks(wants):
+
+        def read_batch(prefixes: Sequence[Prefix]) -> list[Reading]:
             ids, mask = padded(prefixes)
             spots = [Spot(row, len(p) - 1, wants[p]) for row, p in enumerate(prefixes)]
             inputs = {"input_ids": self.runtime.tensor(ids)}
             if len(set(map(len, prefixes))) > 1:
                 inputs["attention_mask"] = self.runtime.tensor(mask)
-            readings |= zip(prefixes, read_forward(self.runtime, spots, use_cache=False, **inputs))
+            return read_forward(self.runtime, spots, use_cache=False, **inputs)
+
+        for prefixes in self.runtime.chunks(wants):
+            readings |= zip(prefixes, run_halving(self.runtime, prefixes, read_batch))
             advance(sum(wants[prefix].is_prompt for prefix in prefixes))
         for prefixes in self.runtime.chunks(p for p, want in wants.items() if want.answer):
-            for prefix, answer in zip(prefixes, self._generate(prefixes)):
+            answers = run_halving(self.runtime, prefixes, self._generate)
+            for prefix, answer in zip(prefixes, answers):
                 readings[prefix] = replace(readings[prefix], answer=answer)
         return readings
 

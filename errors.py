@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Something the user can put right: shown as one or two plain lines, exit status 2, no traceback."""
+    """Something the user can put right: one or two plain lines, exit status 2, no traceback."""

@@ -1,7 +1,7 @@
 """Measure a causal LM on a target task after a history of distractor turns, layer by layer.
 
-    python experiment.py                      # the bundled model on the embedded tasks, about two minutes on a laptop
-    python experiment.py --model Qwen/Qwen2.5-0.5B-Instruct --target mmlu/validation --distractor tweetqa/validation
+    python experiment.py    # the bundled model on the embedded tasks, about two minutes on a laptop
+    python experiment.py --model Qwen/Qwen2.5-0.5B-Instruct --target mmlu --distractor tweetqa
 
 Several targets and distractors make a grid of pairs, run in one process with the model loaded once.
 Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
@@ -26,8 +26,9 @@ if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel, Outcome, Prompt
 
 DEMO_LIMIT = 16  # target examples where no --model is named, so that a first run takes minutes
-# Flags that say where and how to run; all others decide what is measured and must agree for results to be the same.
+# Flags that say where and how to run; all others decide what is measured.
 NOT_SETTINGS = {"out_dir", "overwrite", "batch_size", "device", "data_root"}
+LEAST = {"max_len": 0, "limit": 1, "max_new_tokens": 1, "batch_size": 1, "seed": 0}
 
 
 def _flag(default: Any, text: str, **options: Any) -> Any:
@@ -50,7 +51,14 @@ class RunConfig:
     max_len: int = _flag(4, "longest history, in turns; every length from 0 is run")
     limit: int | None = _flag(
         None,
-        f"targets per task: a seeded shuffle, then the first N (all; {DEMO_LIMIT} where no --model is named)",
+        "targets per task: a seeded shuffle, then the first N "
+        f"(all; {DEMO_LIMIT} where no --model is named)",
+        type=int,
+    )
+    num_histories: int | None = _flag(
+        None,
+        "histories drawn in all, target i takes number i mod N (every target its own); faster, "
+        "but errors of targets that share a history are correlated",
         type=int,
     )
     seed: int = _flag(0, "seed of the choice of targets and histories")
@@ -65,8 +73,11 @@ class RunConfig:
         choices=("auto", "tree", "plain"),
     )
     no_cosine: bool = _flag(False, "skip the layer-wise cosines")
-    on_overflow: str = _flag("stop", "a prompt longer than the model's context: stop before the run, or skip its target",
-                             choices=("stop", "skip"))  # fmt: skip
+    on_overflow: str = _flag(
+        "stop",
+        "a prompt longer than the model's context: stop before the run, or skip its target",
+        choices=("stop", "skip"),
+    )
     trust_remote_code: bool = _flag(False, "run code that comes with the model")
     batch_size: int = _flag(4, "target examples in flight")
     device: str = _flag("auto", "torch device; auto is an accelerator where there is one")
@@ -91,7 +102,7 @@ class RunConfig:
 
 
 def parse_args(argv: Sequence[str] | None) -> RunConfig:
-    """Command line -> RunConfig; argparse exits with status 2 on an unknown flag or a wrong value."""
+    """Command line -> RunConfig; argparse exits with status 2 on an unknown flag or wrong value."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -103,9 +114,7 @@ def parse_args(argv: Sequence[str] | None) -> RunConfig:
         if setting.default is False:
             options |= {"action": "store_true"}
         elif setting.default is not None:
-            options |= {
-                "type": str if isinstance(setting.default, tuple) else type(setting.default)
-            }
+            options["type"] = type(shown)
             options["help"] += f" ({shown})"
         parser.add_argument(f"--{setting.name}", default=None, **options)
     parser.add_argument("--fp16", action="store_true", help="short for --dtype float16")
@@ -123,13 +132,7 @@ def parse_args(argv: Sequence[str] | None) -> RunConfig:
 
 def check_numbers(config: RunConfig) -> None:
     """UserError for a number that makes no sense."""
-    for name, least in (
-        ("max_len", 0),
-        ("limit", 1),
-        ("max_new_tokens", 1),
-        ("batch_size", 1),
-        ("seed", 0),
-    ):
+    for name, least in LEAST.items():
         value = getattr(config, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: must be {least} or more.")
@@ -139,7 +142,7 @@ def check_numbers(config: RunConfig) -> None:
 
 
 def load_pairs(config: RunConfig) -> list[Pair]:
-    """The grid of pairs with their rows, each data set loaded once; UserError for data that cannot be used."""
+    """The grid of pairs, each data set loaded once; UserError for data that cannot be used."""
     specs = {text: data.parse_spec(text) for text in (*config.target, *config.distractor)}
     rows = {spec: data.load_rows(spec, config.data_root) for spec in dict.fromkeys(specs.values())}
     for table in rows.values():
@@ -149,7 +152,8 @@ def load_pairs(config: RunConfig) -> list[Pair]:
         for distractor in dict.fromkeys(specs[text] for text in config.distractor):
             if rows[distractor].distinct <= config.max_len:
                 raise UserError(
-                    f"--max_len {config.max_len}: '{distractor}' has only {rows[distractor].distinct} different rows, "
+                    f"--max_len {config.max_len}: '{distractor}' has only "
+                    f"{rows[distractor].distinct} different rows, "
                     "and a history needs one more than its length."
                 )
             pairs.append(Pair(rows[target], rows[distractor]))
@@ -162,9 +166,8 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
         return list(pairs)
     there = [pair for pair in pairs if config.path(pair).exists()]
     for pair in there:
-        changed = _changed_settings(
-            records.read_result(config.path(pair))["config"], config.requested(pair)
-        )
+        found = records.read_result(config.path(pair))["config"]
+        changed = _changed_settings(found, config.requested(pair))
         if changed:
             raise UserError(
                 f"{config.path(pair)} was made with other settings: {'; '.join(changed)}.\n"
@@ -175,7 +178,7 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
 
 
 def _changed_settings(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Settings that differ. One asked for as `auto` may match what was asked for or what it became."""
+    """Settings that differ; one asked for as `auto` may match the word or what it became."""
     asked = found | found.get("requested", {})
     return [
         f"{name} {found.get(name)!r} there, {value!r} now"
@@ -187,15 +190,16 @@ def _changed_settings(found: dict[str, Any], wanted: dict[str, Any]) -> list[str
 def drop_overflowing(
     plan: list[list[Case]], lm: "LanguageModel", config: RunConfig
 ) -> tuple[list[list[Case]], list[Case]]:
-    """The plan without the cases that exceed the model's context, and those cases; UserError under --on_overflow stop."""
+    """The plan without the cases too long for the model, and those; UserError if told to stop."""
     dropped = [case for cases in plan for case in cases if _overflows(case, config.max_len, lm)]
     if dropped and config.on_overflow == "stop":
         case = dropped[0]
         h = next(h for h in range(config.max_len + 1) if _overflows(case, h, lm))
+        needed = lm.tokens_needed(case.messages(h), case.labels)
         raise UserError(
-            f"{case.pair}, target {case.target_idx}, h = {h}: {lm.tokens_needed(case.messages(h), case.labels)} tokens, "
-            f"but the model's context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too long.\n"
-            "Use a smaller --max_len, or --on_overflow skip to leave such targets out at every h."
+            f"{case.pair}, target {case.target_idx}, h = {h}: {needed} tokens, but the model's "
+            f"context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too "
+            "long.\nUse a smaller --max_len, or --on_overflow skip to leave them out at every h."
         )
     gone = set(dropped)
     return [[case for case in cases if case not in gone] for cases in plan], dropped
@@ -203,10 +207,9 @@ def drop_overflowing(
 
 def _overflows(case: Case, h: int, lm: "LanguageModel") -> bool:
     messages = case.messages(h)
-    return (
-        not lm.surely_fits(messages, case.labels)
-        and lm.tokens_needed(messages, case.labels) > lm.context
-    )
+    if lm.surely_fits(messages, case.labels):
+        return False
+    return lm.tokens_needed(messages, case.labels) > lm.context
 
 
 # -- running
@@ -215,7 +218,7 @@ def _overflows(case: Case, h: int, lm: "LanguageModel") -> bool:
 def run_cases(
     cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Callable[[int], None]
 ) -> Iterator[tuple[Case, dict]]:
-    """Every prompt of these cases, all pairs and history lengths in one call of the model -> (case, example)."""
+    """Every prompt of these cases in one call of the model, all pairs and lengths -> examples."""
     asked = [(case, h) for case in cases for h in range(config.max_len + 1)]
     prompts = [lm.encode(case.messages(h), case.labels) for case, h in asked]
     different = list(dict.fromkeys(prompts))  # h = 0 is one prompt for every distractor
@@ -258,6 +261,7 @@ def make_example(
             "distractor_dataset": distractor.dataset,
             "distractor_split": distractor.split,
             "history_idx": list(case.history_idx[:h]),
+            "history_number": case.history_number,
             "seed": config.seed,
         },
         "score": score,
@@ -274,26 +278,24 @@ def make_example(
 
 
 def run(config: RunConfig) -> list[Path]:
-    """Run what is missing of the grid and write its results; returns the result files of the whole grid."""
+    """Run what is missing of the grid, write its results -> result files of the whole grid."""
     check_numbers(config)
     records.check_writable(config.out_dir)
     pairs = load_pairs(config)
     waiting = unfinished(pairs, config)
     if not waiting:
-        print(
-            "Complete already, with the same settings; nothing was run. --overwrite runs it again."
-        )
+        print("Complete already, with the same settings. --overwrite runs it again.")
         return [config.path(pair) for pair in pairs]
     started = time.time()
     lm = _load(config)
     plan, dropped = drop_overflowing(
-        data.plan_cases(waiting, config.max_len, config.seed, config.limit), lm, config
+        data.plan_cases(waiting, config.max_len, config.seed, config.limit, config.num_histories),
+        lm,
+        config,
     )
     for pair in waiting:
         if not any(case.pair is pair for cases in plan for case in cases):
-            raise UserError(
-                f"{pair}: every target exceeds the model's context of {lm.context} tokens."
-            )
+            raise UserError(f"{pair}: no target fits the model's context of {lm.context} tokens.")
     examples = run_plan(plan, config, lm)
     environment = records.provenance(started) | lm.facts()
     for pair in waiting:
@@ -379,11 +381,11 @@ def print_table(paths: Sequence[Path]) -> None:
         + "".join(f"{'h=' + h:>8}" for h in lengths)
     )
     for result in results:
+        names = f"{result['target']:{width}}  {result['distractor']:{width}}"
         numbers = "".join(f"{value:8.3f}" for value in result["metric_by_len"].values())
-        print(
-            f"{result['target']:{width}}  {result['distractor']:{width}}  {result['metric_name']:8}  {result['n']:5}{numbers}"
-            + (f"  ({result['n_skipped']} too long, skipped)" if result.get("n_skipped") else "")
-        )
+        skipped = result.get("n_skipped")
+        note = f"  ({skipped} too long, skipped)" if skipped else ""
+        print(f"{names}  {result['metric_name']:8}  {result['n']:5}{numbers}{note}")
     print("\nResults (each with its _debug.json beside it):", *paths, sep="\n  ")
 
 

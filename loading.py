@@ -1,6 +1,7 @@
 """Loading a Hugging Face causal LM by name or path, with plain words where that fails."""
 
 import importlib.util
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -29,8 +30,10 @@ def load_model(
     engine: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Load a causal LM by Hub name, path, or BUNDLED, and check that it is one; UserError says what to do where it fails."""
+    """Load a causal LM by Hub name, path, or BUNDLED; UserError says what to do where it fails."""
     where = resolve_device(device)
+    if where.type == "cpu":  # grouped keys are read in place, not copied for every head
+        os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     path = str(bundled_path()) if name == BUNDLED else name
@@ -47,7 +50,8 @@ def load_model(
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise UserError(
-            f"'{name}' is not a causal language model: its files lack {len(missing)} weights, such as {missing[0]}."
+            f"'{name}' is not a causal language model: its files lack {len(missing)} weights, "
+            f"such as {missing[0]}."
         )
     lm = lm.to(where).eval()
     check_causal(lm, name)
@@ -55,7 +59,7 @@ def load_model(
 
 
 def check_causal(lm, name: str) -> None:
-    """UserError where a later token changes what the model says after an earlier one, as in BERT loaded as a decoder."""
+    """UserError where a later token changes what the model says after an earlier one (BERT)."""
     with torch.inference_mode():
         whole, part = (
             lm(torch.tensor([PROBE[:n]], device=lm.device)).logits[0, 3].float()
@@ -63,21 +67,21 @@ def check_causal(lm, name: str) -> None:
         )
     if (whole - part).norm() > 0.1 * part.norm():
         raise UserError(
-            f"'{name}' ({type(lm).__name__}) is not a causal language model: later tokens change earlier predictions."
+            f"'{name}' ({type(lm).__name__}) is not a causal language model: "
+            "later tokens change earlier predictions."
         )
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is the first accelerator that is there, else the CPU; UserError for one that is not."""
+    """`auto` is the first accelerator that is there, else the CPU; UserError where it is absent."""
     if device == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         torch.empty(0, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"--device {device}: not usable here ({str(error).splitlines()[0]})."
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device}: not usable here ({reason}).") from error
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
@@ -94,21 +98,28 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
 def _why_not_loaded(name: str, error: Exception) -> str:
     text = str(error)
     if "gated repo" in text:
-        return f"'{name}' is gated: accept its licence at https://huggingface.co/{name}, then run `hf auth login` or set HF_TOKEN."
+        return (
+            f"'{name}' is gated: accept its licence at https://huggingface.co/{name}, "
+            "then run `hf auth login` or set HF_TOKEN."
+        )
     if "trust_remote_code" in text:
-        return f"'{name}' brings code of its own. If you trust its authors, run again with --trust_remote_code."
+        return (
+            f"'{name}' brings code of its own. "
+            "If you trust its authors, run again with --trust_remote_code."
+        )
     if "Unrecognized configuration class" in text:
         return f"'{name}' is not a causal language model that transformers knows."
     if isinstance(error, OSError) and ("connect" in text or "offline" in text):
         return (
             f"'{name}' is not in the cache and the Hub cannot be reached.\n"
-            f"Use a local folder, fill the cache where there is a network (HF_HOME), or run --model {BUNDLED}."
+            "Use a local folder, fill the cache where there is a network (HF_HOME), "
+            f"or run --model {BUNDLED}."
         )
     return f"cannot load '{name}': {type(error).__name__}: {' '.join(text.split())[:300]}"
 
 
 def bundled_path() -> Path:
-    """Folder of the bundled model as safetensors, dequantised from its package's GGUF file on first use (about 30 s)."""
+    """Folder of the bundled model, dequantised from its package on first use (about 30 s)."""
     folder = Path(constants.HF_HOME) / "bundled" / "SmolLM2-135M-Instruct-Q4_1"
     if folder.is_dir():
         return folder
@@ -125,7 +136,8 @@ def bundled_path() -> Path:
             _move_into_place(Path(made) / folder.name, folder)
     except OSError as error:
         raise UserError(
-            f"cannot write the bundled model to {folder.parent}: {error.strerror or error}. Set HF_HOME to another folder."
+            f"cannot write the bundled model to {folder.parent}: {error.strerror or error}. "
+            "Set HF_HOME to another folder."
         ) from error
     return folder
 

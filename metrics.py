@@ -1,7 +1,7 @@
-"""Scores and statistics, from examples to aggregates. Used by the run and by viz, so that they cannot disagree.
+"""Scores and statistics, used by the run and by viz, so that they cannot disagree.
 
-An example here is one entry of a debug log: a dict with at least `score`, `top5`, and `config` with `history_len` and
-`target_idx`, and `cosines` where layers were read.
+An example here is one entry of a debug log: a dict with at least `score`, `top5`, and `config` with
+`history_len` and `target_idx`, and `cosines` where layers were read.
 """
 
 from collections import Counter
@@ -30,7 +30,7 @@ def best_label(label_logprobs: dict[str, float]) -> str:
 
 @cache
 def _rouge() -> Any:
-    """ROUGE-L as an `evaluate` metric; `evaluate.load("rouge")` would ask the Hub for the same few lines."""
+    """ROUGE-L as an `evaluate` metric; `evaluate.load("rouge")` would ask the Hub for it."""
     import datasets
     import evaluate
     from rouge_score.rouge_scorer import RougeScorer
@@ -62,7 +62,7 @@ def _rouge() -> Any:
 
 
 def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """ROUGE-L F1 of each prediction against the best of its references (Lin 2004), without stemming."""
+    """ROUGE-L F1 of each prediction, best of its references, without stemming (Lin 2004)."""
     return _rouge().compute(
         predictions=list(predictions), references=[list(group) for group in references]
     )["rouge"]
@@ -87,7 +87,7 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
 
 
 def _by_len(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """Examples by history length, each in the order of the targets, so that lengths can be paired."""
+    """Examples by history length, in the order of the targets, so that lengths can be paired."""
     longest = max(example["config"]["history_len"] for example in examples)
     by_len: dict[str, list[Example]] = {str(h): [] for h in range(longest + 1)}
     for example in sorted(examples, key=lambda example: example["config"]["target_idx"]):
@@ -115,15 +115,18 @@ def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:
 
 
 def _stats(scores: np.ndarray, baseline: np.ndarray, metric_name: str) -> dict[str, Any]:
-    """Interval of the metric at one history length, and its change against the same targets at h = 0."""
-    low, high = wilson(scores) if metric_name == "accuracy" else bootstrap_mean(scores)
+    """Interval of the metric at one history length, and its change from the targets' h = 0."""
+    if metric_name == "accuracy":
+        (low, high), method = wilson(scores), "Wilson"
+    else:
+        (low, high), method = bootstrap_mean(scores), "bootstrap over targets"
     change = 100 * (scores - baseline)
     change_low, change_high = bootstrap_mean(change)
     return {
         "n": len(scores),
         "low": low,
         "high": high,
-        "interval": f"{CONFIDENCE:.0%} {'Wilson' if metric_name == 'accuracy' else 'bootstrap over targets'}",
+        "interval": f"{CONFIDENCE:.0%} {method}",
         "change_points": float(change.mean()),
         "change_points_low": change_low,
         "change_points_high": change_high,
@@ -149,7 +152,7 @@ def wilson(correct: np.ndarray) -> tuple[float, float]:
 
 
 def bootstrap_mean(values: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over examples (Efron 1979); seeded, so that it can be recomputed."""
+    """Percentile bootstrap interval of a mean over examples (Efron 1979); always the same seed."""
     from scipy.stats import bootstrap
 
     if np.ptp(values) == 0:  # also a single value: nothing varies, so neither does its mean

@@ -1,7 +1,8 @@
-"""A Hugging Face causal LM as this toolkit uses it: conversations in, label scores, greedy text and layer cosines out.
+"""A Hugging Face causal LM: conversations in, label scores, greedy text and layer cosines out.
 
     lm = load_model("bundled/SmolLM2-135M-Instruct")
-    prompt = lm.encode([{"role": "user", "content": "2 + 2 = 4: true or false?"}], labels=("true", "false"))
+    question = {"role": "user", "content": "2 + 2 = 4: true or false?"}
+    prompt = lm.encode([question], labels=("true", "false"))
     [outcome] = lm.run([prompt])          # outcome.label_logprobs, outcome.top5, outcome.cosines
 
 Paper: Gupta et al., arXiv 2402.18216.
@@ -22,8 +23,8 @@ from lens import Lens, find_parts, proved_lens
 from tree_engine import choose_engine
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Tokens of one forward, and the time it takes apart from them, in tokens: reading the weights is soon
-# paid for on a CPU, while an accelerator wants large batches.
+# Tokens of one forward, and its time apart from them, in tokens: reading the weights is soon paid
+# for on a CPU, while an accelerator wants large batches.
 TOKEN_BUDGET = {"cpu": 8192, "accelerator": 32768}
 FORWARD_COST = {"cpu": 48.0, "accelerator": 2000.0}
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
@@ -35,7 +36,7 @@ PLAIN_STOP = "\nUser:"
 
 @dataclass(frozen=True)
 class Prompt:
-    """An encoded conversation. `labels` holds, for a label task, the ids of the prompt with each label behind it."""
+    """An encoded conversation; for a label task also with each label behind it."""
 
     text: str
     ids: Prefix
@@ -104,11 +105,11 @@ class LanguageModel:
     # -- text and tokens
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The text of a conversation up to where the assistant's answer begins; exactly what the model reads."""
+        """Text of a conversation up to the assistant's answer: exactly what the model reads."""
         return self._render(messages, answer=None)
 
     def continuation(self, label: str) -> str:
-        """The text scored behind a prompt for a label: character for character what a history shows as that answer."""
+        """The text scored for a label: to the character what a history shows as that answer."""
         question = [{"role": "user", "content": "?"}]
         prompt, shown = self._render(question, None), self._render(question, label)
         behind = shown.removeprefix(prompt)
@@ -124,7 +125,7 @@ class LanguageModel:
             turns = [
                 f"{message['role'].title()}: {message['content']}" for message in [*messages, *last]
             ]
-            return self._bos + "\n\n".join([*turns, "Assistant:"] if answer is None else turns)
+            return self._bos + "\n".join([*turns, "Assistant:"] if answer is None else turns)
         return self.tokenizer.apply_chat_template(
             [*messages, *last],
             tokenize=False,
@@ -143,7 +144,7 @@ class LanguageModel:
         )
 
     def encode(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> Prompt:
-        """Tokenise a conversation, whole, and whole again with each label behind it: a token may span the seam.
+        """Tokenise a conversation, and again with each label behind it: a token may span the seam.
 
         Raises UserError where two labels cannot be told apart by their tokens.
         """
@@ -173,12 +174,12 @@ class LanguageModel:
         )
 
     def tokens_needed(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> int:
-        """Tokens of a prompt with its longest label, or with the longest answer that may be generated."""
+        """Tokens of a prompt with its longest label, or the longest answer it may get."""
         prompt = self.encode(messages, labels)
         return prompt.longest if labels else len(prompt.ids) + self.max_new_tokens
 
     def surely_fits(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> bool:
-        """True where a prompt fits the context without counting: no text has more tokens than bytes."""
+        """Does a prompt fit the context without counting? No text has more tokens than bytes."""
         behind = max([len(label.encode()) for label in labels], default=self.max_new_tokens)
         return (
             self.context is None or len(self.render(messages).encode()) + behind + 8 <= self.context
@@ -186,12 +187,16 @@ class LanguageModel:
 
     def facts(self) -> dict[str, Any]:
         """What a result says of the model as it was run."""
-        return {
+        peak = {}
+        if self.lm.device.type == "cuda":
+            peak["peak_device_memory_mib"] = torch.cuda.max_memory_allocated() // 2**20
+        return peak | {
             "architecture": type(self.lm).__name__,
             "device": str(self.lm.device),
             "dtype": str(self.lm.dtype).removeprefix("torch."),
             "attention": self.lm.config._attn_implementation,
             "engine": self.engine.name,
+            "token_budget": self.runtime.token_budget,
             "context": self.context,
         }
 
@@ -224,7 +229,7 @@ class LanguageModel:
 
 
 def wants_of(prompts: Sequence[Prompt]) -> dict[Prefix, Want]:
-    """What must be read for these prompts: each prompt's end, and every position before a label's token."""
+    """What to read for these prompts: each one's end, and every position before a label token."""
     wants: dict[Prefix, Want] = {}
     for prompt in prompts:
         want = wants.setdefault(prompt.ids, Want())
@@ -237,10 +242,10 @@ def wants_of(prompts: Sequence[Prompt]) -> dict[Prefix, Want]:
 
 
 def prove_lens(lm) -> Lens:
-    """The lens of a model, proved on a short row of tokens; UserError where its parts are not found or do not fit."""
+    """The lens of a model, proved on a short row of tokens; UserError where none fits it."""
     parts = find_parts(lm)
     spots = [Spot(0, column, Want(is_prompt=True)) for column in range(len(PROBE))]
-    with torch.inference_mode(), captured(lm, parts.blocks[-1:], spots) as states:
+    with torch.no_grad(), captured(lm, parts.blocks[-1:], spots) as states:
         logits = lm(torch.tensor([PROBE], device=lm.device)).logits[0]
         return proved_lens(parts, states[0], logits, type(lm).__name__)
 

@@ -1,8 +1,8 @@
-"""A prefix tree of token sequences and the order in which its paths are run. A pure data structure: no model in here.
+"""A prefix tree of token sequences and the order to run it in. A pure data structure, no model.
 
-Every distinct (prefix, token) is one node. The tree is cut into paths, longest first: the longest sequence is the trunk,
-what hangs off it are branches, what hangs off those is the next generation. A path needs only its ancestors, so that all
-paths of one generation can run together.
+Every distinct (prefix, token) is one node. The tree is cut into paths, longest first: the longest
+sequence is the trunk, what hangs off it are branches, what hangs off those is the next generation.
+A path needs only its ancestors, so that all paths of one generation can run together.
 """
 
 from bisect import bisect_right

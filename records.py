@@ -1,7 +1,7 @@
-"""The result files: where they lie, how they are written whole, and how they are read and checked. The only code that knows.
+"""The result files: where they lie, how they are written whole, and how they are read and checked.
 
-OUT_DIR/org@name__T/S_vs_D_R.json holds the aggregates of one pair and OUT_DIR/org@name__T/S_vs_D_R_debug.json one entry
-per prompt. Whoever a file belongs to is read from inside it, never parsed back out of its name.
+OUT_DIR/org@name__T/S_vs_D_R.json holds the aggregates of one pair and S_vs_D_R_debug.json beside it
+one entry per prompt. Whoever a file belongs to is read from inside it, never out of its name.
 """
 
 import json
@@ -35,6 +35,13 @@ RESULT_KEYS = {
     "config": dict,
     "environment": dict,
 }
+DEBUG_KEYS = {
+    "model": str,
+    "target": str,
+    "distractor": str,
+    "metric_name": str,
+    "debug_examples": list,
+}
 EXAMPLE_KEYS = {
     "prompt_text": str,
     "model_prediction": str,
@@ -43,6 +50,7 @@ EXAMPLE_KEYS = {
     "score": (int, float),
     "top5": list,
 }
+EXAMPLE_CONFIG_KEYS = {"history_len": int, "target_idx": int, "history_idx": list}
 
 
 def model_name(model: str) -> str:
@@ -80,7 +88,7 @@ def check_writable(out_dir: str | Path) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all: to a temporary one, synced, then renamed. NaN and Infinity are refused."""
+    """Write a file whole or not at all; ValueError for NaN and Infinity."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -99,7 +107,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file written by `write_json`; UserError where it is missing, damaged, or holds NaN or Infinity."""
+    """Read a file of `write_json`; UserError where it is missing, damaged, or holds NaN."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"holds {constant}")
@@ -116,61 +124,36 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result file with every key of the schema; UserError where one is missing or of the wrong type."""
+    """A result file with every key of the schema; UserError where one is missing or wrong."""
     result = read_json(path)
     _require(path, result, RESULT_KEYS, "the result")
     if result["schema_version"] != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema version {result['schema_version']}; this toolkit reads {SCHEMA_VERSION}."
-        )
+        found = result["schema_version"]
+        raise UserError(f"{path} has schema version {found}; this toolkit reads {SCHEMA_VERSION}.")
     lens = [str(h) for h in range(len(result["metric_by_len"]))]
     if not lens or list(result["metric_by_len"]) != lens:
-        raise UserError(
-            f"{path} is damaged: metric_by_len does not run over history lengths 0, 1, 2, ..."
-        )
+        raise UserError(f"{path} is damaged: metric_by_len is not over lengths 0, 1, 2, ...")
     for name in ("metric_by_len", "cos_by_len", "stats_by_len"):
-        if (
-            not _numeric(result[name])
-            or (name != "cos_by_len" or result[name])
-            and list(result[name]) != lens
-        ):
+        values = result[name]
+        left_out = name == "cos_by_len" and not values
+        if not _numeric(values) or (list(values) != lens and not left_out):
             raise UserError(
-                f"{path} is damaged: {name} does not hold numbers for history lengths 0 to {lens[-1]}."
+                f"{path} is damaged: {name} does not hold numbers for lengths 0 to {lens[-1]}."
             )
     return result
 
 
 def read_debug(path: Path) -> dict[str, Any]:
-    """A debug log with every key of the schema in every example; UserError where one is missing or of the wrong type."""
+    """A debug log with every key of the schema; UserError where one is missing or wrong."""
     log = read_json(path)
-    _require(
-        path,
-        log,
-        {
-            "model": str,
-            "target": str,
-            "distractor": str,
-            "metric_name": str,
-            "debug_examples": list,
-        },
-        "the log",
-    )
+    _require(path, log, DEBUG_KEYS, "the log")
     if not log["debug_examples"]:
         raise UserError(f"{path} is damaged: it holds no examples.")
     for number, example in enumerate(log["debug_examples"]):
         _require(path, example, EXAMPLE_KEYS, f"example {number}")
-        _require(
-            path,
-            example["config"],
-            {"history_len": int, "target_idx": int, "history_idx": list},
-            f"example {number}'s config",
-        )
-        scores = example.get("label_logprobs", {})
-        if (
-            not isinstance(scores, dict)
-            or not _numeric(scores)
-            or not _numeric(example.get("cosines", []))
-        ):
+        _require(path, example["config"], EXAMPLE_CONFIG_KEYS, f"example {number}'s config")
+        scores, cosines = example.get("label_logprobs", {}), example.get("cosines", [])
+        if not isinstance(scores, dict) or not _numeric(scores) or not _numeric(cosines):
             raise UserError(
                 f"{path} is damaged: example {number} holds something that is no number."
             )
@@ -189,16 +172,13 @@ def _numeric(value: Any) -> bool:
         return all(_numeric(item) for item in value.values())
     if isinstance(value, list):
         return all(_numeric(item) for item in value)
-    return (
-        value is None
-        or isinstance(value, str)
-        or isinstance(value, (int, float))
-        and math.isfinite(value)
-    )
+    if isinstance(value, (int, float)):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str)
 
 
 def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every result below a folder with its path; UserError where there is none or one is damaged."""
+    """Every result below a folder with its path; UserError for none or a damaged one."""
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"--result_dir {folder} is not a folder.")

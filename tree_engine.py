@@ -16,7 +16,18 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from engine import Advance, PlainEngine, Prefix, Reading, Runtime, Spot, Want, padded, read_forward
+from engine import (
+    Advance,
+    PlainEngine,
+    Prefix,
+    Reading,
+    Runtime,
+    Spot,
+    Want,
+    padded,
+    read_forward,
+    run_halving,
+)
 from errors import UserError
 from prefix_tree import Path, PrefixTree
 
@@ -42,7 +53,8 @@ class TreeEngine:
         answered = [node for node, prefix in at.items() if wants[prefix].answer]
         store = KeyValueStore(tree, answered)
         readings: dict[Prefix, Reading] = {}
-        for paths in tree.forwards(self.runtime.token_budget, self.runtime.forward_cost):
+
+        def run_paths(paths: Sequence[Path]) -> list[tuple[Prefix, Reading]]:
             found = [
                 (row, column, at[path.first + column])
                 for row, path in enumerate(paths)
@@ -51,18 +63,25 @@ class TreeEngine:
             ]
             spots = [Spot(row, column, wants[prefix]) for row, column, prefix in found]
             got = self._forward(tree, store, paths, spots)
-            readings |= zip((prefix for _, _, prefix in found), got)
-            advance(sum(spot.want.is_prompt for spot in spots))
-        for prefixes in self.runtime.chunks(at[node] for node in answered):
-            answers = [list(readings[prefix].top_tokens[:1]) for prefix in prefixes]
-            self._decode(tree, store, prefixes, answers)
-            for prefix, answer in zip(prefixes, answers):
-                cut = self.runtime.decoding.cut(answer)
-                readings[prefix] = replace(readings[prefix], answer=cut)
+            return list(zip((prefix for _, _, prefix in found), got))
+
+        def answer_nodes(nodes: Sequence[int]) -> list[Prefix]:
+            begun = [list(readings[at[node]].top_tokens[:1]) for node in nodes]
+            return self._decode(store, [tree.lineage(node) for node in nodes], begun)
+
+        runtime = self.runtime
+        for paths in tree.forwards(runtime.token_budget, runtime.forward_cost):
+            got = run_halving(runtime, paths, run_paths)
+            readings |= got
+            advance(sum(wants[prefix].is_prompt for prefix, _ in got))
+        for prefixes in runtime.chunks(at[node] for node in answered):
+            nodes = [tree.node_of(prefix) for prefix in prefixes]
+            for prefix, answer in zip(prefixes, run_halving(runtime, nodes, answer_nodes)):
+                readings[prefix] = replace(readings[prefix], answer=answer)
         return readings
 
     def _forward(
-        self, tree: PrefixTree, store: "KeyValueStore", paths: list[Path], spots: list[Spot]
+        self, tree: PrefixTree, store: "KeyValueStore", paths: Sequence[Path], spots: list[Spot]
     ) -> list[Reading]:
         """One forward over paths whose ancestors were run before."""
         past, past_mask = padded([tree.lineage(path.parent) for path in paths], left=True)
@@ -75,21 +94,17 @@ class TreeEngine:
         return got
 
     def _decode(
-        self,
-        tree: PrefixTree,
-        store: "KeyValueStore",
-        prefixes: Sequence[Prefix],
-        answers: Sequence[list[int]],
-    ) -> None:
-        """Extend the answers, each begun with its first token, greedily until all have ended."""
+        self, store: "KeyValueStore", lineages: Sequence[list[int]], answers: list[list[int]]
+    ) -> list[Prefix]:
+        """Continue the answers, each begun with one token, greedily in one batch until all end."""
         decoding = self.runtime.decoding
-        past, mask = padded([tree.lineage(tree.node_of(p)) for p in prefixes], left=True)
+        past, mask = padded(lineages, left=True)
         cache = store.cache_of(past, room=decoding.max_new_tokens)
         alive = [not decoding.ended(answer) for answer in answers]
         step = 0
         while any(alive):
             mask = [[*row, 1] for row in mask]
-            depths = [len(prefix) + step for prefix in prefixes]
+            depths = [len(lineage) + step for lineage in lineages]
             inputs = self._inputs([answer[-1:] for answer in answers], mask, depths)
             with torch.inference_mode():
                 logits = self.runtime.lm(past_key_values=cache, use_cache=True, **inputs).logits
@@ -98,6 +113,7 @@ class TreeEngine:
                     answers[row].append(token)
                     alive[row] = not decoding.ended(answers[row])
             step += 1
+        return [decoding.cut(answer) for answer in answers]
 
     def _inputs(self, ids: list, mask: list, depths: Sequence[int]) -> dict[str, Tensor]:
         """Arguments of a forward over rows of new tokens whose first ones stand at `depths`."""
@@ -193,7 +209,7 @@ def tree_agrees(runtime: Runtime, slack: float) -> bool:
     """Do tree and plain loop read the same on a short probe, to within `slack` in log-probability?
 
     The probe has branches off branches at unequal depths, of unequal lengths, run in few padded
-    forwards, and answers decoded in one batch: everything the tree does that the plain loop does not.
+    forwards, and answers decoded in one batch: all that the tree does and the plain loop does not.
     """
     wants = _probe(runtime.lm.config.get_text_config().vocab_size)
     probed = replace(runtime, lens=None, decoding=replace(runtime.decoding, max_new_tokens=4))

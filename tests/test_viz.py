@@ -213,6 +213,14 @@ def test_one_edited_value_of_an_example_is_a_mismatch(tmp_path, capsys, make, ke
         assert any("of example 7 " in line for line in rows)
 
 
+def test_aggregates_follow_from_the_recomputed_scores_not_from_the_logged_ones(tmp_path, capsys):
+    log = write_pair(tmp_path)
+    edit(log, "debug_examples", 7, "score", value=0.25)
+    assert verify(log) == 1
+    rows = [line for line in capsys.readouterr().out.splitlines() if "MISMATCH (" in line]
+    assert [row.split()[0] for row in rows] == ["score"]
+
+
 def test_an_example_that_was_taken_out_is_a_mismatch(tmp_path, capsys):
     log = write_pair(tmp_path)
     without(log, "debug_examples", 8)

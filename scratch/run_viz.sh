@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Plots of what scripts/test.sh wrote, and the check that its numbers follow from its logs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -f .venv/bin/activate ] && source .venv/bin/activate
+out_dir=${OUT_DIR:-results}
+python viz.py metric --result_dir "$out_dir" --out_dir "${PLOTS:-plots}"
+find "$out_dir" -name '*_debug.json' -print0 | xargs -0 python viz.py verify --debug_file

@@ -1,0 +1,299 @@
+"""Seconds per target example of the engines, side by side on the same prompts, and what they share.
+
+    python scripts/bench.py --data_root DIR               # mmlu/test on mmlu/test
+    python scripts/bench.py --task quiz --distractor quiz # no data needed
+
+Every round runs all rows in turn; the first round is dropped and medians are printed, so that a
+machine whose speed drifts treats all rows alike. Compare ratios, not seconds.
+"""
+
+import argparse
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+
+import data
+from data import Case, Pair
+from engine import PlainEngine
+from lens import block_output
+from loading import DTYPES, load_model
+from model import LanguageModel, Prompt, wants_of
+from prefix_tree import PrefixTree
+from tree_engine import TreeEngine
+
+
+@dataclass
+class Row:
+    """One line of the table: a name, what it does with an example's prompts, the tokens it runs."""
+
+    name: str
+    work: Callable[[Sequence[Prompt]], object]
+    tokens: Callable[[Sequence[Prompt]], int]
+    seconds: list[float] = field(default_factory=list)  # per example, one number per round
+    peak_mib: int = 0
+
+
+# -- what is compared
+
+
+def original_loop(lm: LanguageModel, prompts: Sequence[Prompt]) -> None:
+    """Per prompt one forward for the lens with all logits, then one forward per label."""
+    states: list[torch.Tensor] = []
+    blocks = lm.runtime.lens.parts.blocks
+    hooks = [block.register_forward_hook(lambda m, a, out: states.append(out)) for block in blocks]
+    head = lm.lm.get_output_embeddings()
+    for prompt in prompts:
+        states.clear()
+        final = lm.lm(lm.runtime.tensor([prompt.ids])).logits[0, -1]
+        for state in states:
+            torch.cosine_similarity(head(block_output(state)[0, -1]), final, dim=0)
+        for _, ids in prompt.labels:
+            logits = lm.lm(lm.runtime.tensor([ids])).logits[0].log_softmax(-1)
+            sum(logits[k - 1, ids[k]] for k in range(prompt.start, len(ids)))
+    for hook in hooks:
+        hook.remove()
+
+
+def prefill(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> None:
+    """The backbone alone over whole rows, one at a time: no logits, no lens, nothing shared."""
+    for row in rows:
+        lm.lm.base_model(lm.runtime.tensor([row]), use_cache=False)
+
+
+def limit_rows(prompts: Sequence[Prompt]) -> list[Sequence[int]]:
+    """As many tokens as the tree has nodes, in rows as long as the prompts, long and short."""
+    left = tree_tokens(prompts)
+    queue = sorted((prompt.ids for prompt in prompts), key=len)
+    rows = []
+    while left > 0 and queue:
+        row = queue.pop(-1 if len(rows) % 2 == 0 else 0)[:left]
+        rows.append(row)
+        left -= len(row)
+    return rows
+
+
+def harness_row(lm: LanguageModel, prompts: Sequence[Prompt]) -> Row | None:
+    """lm-evaluation-harness on the same prompts and labels, where it is installed."""
+    try:
+        from lm_eval.api.instance import Instance
+        from lm_eval.models.huggingface import HFLM
+    except ImportError:
+        return None
+    harness = HFLM(pretrained=lm.lm, tokenizer=lm.tokenizer, backend="causal", batch_size=1)
+
+    def work(prompts: Sequence[Prompt]) -> None:
+        requests = [
+            Instance("loglikelihood", {}, (prompt.text, lm.continuation(label)), k)
+            for prompt in prompts
+            for k, (label, _) in enumerate(prompt.labels)
+        ]
+        harness.loglikelihood(requests, disable_tqdm=True)
+
+    return Row("lm-evaluation-harness (no cosines)", work, lambda p: sum(len(x.ids) for x in p))
+
+
+# -- tokens
+
+
+def tree_tokens(prompts: Sequence[Prompt]) -> int:
+    """Nodes of the prefix tree of these prompts."""
+    return PrefixTree(wants_of(prompts)).size
+
+
+def plain_tokens(prompts: Sequence[Prompt]) -> int:
+    """Tokens of every prefix that has to be read, run whole."""
+    return sum(map(len, wants_of(prompts)))
+
+
+def original_tokens(prompts: Sequence[Prompt]) -> int:
+    """Tokens of one forward for the lens and one for each label."""
+    return sum(len(prompt.ids) + sum(len(ids) for _, ids in prompt.labels) for prompt in prompts)
+
+
+# -- measuring
+
+
+class PeakMemory:
+    """Peak memory within a `with`, in MiB: the device's where there is one, else this process's."""
+
+    def __enter__(self) -> "PeakMemory":
+        self.on_device = torch.cuda.is_available()
+        if self.on_device:
+            torch.cuda.reset_peak_memory_stats()
+        self.mib, self.running = 0, True
+        self.watcher = threading.Thread(target=self._watch)
+        self.watcher.start()
+        return self
+
+    def _watch(self) -> None:
+        while self.running and not self.on_device:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            self.mib = max(self.mib, pages * 4096 // 2**20)
+            time.sleep(0.02)
+
+    def __exit__(self, *error: object) -> None:
+        self.running = False
+        self.watcher.join()
+        if self.on_device:
+            self.mib = torch.cuda.max_memory_allocated() // 2**20
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of one call, with the device drained before and after."""
+    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronise()
+    start = time.perf_counter()
+    with torch.inference_mode():
+        work()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def measure(rows: Sequence[Row], examples: Sequence[Sequence[Prompt]], repeats: int) -> None:
+    """Run every row on every example, round after round, and drop the first round."""
+    for round_number in range(repeats + 1):
+        for row in rows:
+            with PeakMemory() as peak:
+                spent = [timed(lambda: row.work(prompts)) for prompts in examples]  # noqa: B023
+            if round_number:
+                row.seconds.append(sum(spent) / len(spent))
+                row.peak_mib = max(row.peak_mib, peak.mib)
+        print(f"round {round_number} of {repeats} done", file=sys.stderr)
+
+
+def print_rows(rows: Sequence[Row], examples: Sequence[Sequence[Prompt]]) -> None:
+    """The table: medians over rounds, ratios of them pair by pair within a round."""
+    first, limit = rows[0], rows[-1]
+    print(
+        f"{'':36}{'s/example':>10}{'tokens':>9}{'x original':>12}{'of limit':>10}{'peak MiB':>10}"
+    )
+    for row in rows:
+        tokens = sum(map(row.tokens, examples)) // len(examples)
+        speedup = statistics.median(a / b for a, b in zip(first.seconds, row.seconds))
+        share = statistics.median(a / b for a, b in zip(limit.seconds, row.seconds))
+        print(
+            f"{row.name:36}{statistics.median(row.seconds):10.2f}{tokens:9}"
+            f"{speedup:12.2f}{share:10.2f}{row.peak_mib:10}"
+        )
+
+
+# -- the runs
+
+
+def encode_cases(lm: LanguageModel, cases: Sequence[Case], max_len: int) -> list[Prompt]:
+    """The different prompts of these cases at every history length."""
+    asked = [(case, h) for case in cases for h in range(max_len + 1)]
+    prompts = [lm.encode(case.messages(h), case.labels) for case, h in asked]
+    return list(dict.fromkeys(prompts))
+
+
+def compare_engines(lm: LanguageModel, args: argparse.Namespace, pair: Pair, max_len: int) -> None:
+    """The table of one max_len."""
+    plan = data.plan_cases([pair], max_len, args.seed, args.n)
+    examples = [encode_cases(lm, cases, max_len) for cases in plan]
+    without = TreeEngine(replace(lm.runtime, lens=None))
+    tree, plain = TreeEngine(lm.runtime), PlainEngine(replace(lm.runtime, token_budget=2048))
+    rows = [
+        Row("original loop", lambda p: original_loop(lm, p), original_tokens),
+        Row("plain loop", lambda p: plain.read(wants_of(p)), plain_tokens),
+        Row("tree", lambda p: tree.read(wants_of(p)), tree_tokens),
+        Row("tree without cosines", lambda p: without.read(wants_of(p)), tree_tokens),
+        half_row(args),
+        harness_row(lm, examples[0]),
+        Row(
+            "limit: prefill of the tree's tokens", lambda p: prefill(lm, limit_rows(p)), tree_tokens
+        ),
+    ]
+    rows = [row for row in rows if row]
+    print(f"\n{pair}, max_len {max_len}, {len(examples)} targets, {lm.facts()['dtype']}")
+    measure(rows, examples, args.repeats)
+    print_rows(rows, examples)
+
+
+def half_row(args: argparse.Namespace) -> Row | None:
+    """The tree in bfloat16, where the hardware computes in it."""
+    if not (torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        print("no bfloat16 hardware: that row is left out", file=sys.stderr)
+        return None
+    half = load_model(args.model, dtype="bfloat16", device=args.device)
+    return Row("tree bfloat16", lambda p: half.engine.read(wants_of(p)), tree_tokens)
+
+
+def compare_growth(lm: LanguageModel, args: argparse.Namespace, pair: Pair) -> None:
+    """Seconds of the tree at growing max_len, and the ratio of each to the one before."""
+    engine, rows = TreeEngine(lm.runtime), []
+    for max_len in args.growth:
+        [cases] = data.plan_cases([pair], max_len, args.seed, 1)
+        prompts = encode_cases(lm, cases, max_len)
+        rows.append(Row(f"max_len {max_len}", lambda _, p=prompts: engine.read(wants_of(p)), len))
+    measure(rows, [[]], args.repeats)
+    medians = [statistics.median(row.seconds) for row in rows]
+    print("\ngrowth: " + ", ".join(f"{r.name} {s:.2f} s" for r, s in zip(rows, medians)))
+    print("ratios: " + ", ".join(f"{b / a:.2f}" for a, b in pairwise(medians)))
+
+
+def compare_grid(lm: LanguageModel, args: argparse.Namespace) -> None:
+    """All pairs of three tasks in one call against one call per pair, encoding included."""
+    rows = [data.load_rows(data.parse_spec(text), args.data_root) for text in args.grid]
+    pairs = [Pair(target, distractor) for target in rows for distractor in rows]
+    [cases] = data.plan_cases(pairs, args.max_len[0], args.seed, 1)
+
+    def together(_: object) -> None:
+        lm.run(encode_cases(lm, cases, args.max_len[0]))
+
+    def apart(_: object) -> None:
+        for case in cases:
+            lm.run(encode_cases(lm, [case], args.max_len[0]))
+
+    runs = [Row("grid", together, len), Row("nine runs", apart, len)]
+    measure(runs, [[]], args.repeats)
+    grid, nine = (statistics.median(run.seconds) for run in runs)
+    ratio = statistics.median(a / b for a, b in zip(runs[0].seconds, runs[1].seconds))
+    print(f"\n{len(pairs)} pairs of {' '.join(args.grid)}, max_len {args.max_len[0]}:")
+    print(f"one grid {grid:.2f} s per target, single runs {nine:.2f} s, ratio {ratio:.2f}")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--model", default=data.BUNDLED)
+    parser.add_argument("--task", default="mmlu/test", help="target task (mmlu/test)")
+    parser.add_argument("--distractor", default="mmlu/test", help="distractor task (mmlu/test)")
+    parser.add_argument("--data_root", help="folder in the Hub's layout")
+    parser.add_argument("--max_len", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--growth", type=int, nargs="*", default=[4, 8, 16])
+    parser.add_argument("--grid", nargs="*", default=["quiz", "reviews", "posts"])
+    parser.add_argument("--n", type=int, default=2, help="target examples (2)")
+    parser.add_argument("--repeats", type=int, default=3, help="counted rounds (3)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="auto", choices=("auto", *DTYPES))
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    lm = load_model(args.model, dtype=args.dtype, device=args.device)
+    facts = lm.facts()
+    print(
+        f"{args.model} on {facts['device']}, {torch.get_num_threads()} threads, {facts['engine']}"
+    )
+    specs = (data.parse_spec(text) for text in (args.task, args.distractor))
+    pair = Pair(*(data.load_rows(spec, args.data_root) for spec in specs))
+    for max_len in args.max_len:
+        compare_engines(lm, args, pair, max_len)
+    if args.growth:
+        compare_growth(lm, args, pair)
+    if args.grid:
+        compare_grid(lm, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Smoke check: a tiny real run that asserts on what it got. Works with python and with pytest.
+
+    python test_debug.py
+
+Qwen2.5-0.5B-Instruct on rotten_tomatoes where the Hub or its cache answers within seconds, else the
+bundled model on the sample reviews.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import data
+import experiment
+import viz
+
+HUB_MODEL, HUB_TASK = "Qwen/Qwen2.5-0.5B-Instruct", "rotten_tomatoes"
+MAX_LEN, LIMIT = 2, 3
+
+
+def hub_answers(seconds: float = 3.0) -> bool:
+    """True where the Hub answers for the model, or the cache holds it."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(HUB_MODEL, "config.json"), str):
+        return True
+    try:
+        HfApi().model_info(HUB_MODEL, timeout=seconds)
+    except OSError:  # no network, no such model, or HF_HUB_OFFLINE
+        return False
+    return True
+
+
+def choose() -> tuple[str, str]:
+    """Model and task of the run."""
+    if hub_answers():
+        return HUB_MODEL, HUB_TASK
+    print(f"The Hub does not answer: the bundled model on sample reviews instead of {HUB_MODEL}.")
+    return data.BUNDLED, "reviews"
+
+
+def test_debug() -> None:
+    """Run, and check the numbers, the files and viz on them."""
+    model, task = choose()
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--model", model, "--target", task, "--distractor", task, "--out_dir", folder]
+        assert experiment.main([*flags, "--max_len", str(MAX_LEN), "--limit", str(LIMIT)]) == 0
+        [debug] = Path(folder).rglob("*_debug.json")
+        result = json.loads(debug.with_name(debug.name.replace("_debug", "")).read_text())
+        examples = json.loads(debug.read_text())["debug_examples"]
+        check(result, examples)
+        assert viz.main(["verify", "--debug_file", str(debug)]) == 0
+        plots = str(Path(folder) / "plots")
+        assert viz.main(["metric", "--result_dir", folder, "--out_dir", plots]) == 0
+        assert list(Path(plots).glob("*.png"))
+
+
+def check(result: dict, examples: list[dict]) -> None:
+    """Assert what must hold of any run."""
+    lengths = [str(h) for h in range(MAX_LEN + 1)]
+    assert list(result["metric_by_len"]) == list(result["cos_by_len"]) == lengths
+    assert result["n"] == LIMIT and len(examples) == LIMIT * len(lengths)
+    assert all(0 <= value <= 1 for value in result["metric_by_len"].values())
+    assert all(abs(cosines[-1] - 1) < 1e-3 for cosines in result["cos_by_len"].values())
+    for example in examples:
+        scores = example["label_logprobs"]
+        assert example["model_prediction"] == max(scores, key=scores.get)
+        assert all(value < 0 for value in scores.values())
+        assert example["prompt_text"].count("Review:") == example["config"]["history_len"] + 1
+    assert len({example["prompt_text"] for example in examples}) == len(examples)
+
+
+if __name__ == "__main__":
+    test_debug()
+    print("test_debug: all checks hold")
+    sys.exit(0)

@@ -1,0 +1,170 @@
+"""The tree reads what the plain loop reads, and the plain loop what the bare model says."""
+
+import dataclasses
+
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import Decoding, PlainEngine, Runtime, Want
+from errors import UserError
+from model import prove_lens
+from tree_engine import SLACK, TreeEngine, choose_engine, tree_agrees
+
+SHAPES = ("llama", "gpt2", "gpt_neox", "gemma2")
+NO_TREE = {"mamba"}  # no key-value cache to continue from
+DECODING = Decoding(max_new_tokens=6, eos_ids=(2,), stop_text=None, decode=str)
+
+
+def runtime(family="llama", dtype=torch.float32, cosines=True, **settings):
+    lm = tiny.model(family, dtype)
+    lens = prove_lens(lm) if cosines else None
+    return Runtime(lm, lens, **{"decoding": DECODING, "token_budget": 512, **settings})
+
+
+def tokens(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randint(3, tiny.VOCABULARY, (count,), generator=generator).tolist())
+
+
+def prompts_of_a_conversation():
+    """Nested histories, two targets behind each, labels of one to three tokens, some to answer."""
+    history = tokens(60)
+    wants = {}
+    for h in (0, 12, 37, 60):
+        for seed in (1, 2):
+            prompt = history[:h] + tokens(5 + seed, seed)
+            wants[prompt] = Want({5, 6}, is_prompt=True, answer=seed == 2)
+            wants[(*prompt, 5)] = Want({7})
+            wants[(*prompt, 5, 7)] = Want({8, 9})
+    return wants
+
+
+def assert_same(first, second, slack=1e-4):
+    assert first.keys() == second.keys()
+    for prefix, reading in first.items():
+        other = second[prefix]
+        assert reading.logprobs == pytest.approx(other.logprobs, abs=slack)
+        assert (reading.top_tokens, reading.answer) == (other.top_tokens, other.answer)
+        assert (reading.cosines is None) == (other.cosines is None)
+        if reading.cosines:
+            assert reading.cosines == pytest.approx(other.cosines, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_each_family_takes_its_road(family):
+    engine = choose_engine("auto", runtime(family, cosines=False))
+    assert engine.name == ("plain" if family in NO_TREE else "tree")
+
+
+@pytest.mark.parametrize("family", [f for f in tiny.FAMILIES if f not in NO_TREE])
+def test_tree_reads_what_the_plain_loop_reads(family):
+    wants = prompts_of_a_conversation()
+    assert_same(TreeEngine(runtime(family)).read(wants), PlainEngine(runtime(family)).read(wants))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.integers(3, 5), min_size=1, max_size=9).map(tuple), min_size=1, max_size=9
+    ),
+    st.integers(1, 60),
+    st.sampled_from([0.0, 8.0, 1e6]),
+)
+def test_tree_is_exact_for_any_prefixes_and_any_batching(prefixes, budget, forward_cost):
+    wants = {prefix: Want({3, 9}, is_prompt=len(prefix) % 2 == 0) for prefix in prefixes}
+    batched = runtime(token_budget=budget, forward_cost=forward_cost)
+    assert_same(TreeEngine(batched).read(wants), PlainEngine(runtime()).read(wants))
+
+
+@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
+def test_a_batch_of_eight_equals_a_batch_of_one(family, engine):
+    wants = prompts_of_a_conversation()
+    one = engine(runtime(family, token_budget=1)).read(wants)
+    assert_same(engine(runtime(family, token_budget=10_000)).read(wants), one)
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_the_plain_loop_reads_what_the_bare_model_says(family):
+    prompt = tokens(20)
+    [reading] = PlainEngine(runtime(family)).read({prompt: Want({4, 8}, is_prompt=True)}).values()
+    with torch.no_grad():
+        out = tiny.model(family)(torch.tensor([prompt]), output_hidden_states=True)
+    logprobs = out.logits[0, -1].log_softmax(-1)
+    assert reading.logprobs == pytest.approx(
+        {4: logprobs[4].item(), 8: logprobs[8].item()}, abs=1e-5
+    )
+    assert list(reading.top_tokens) == logprobs.topk(5).indices.tolist()
+    assert reading.cosines[-1] == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
+def test_answers_are_plain_argmax(family, engine):
+    prompts = [tokens(n, seed=n) for n in (3, 11, 30)]
+    wants = {prompt: Want(is_prompt=True, answer=True) for prompt in prompts}
+    readings = engine(runtime(family)).read(wants)
+    for prompt in prompts:
+        sequence = list(prompt)
+        for _ in range(DECODING.max_new_tokens):
+            with torch.no_grad():
+                logits = tiny.model(family)(torch.tensor([sequence])).logits[0, -1]
+            if (token := logits.argmax().item()) in DECODING.eos_ids:
+                break
+            sequence.append(token)
+        assert readings[prompt].answer == tuple(sequence[len(prompt) :])
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
+def test_an_answer_ends_where_its_own_stop_text_is_however_long_its_neighbours_are(engine):
+    prompts = [tokens(n, seed=n) for n in (4, 9)]
+    wants = {prompt: Want(is_prompt=True, answer=True) for prompt in prompts}
+    whole = engine(runtime()).read(wants)
+    second = whole[prompts[0]].answer[1]
+    stops = dataclasses.replace(DECODING, stop_text="!", decode=lambda t: "!" * (second in t))
+    stopped = engine(runtime(decoding=stops)).read(wants)
+    assert stopped[prompts[0]].answer == whole[prompts[0]].answer[:2]
+    if second not in whole[prompts[1]].answer:
+        assert stopped[prompts[1]].answer == whole[prompts[1]].answer
+
+
+def test_every_distinct_token_runs_once():
+    ran = []
+    subject = runtime()
+    handle = subject.lm.register_forward_pre_hook(
+        lambda module, args, kwargs: ran.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    wants = prompts_of_a_conversation()
+    for want in wants.values():
+        want.answer = False
+    subject.token_budget = 1  # one row a forward, so that nothing is padding
+    TreeEngine(subject).read(wants)
+    handle.remove()
+    assert sum(ran) == len({prefix[:k] for prefix in wants for k in range(1, len(prefix) + 1)})
+
+
+def test_a_model_that_the_tree_misreads_runs_plain_and_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("tree_engine.TreeEngine._inputs", _shifted_positions)
+    subject = runtime()
+    assert choose_engine("auto", subject).name == "plain"
+    assert "LlamaForCausalLM: the tree engine is not exact" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--engine"):
+        choose_engine("tree", subject)
+
+
+def _shifted_positions(self, ids, mask, depths):
+    positions = [list(range(len(ids[0]))) for _ in depths]
+    return {"input_ids": torch.tensor(ids), "position_ids": torch.tensor(positions)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", SHAPES)
+def test_half_precision_takes_the_tree_and_keeps_cosines_in_range(family, dtype):
+    subject = runtime(family, dtype)
+    assert tree_agrees(subject, SLACK[2])
+    for reading in TreeEngine(subject).read(prompts_of_a_conversation()).values():
+        for cosine in reading.cosines or ():
+            assert -1 <= cosine <= 1

@@ -1,0 +1,66 @@
+"""The prefix tree holds every sequence once and is run parents first, for any set of sequences."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefix_tree import PrefixTree, common_length
+
+# Few different tokens, so that sequences share beginnings, are nested in one another, or are equal.
+SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=12).map(tuple), min_size=1, max_size=12)
+BUDGETS = st.integers(1, 60)
+
+
+@given(SEQUENCES)
+def test_every_sequence_can_be_read_back_from_its_node(sequences):
+    tree = PrefixTree(sequences)
+    token = {path.first + i: t for path in tree.paths for i, t in enumerate(path.tokens)}
+    for sequence in sequences:
+        lineage = tree.lineage(tree.node_of(sequence))
+        assert tuple(token[node] for node in lineage) == sequence
+
+
+@given(SEQUENCES)
+def test_nodes_are_the_distinct_prefixes(sequences):
+    prefixes = {sequence[:k] for sequence in sequences for k in range(1, len(sequence) + 1)}
+    tree = PrefixTree(sequences)
+    assert tree.size == len(prefixes)
+    assert len({tree.node_of(prefix) for prefix in prefixes}) == len(prefixes)
+
+
+@given(SEQUENCES, BUDGETS, st.floats(0, 100))
+def test_every_path_runs_once_after_its_ancestors(sequences, budget, forward_cost):
+    tree = PrefixTree(sequences)
+    done: set[int] = set()
+    for batch in tree.forwards(budget, forward_cost):
+        for path in batch:
+            assert set(tree.lineage(path.parent)) <= done
+        nodes = [path.first + i for path in batch for i in range(len(path.tokens))]
+        assert done.isdisjoint(nodes)
+        done.update(nodes)
+    assert done == set(range(tree.size))
+
+
+@given(SEQUENCES, BUDGETS, st.floats(0, 100))
+def test_batches_keep_within_the_budget(sequences, budget, forward_cost):
+    for batch in PrefixTree(sequences).forwards(budget, forward_cost):
+        width = max(p.depth for p in batch) + max(len(p.tokens) for p in batch)
+        assert len(batch) == 1 or len(batch) * width <= budget
+
+
+@given(SEQUENCES)
+def test_the_longest_sequence_is_the_first_path(sequences):
+    longest = max(map(len, sequences))
+    tree = PrefixTree(sequences)
+    assert tree.paths == [] if longest == 0 else len(tree.paths[0].tokens) == longest
+
+
+def test_a_history_is_held_once_for_all_its_prompts():
+    history, targets = tuple(range(100, 150)), [(1, 2, 3), (4, 5, 6)]
+    prompts = [history[:h] + target for h in (0, 10, 50) for target in targets]
+    assert PrefixTree(prompts).size == len(history) + 3 * 2 * 3
+
+
+def test_common_length_stops_at_the_first_difference():
+    assert common_length((1, 2, 3), (1, 2, 4, 5)) == 2
+    assert common_length((1, 2), (1, 2, 3)) == 2
+    assert common_length((), (1,)) == 0

@@ -1,0 +1,101 @@
+"""Tiny random models and a tokenizer, made offline: enough for every identity the tests assert."""
+
+from functools import cache
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 320
+WINDOW = 8  # of sliding-window families: shorter than every test's prompts
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+_BODY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+}
+_GPT = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}
+_FULL = {**_BODY, "num_key_value_heads": 4}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_LOCAL_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_CAPS = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0}
+_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+_SLIDING = {"sliding_window": WINDOW, "layer_types": _LAYERS, "head_dim": 8}
+
+FAMILIES = {
+    "llama": _BODY,
+    "mistral": {**_BODY, "sliding_window": WINDOW},
+    "mixtral": {**_BODY, **_LOCAL_EXPERTS, "sliding_window": None},
+    "qwen2": _BODY,
+    "qwen3": {**_BODY, "head_dim": 8},
+    "qwen3_moe": {**_BODY, **_EXPERTS, "head_dim": 8},
+    "gemma": {**_BODY, "head_dim": 8},
+    "gemma2": {**_BODY, **_SLIDING, **_CAPS},
+    "gemma3_text": {**_BODY, **_SLIDING},
+    "phi": _FULL,
+    "phi3": {**_BODY, "pad_token_id": 0},
+    "gpt2": _GPT,
+    "gptj": {**_GPT, "rotary_dim": 4},
+    "gpt_neox": _FULL,
+    "opt": {**_FULL, "ffn_dim": 48, "word_embed_proj_dim": 32},
+    "bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "falcon": _FULL,
+    "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 512},
+    "olmo": _BODY,
+    "olmo2": _BODY,
+    "stablelm": _BODY,
+    "cohere": {**_BODY, "logit_scale": 0.25},
+    "cohere2": {**_BODY, **_SLIDING, "logit_scale": 0.25},
+    "granite": {**_BODY, "logits_scaling": 4.0},
+    "starcoder2": _BODY,
+    "smollm3": {**_BODY, "no_rope_layers": [1, 1, 0]},
+    "gpt_oss": {**_BODY, **_LOCAL_EXPERTS, **_SLIDING},
+    "glm4": {**_BODY, "head_dim": 8},
+    "nemotron": _BODY,
+    "helium": {**_BODY, "head_dim": 8},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 8},
+}
+
+
+@cache
+def model(family: str, dtype: torch.dtype = torch.float32):
+    """A random causal LM of a family, with weights large enough that a wrong mask shows."""
+    torch.manual_seed(0)
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    settings = {**special, "vocab_size": VOCABULARY, **FAMILIES[family]}
+    lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings)).eval()
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.25)
+    return lm.to(dtype)
+
+
+@cache
+def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over a few sentences: words of one, two and more tokens."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "<|end|>", "<|user|>", "<|assistant|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(["the answer to the question is positive or negative"] * 3, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="<|end|>",
+        additional_special_tokens=special[3:],
+        chat_template=CHAT_TEMPLATE if chat else None,
+    )
