@@ -91,7 +91,7 @@ CHOICE_PROMPT = (
     "Question: {question}\n"
     "A. {choices[0]}\nB. {choices[1]}\nC. {choices[2]}\nD. {choices[3]}\nAnswer:"
 )
-REVIEW_PROMPT = "Is this film review positive or negative?\nReview: {text}\nSentiment:"
+REVIEW_PROMPT = "Movie review sentiment, negative or positive.\nReview: {text}\nSentiment:"
 POST_PROMPT = (
     "Answer the question about the post in a few words.\n"
     "Post: {Tweet}\nQuestion: {Question}\nAnswer:"
@@ -176,13 +176,17 @@ def load_rows(spec: TaskSpec, data_root: str | None = None) -> TaskRows:
 
 
 def _turn(task: Task, row: dict) -> Turn:
+    try:
+        prompt = task.prompt.format(**row)
+    except (KeyError, IndexError) as error:
+        raise UserError(f"'{task.name}' rows do not have the form of {task.source}.") from error
     value = row.get(task.reference)
     if task.labels:
         references = (task.labels[value],) if value in range(len(task.labels)) else ()
     else:
         texts = [value] if isinstance(value, str) else value or []
         references = tuple(text.strip() for text in texts if text and text.strip())
-    return Turn(task.prompt.format(**row), references)
+    return Turn(prompt, references)
 
 
 def _read_sample(spec: TaskSpec) -> list[dict]:
@@ -215,7 +219,7 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
             datasets.load_dataset(source, spec.task.config, split=spec.split, streaming=streaming)
         )
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        if isinstance(error, ValueError) and "split" in str(error).lower():
+        if str(error).startswith(("Unknown split", "Bad split", "Split name")):
             raise UserError(
                 f"task '{spec.task.name}' has no split '{spec.split}'. {error}"
             ) from error

@@ -25,10 +25,11 @@ from errors import UserError
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel, Outcome, Prompt
 
+EMBEDDED = tuple(name for name, task in data.TASKS.items() if task.embedded)
 DEMO_LIMIT = 16  # target examples where no --model is named, so that a first run takes minutes
 # Flags that say where and how to run; all others decide what is measured.
 NOT_SETTINGS = {"out_dir", "overwrite", "batch_size", "device", "data_root"}
-LEAST = {"max_len": 0, "limit": 1, "max_new_tokens": 1, "batch_size": 1, "seed": 0}
+AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
 
 
 def _flag(default: Any, text: str, **options: Any) -> Any:
@@ -41,19 +42,12 @@ class RunConfig:
 
     model: str = _flag(BUNDLED, "Hub name or folder of a causal LM")
     target: tuple[str, ...] = _flag(
-        ("quiz", "reviews", "posts"),
-        "tasks that are scored: name, name/split or name.subject/split",
-        nargs="+",
+        EMBEDDED, "tasks that are scored: name, name/split or name.subject/split", nargs="+"
     )
-    distractor: tuple[str, ...] = _flag(
-        ("quiz", "reviews", "posts"), "tasks that fill the history", nargs="+"
-    )
+    distractor: tuple[str, ...] = _flag(EMBEDDED, "tasks that fill the history", nargs="+")
     max_len: int = _flag(4, "longest history, in turns; every length from 0 is run")
     limit: int | None = _flag(
-        None,
-        "targets per task: a seeded shuffle, then the first N "
-        f"(all; {DEMO_LIMIT} where no --model is named)",
-        type=int,
+        None, f"targets, after a seeded shuffle (all; {DEMO_LIMIT} where no --model)", type=int
     )
     num_histories: int | None = _flag(
         None,
@@ -74,9 +68,7 @@ class RunConfig:
     )
     no_cosine: bool = _flag(False, "skip the layer-wise cosines")
     on_overflow: str = _flag(
-        "stop",
-        "a prompt longer than the model's context: stop before the run, or skip its target",
-        choices=("stop", "skip"),
+        "stop", "prompts beyond the context: stop, or skip their target", choices=("stop", "skip")
     )
     trust_remote_code: bool = _flag(False, "run code that comes with the model")
     batch_size: int = _flag(4, "target examples in flight")
@@ -103,11 +95,8 @@ class RunConfig:
 
 def parse_args(argv: Sequence[str] | None) -> RunConfig:
     """Command line -> RunConfig; argparse exits with status 2 on an unknown flag or wrong value."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    as_is = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_is, allow_abbrev=False)
     for setting in dataclasses.fields(RunConfig):
         options = dict(setting.metadata)
         shown = " ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
@@ -118,9 +107,8 @@ def parse_args(argv: Sequence[str] | None) -> RunConfig:
             options["help"] += f" ({shown})"
         parser.add_argument(f"--{setting.name}", default=None, **options)
     parser.add_argument("--fp16", action="store_true", help="short for --dtype float16")
-    given = {
-        key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None
-    }
+    parsed = vars(parser.parse_args(argv))
+    given = {key: value for key, value in parsed.items() if value is not None}
     if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
         parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
     if "model" not in given:
@@ -132,7 +120,7 @@ def parse_args(argv: Sequence[str] | None) -> RunConfig:
 
 def check_numbers(config: RunConfig) -> None:
     """UserError for a number that makes no sense."""
-    for name, least in LEAST.items():
+    for name, least in {"max_len": 0, "seed": 0, **dict.fromkeys(AT_LEAST_1, 1)}.items():
         value = getattr(config, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: must be {least} or more.")
@@ -232,8 +220,8 @@ def run_cases(
 
 def _scores(found: Sequence[tuple[Case, "Outcome"]]) -> list[float]:
     """Accuracy of label tasks and ROUGE-L of generated answers, in order."""
-    written = [(outcome.text, case.target.references) for case, outcome in found if not case.labels]
-    rouge = iter(metrics.rouge_scores(*zip(*written)) if written else ())
+    written = [(o.text, list(case.target.references)) for case, o in found if not case.labels]
+    rouge = iter(_rouge(written) if written else ())
     return [
         metrics.label_score(outcome.label_logprobs, case.target.references[0])
         if case.labels
@@ -242,16 +230,20 @@ def _scores(found: Sequence[tuple[Case, "Outcome"]]) -> list[float]:
     ]
 
 
+def _rouge(written: Sequence[tuple[str, list[str]]]) -> list[float]:
+    predictions, references = zip(*written)
+    return metrics.rouge_metric().compute(predictions=predictions, references=references)["rouge"]
+
+
 def make_example(
     case: Case, h: int, prompt: "Prompt", outcome: "Outcome", score: float, config: RunConfig
 ) -> dict[str, Any]:
     """One entry of the debug log."""
     target, distractor = case.pair.target.spec, case.pair.distractor.spec
+    best = metrics.best_label(outcome.label_logprobs) if case.labels else outcome.text
     example = {
         "prompt_text": prompt.text,
-        "model_prediction": metrics.best_label(outcome.label_logprobs)
-        if case.labels
-        else outcome.text,
+        "model_prediction": best,
         "expected_answer": case.target.references[0],
         "config": {
             "history_len": h,
@@ -267,11 +259,10 @@ def make_example(
         "score": score,
         "top5": list(outcome.top5),
     }
-    example |= (
-        {"label_logprobs": outcome.label_logprobs}
-        if case.labels
-        else {"references": list(case.target.references)}
-    )
+    if case.labels:
+        example["label_logprobs"] = outcome.label_logprobs
+    else:
+        example["references"] = list(case.target.references)
     if outcome.cosines is not None:
         example["cosines"] = [round(cosine, 7) for cosine in outcome.cosines]
     return example
@@ -280,19 +271,17 @@ def make_example(
 def run(config: RunConfig) -> list[Path]:
     """Run what is missing of the grid, write its results -> result files of the whole grid."""
     check_numbers(config)
-    records.check_writable(config.out_dir)
     pairs = load_pairs(config)
     waiting = unfinished(pairs, config)
     if not waiting:
         print("Complete already, with the same settings. --overwrite runs it again.")
         return [config.path(pair) for pair in pairs]
+    for pair in waiting:
+        records.check_writable(config.path(pair).parent, make=False)
     started = time.time()
     lm = _load(config)
-    plan, dropped = drop_overflowing(
-        data.plan_cases(waiting, config.max_len, config.seed, config.limit, config.num_histories),
-        lm,
-        config,
-    )
+    plan = data.plan_cases(waiting, config.max_len, config.seed, config.limit, config.num_histories)
+    plan, dropped = drop_overflowing(plan, lm, config)
     for pair in waiting:
         if not any(case.pair is pair for cases in plan for case in cases):
             raise UserError(f"{pair}: no target fits the model's context of {lm.context} tokens.")
@@ -368,6 +357,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
         "sources": {"target": target.source, "distractor": distractor.source},
         "citations": {"target": target.citation, "distractor": distractor.citation},
         "batch_size": config.batch_size,
+        "data_root": config.data_root,
     }
 
 
@@ -386,7 +376,9 @@ def print_table(paths: Sequence[Path]) -> None:
         skipped = result.get("n_skipped")
         note = f"  ({skipped} too long, skipped)" if skipped else ""
         print(f"{names}  {result['metric_name']:8}  {result['n']:5}{numbers}{note}")
-    print("\nResults (each with its _debug.json beside it):", *paths, sep="\n  ")
+    made = "{engine} engine, {seconds} s, peak memory {peak_memory_mib} MiB"
+    print("\n" + made.format(**results[-1]["environment"]))
+    print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

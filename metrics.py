@@ -29,43 +29,44 @@ def best_label(label_logprobs: dict[str, float]) -> str:
 
 
 @cache
-def _rouge() -> Any:
-    """ROUGE-L as an `evaluate` metric; `evaluate.load("rouge")` would ask the Hub for it."""
-    import datasets
-    import evaluate
+def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
-
-    class RougeL(evaluate.Metric):
-        def _info(self) -> evaluate.MetricInfo:
-            features = {
-                "predictions": datasets.Value("string"),
-                "references": datasets.List(datasets.Value("string")),
-            }
-            return evaluate.MetricInfo(
-                description="ROUGE-L F1 of the best reference, per example",
-                citation="Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004",
-                features=datasets.Features(features),
-            )
-
-        def _compute(
-            self, predictions: Sequence[str], references: Sequence[Sequence[str]]
-        ) -> dict[str, list[float]]:
-            best = [
-                max(scorer.score(reference, prediction)["rougeL"].fmeasure for reference in group)
-                for prediction, group in zip(predictions, references)
-            ]
-            return {"rouge": best}
-
-    return RougeL(keep_in_memory=True)
+    return RougeScorer(["rougeL"], use_stemmer=False)
 
 
 def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """ROUGE-L F1 of each prediction, best of its references, without stemming (Lin 2004)."""
-    return _rouge().compute(
-        predictions=list(predictions), references=[list(group) for group in references]
-    )["rouge"]
+    return [
+        max(_scorer().score(reference, prediction)["rougeL"].fmeasure for reference in group)
+        for prediction, group in zip(predictions, references)
+    ]
+
+
+@cache
+def rouge_metric() -> Any:
+    """`rouge_scores` as an `evaluate` metric; `evaluate.load("rouge")` would ask the Hub for one.
+
+    For the run alone: `evaluate` imports torch, which readers of results do without.
+    """
+    import datasets
+    import evaluate
+
+    class RougeL(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            text = datasets.Value("string")
+            return evaluate.MetricInfo(
+                description="ROUGE-L F1 of the best reference, per example",
+                citation="Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004",
+                features=datasets.Features(
+                    {"predictions": text, "references": datasets.List(text)}
+                ),
+            )
+
+        def _compute(self, predictions: list, references: list) -> dict[str, list[float]]:
+            return {"rouge": rouge_scores(predictions, references)}
+
+    return RougeL(keep_in_memory=True)
 
 
 def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:

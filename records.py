@@ -4,12 +4,13 @@ OUT_DIR/org@name__T/S_vs_D_R.json holds the aggregates of one pair and S_vs_D_R_
 one entry per prompt. Whoever a file belongs to is read from inside it, never out of its name.
 """
 
+import contextlib
 import json
-import math
 import os
 import platform
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -77,11 +78,17 @@ def result_of_debug(debug: Path) -> Path:
     return debug.with_name(debug.name.removesuffix("_debug.json") + ".json")
 
 
-def check_writable(out_dir: str | Path) -> None:
-    """UserError unless files can be written in `out_dir`, which is made where it is missing."""
+def check_writable(out_dir: str | Path, make: bool = True) -> None:
+    """UserError unless files can be written in `out_dir`, or in what is there of its path.
+
+    Where it is missing it is made, unless `make` is False.
+    """
+    folder = Path(out_dir).absolute()
     try:
-        Path(out_dir).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out_dir):
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise UserError(f"cannot write in --out_dir {out_dir}: {error.strerror}.") from error
@@ -103,7 +110,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
             f"cannot write {path}: {error.strerror}. Nothing of it was left behind."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -130,9 +138,10 @@ def read_result(path: Path) -> dict[str, Any]:
     if result["schema_version"] != SCHEMA_VERSION:
         found = result["schema_version"]
         raise UserError(f"{path} has schema version {found}; this toolkit reads {SCHEMA_VERSION}.")
-    lens = [str(h) for h in range(len(result["metric_by_len"]))]
-    if not lens or list(result["metric_by_len"]) != lens:
-        raise UserError(f"{path} is damaged: metric_by_len is not over lengths 0, 1, 2, ...")
+    metric = result["metric_by_len"]
+    lens = [str(h) for h in range(len(metric))]
+    if not lens or list(metric) != lens or not all(map(_is_number, metric.values())):
+        raise UserError(f"{path} is damaged: metric_by_len has no number for 0, 1, 2, ... turns.")
     for name in ("metric_by_len", "cos_by_len", "stats_by_len"):
         values = result[name]
         left_out = name == "cos_by_len" and not values
@@ -152,6 +161,8 @@ def read_debug(path: Path) -> dict[str, Any]:
     for number, example in enumerate(log["debug_examples"]):
         _require(path, example, EXAMPLE_KEYS, f"example {number}")
         _require(path, example["config"], EXAMPLE_CONFIG_KEYS, f"example {number}'s config")
+        if not 0 <= example["config"]["history_len"] < len(log["debug_examples"]):
+            raise UserError(f"{path} is damaged: example {number} has no valid 'history_len'.")
         scores, cosines = example.get("label_logprobs", {}), example.get("cosines", [])
         if not isinstance(scores, dict) or not _numeric(scores) or not _numeric(cosines):
             raise UserError(
@@ -172,9 +183,11 @@ def _numeric(value: Any) -> bool:
         return all(_numeric(item) for item in value.values())
     if isinstance(value, list):
         return all(_numeric(item) for item in value)
-    if isinstance(value, (int, float)):
-        return math.isfinite(value)
-    return value is None or isinstance(value, str)
+    return value is None or isinstance(value, str) or _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:

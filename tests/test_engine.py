@@ -1,6 +1,7 @@
 """The tree reads what the plain loop reads, and the plain loop what the bare model says."""
 
 import dataclasses
+from contextlib import contextmanager
 
 import pytest
 import tiny
@@ -168,3 +169,37 @@ def test_half_precision_takes_the_tree_and_keeps_cosines_in_range(family, dtype)
     for reading in TreeEngine(subject).read(prompts_of_a_conversation()).values():
         for cosine in reading.cosines or ():
             assert -1 <= cosine <= 1
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
+def test_out_of_memory_halves_the_budget_says_so_and_changes_no_number(engine, capsys):
+    wants = prompts_of_a_conversation()
+    expected = engine(runtime()).read(wants)
+    short = runtime(token_budget=10_000, forward_cost=1e6)
+    with memory_for(short.lm, rows=2):
+        assert_same(engine(short).read(wants), expected)
+    assert short.token_budget < 10_000
+    assert "out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
+def test_a_prompt_that_can_never_fit_is_named_in_plain_words(engine):
+    subject = runtime()
+    with memory_for(subject.lm, rows=0), pytest.raises(UserError, match="single prompt"):
+        engine(subject).read(prompts_of_a_conversation())
+
+
+@contextmanager
+def memory_for(lm, rows):
+    """A model that runs out of memory on more rows than these."""
+
+    def check(module, args, kwargs):
+        ids = kwargs["input_ids"]
+        if ids.shape[0] > rows:
+            raise torch.OutOfMemoryError("no memory left")
+
+    handle = lm.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -514,11 +514,7 @@ def test_the_legend_never_covers_the_axes(tmp_path, distractors):
 # --- the program
 
 
-# `import evaluate` loads transformers where it is installed; metrics.py has to keep it from that.
-LOADS_TORCH = pytest.mark.xfail(run=False, reason="metrics.rouge_scores loads transformers")
-
-
-@pytest.mark.parametrize("make", [label_example, pytest.param(text_example, marks=LOADS_TORCH)])
+@pytest.mark.parametrize("make", [label_example, text_example])
 def test_verify_loads_neither_torch_nor_transformers(tmp_path, make):
     log = write_pair(tmp_path, make=make, cosines=False)
     assert not {"torch", "transformers"} & loaded_by("verify", "--debug_file", str(log))

@@ -1,0 +1,291 @@
+"""Claims about tasks, their rows and the histories drawn from them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import hub
+import pytest
+
+import data
+from data import Pair, Turn
+from errors import UserError
+
+SAMPLES = ("quiz", "reviews", "posts")
+ROOT = Path(data.__file__).parent
+
+
+def rows(text, data_root=None):
+    return data.load_rows(data.parse_spec(text), data_root)
+
+
+def histories(distractor, max_len=6, seed=0):
+    target = Turn("another", ("x",))
+    return [data.draw_history(rows(distractor), target, max_len, seed, i) for i in range(20)]
+
+
+def plan(*pairs, max_len=3, seed=0, **settings):
+    pairs = [Pair(rows(target), rows(distractor)) for target, distractor in pairs]
+    return data.plan_cases(pairs, max_len, seed, **settings)
+
+
+# --- histories
+
+
+@pytest.mark.parametrize("h", range(6))
+def test_histories_are_nested(h):
+    assert histories("quiz", max_len=h) == [longest[:h] for longest in histories("quiz")]
+
+
+def test_histories_follow_the_seed():
+    assert histories("quiz", seed=1) == histories("quiz", seed=1)
+    assert histories("quiz", seed=1) != histories("quiz", seed=2)
+
+
+def test_histories_differ_from_number_to_number():
+    assert len(set(histories("quiz"))) == 20
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_histories_and_targets_are_the_same_in_another_process(hash_seed):
+    code = (
+        "import data, json\n"
+        "rows = data.load_rows(data.parse_spec('quiz'))\n"
+        "plan = data.plan_cases([data.Pair(rows, rows)], 3, 7, 20)\n"
+        "print(json.dumps([[case.target_idx, case.history_idx] for [case] in plan]))\n"
+    )
+    found = run_python(code, PYTHONHASHSEED=hash_seed)
+    here = plan(("quiz", "quiz"), seed=7, limit=20)
+    assert json.loads(found) == [[case.target_idx, list(case.history_idx)] for [case] in here]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_a_history_never_asks_what_the_target_asks_and_never_repeats_a_row(name):
+    for [case] in plan((name, name), max_len=12):
+        drawn = [case.pair.distractor.turns[i].prompt for i in case.history_idx]
+        assert len({case.target.prompt, *drawn}) == 13
+
+
+@pytest.mark.parametrize("subject", hub.SUBJECTS)
+def test_a_target_is_known_under_another_index_of_another_spec(tmp_path, subject):
+    hub.write_all(tmp_path)
+    part = rows(f"mmlu.{subject}", tmp_path)
+    for target in rows("mmlu", tmp_path).turns:
+        others = {i for i, turn in enumerate(part.turns) if turn.prompt != target.prompt}
+        assert set(data.draw_history(part, target, 3, 0, 0)) <= others
+        assert len(others) == (3 if target in part.turns else 4)
+
+
+def test_equal_prompts_at_several_indices_are_one_row():
+    twice = data.TaskRows(data.parse_spec("posts"), tuple(Turn(p, ("x",)) for p in "aabbc"))
+    assert twice.distinct == 3
+    for number in range(20):
+        drawn = data.draw_history(twice, Turn("a", ("x",)), 2, 0, number)
+        assert {twice.turns[i].prompt for i in drawn} == {"b", "c"}
+
+
+def test_a_history_is_the_same_for_every_target_task():
+    for first, second in plan(("reviews", "quiz"), ("posts", "quiz")):
+        assert first.history_idx == second.history_idx
+        assert first.messages(3)[:6] == second.messages(3)[:6]
+
+
+@pytest.mark.parametrize("target", SAMPLES)
+def test_zero_turns_are_one_prompt_whatever_the_distractor(target):
+    for cases in plan(*((target, distractor) for distractor in SAMPLES)):
+        assert len({case.target_idx for case in cases}) == 1
+        assert [case.messages(0) for case in cases] == [cases[0].messages(0)] * 3
+        assert len(cases[0].messages(0)) == 1
+
+
+def test_a_limit_takes_the_beginning_of_the_whole_plan():
+    whole, part = plan(("quiz", "posts")), plan(("quiz", "posts"), limit=9)
+    assert [(c.target_idx, c.history_idx) for [c] in part] == [
+        (c.target_idx, c.history_idx) for [c] in whole[:9]
+    ]
+
+
+def test_targets_of_different_number_are_all_planned():
+    pairs = [Pair(rows(name), rows("quiz")) for name in SAMPLES]
+    cases = [case for place in data.plan_cases(pairs, 1, 0) for case in place]
+    for pair in pairs:
+        planned = sorted(case.target_idx for case in cases if case.pair is pair)
+        assert planned == list(range(len(pair.target.turns)))
+
+
+def test_num_histories_bounds_the_histories_and_keeps_every_target():
+    few = plan(("reviews", "quiz"), limit=20, num_histories=3)
+    assert len({case.history_idx for [case] in few}) == 3
+    targets = {case.target_idx for [case] in plan(("reviews", "quiz"), limit=20)}
+    assert {case.target_idx for [case] in few} == targets
+
+
+# --- targets
+
+
+def test_target_order_is_a_seeded_shuffle():
+    order = data.target_order(50, 3, None)
+    assert sorted(order) == list(range(50)) != order
+    assert data.target_order(50, 3, None) == order != data.target_order(50, 4, None)
+    assert data.target_order(50, 3, 8) == order[:8]
+
+
+# --- turns
+
+
+@pytest.mark.parametrize("name", data.TASKS)
+def test_one_template_renders_history_and_target(tmp_path, name):
+    data_root = None if data.TASKS[name].embedded else hub.write_all(tmp_path)
+    turn, other = rows(name, data_root).turns[:2]
+    [asked] = data.conversation(turn)
+    history = data.conversation(other, [turn])
+    assert history[0] == asked
+    assert history[1] == {"role": "assistant", "content": turn.references[0]}
+    assert [message["role"] for message in history] == ["user", "assistant", "user"]
+
+
+def test_a_prompt_holds_what_its_row_holds(tmp_path):
+    hub.write_all(tmp_path)
+    question, review = rows("mmlu", tmp_path).turns[1], rows("rotten_tomatoes", tmp_path).turns[1]
+    tweet = rows("tweetqa", tmp_path).turns[1]
+    assert "Question: q1?\nA. w\nB. x\nC. y\nD. z\n" in question.prompt
+    assert "Review: t1\n" in review.prompt
+    assert "Post: t1\nQuestion: q1?\n" in tweet.prompt
+    assert [turn.references for turn in (question, review, tweet)] == [
+        ("B",),
+        ("positive",),
+        ("a", "b"),
+    ]
+
+
+# --- samples
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_have_120_different_rows_with_references(name):
+    sample = rows(name)
+    assert sample.distinct == len(sample.turns) >= 120
+    data.require_references(sample)
+
+
+@pytest.mark.parametrize("name", ["quiz", "reviews"])
+def test_labels_of_samples_are_balanced(name):
+    counts = Counter(turn.references[0] for turn in rows(name).turns)
+    assert set(counts) == set(data.TASKS[name].labels)
+    assert max(counts.values()) == min(counts.values())
+
+
+def test_the_quiz_has_10_subjects():
+    lines = (data.SAMPLES / "quiz.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len({json.loads(line)["subject"] for line in lines}) >= 10
+
+
+def test_posts_have_two_references():
+    assert {len(turn.references) for turn in rows("posts").turns} == {2}
+
+
+# --- loading
+
+
+@pytest.mark.parametrize(
+    ("text", "dataset", "spec"),
+    [
+        ("mmlu", "mmlu", "mmlu/test"),
+        ("mmlu/validation", "mmlu", "mmlu/validation"),
+        ("mmlu.anatomy", "mmlu.anatomy", "mmlu.anatomy/test"),
+        ("mmlu.anatomy/validation", "mmlu.anatomy", "mmlu.anatomy/validation"),
+        ("tweetqa", "tweetqa", "tweetqa/validation"),
+        ("quiz/test", "quiz", "quiz/test"),
+    ],
+)
+def test_a_spec_is_name_subject_and_split(text, dataset, spec):
+    parsed = data.parse_spec(text)
+    assert (parsed.dataset, str(parsed)) == (dataset, spec)
+    assert data.parse_spec(str(parsed)) == parsed
+
+
+@pytest.mark.parametrize("text", ["", "imdb", "MMLU", "quiz/test/more", "reviews.film", "/test"])
+def test_what_is_no_spec_is_refused(text):
+    with pytest.raises(UserError):
+        data.parse_spec(text)
+
+
+@pytest.mark.parametrize("name", data.TASKS)
+def test_a_default_split_has_references(tmp_path, name):
+    data.require_references(rows(name, hub.write_all(tmp_path)))
+
+
+def test_a_split_without_answers_is_refused(tmp_path):
+    hub.write_all(tmp_path)
+    with pytest.raises(UserError, match=r"no reference answer in 5 of 5.*tweetqa/validation"):
+        data.require_references(rows("tweetqa/test", tmp_path))
+
+
+@pytest.mark.parametrize(("split", "count"), [("test", 8), ("validation", 4)])
+def test_the_rows_of_a_subject_keep_their_order(tmp_path, split, count):
+    hub.write_all(tmp_path)
+    whole = rows(f"mmlu/{split}", tmp_path).turns
+    assert len(whole) == count
+    for start, subject in enumerate(hub.SUBJECTS):
+        assert rows(f"mmlu.{subject}/{split}", tmp_path).turns == whole[start::2]
+
+
+def test_every_split_of_a_folder_can_be_read(tmp_path):
+    hub.write_all(tmp_path)
+    for split in ("train", "validation", "test"):
+        assert len(rows(f"rotten_tomatoes/{split}", tmp_path).turns) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("mmlu/none", ["test", "validation"]),
+        ("rotten_tomatoes/none", ["train", "validation", "test"]),
+        ("quiz/none", ["test"]),
+        ("mmlu.none", hub.SUBJECTS),
+        ("quiz.none", ["astronomy", "sports"]),
+    ],
+)
+def test_an_unknown_split_or_subject_lists_the_known_ones(tmp_path, text, known):
+    with pytest.raises(UserError) as refused:
+        rows(text, hub.write_all(tmp_path))
+    assert "none" in str(refused.value)
+    assert all(name in str(refused.value) for name in known)
+
+
+def test_files_are_read_as_they_are_now(tmp_path):
+    for name, count in (("first", 5), ("second", 7), ("first", 6)):
+        hub.write_split(tmp_path / name, hub.MMLU, "test", hub.questions(count, name))
+        turns = rows("mmlu", tmp_path / name).turns
+        assert len(turns) == count
+        assert f"Question: {name}0?" in turns[0].prompt
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "other columns", "no card"])
+def test_a_damaged_folder_is_refused(tmp_path, damage):
+    path = hub.write_split(tmp_path, hub.MMLU, "test", hub.questions(4))
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:50])
+    elif damage == "missing":
+        path.unlink()
+    elif damage == "other columns":
+        hub.write_split(tmp_path, hub.MMLU, "test", hub.tweets(3, ["a"]))
+    else:
+        (tmp_path / hub.MMLU / "README.md").unlink()
+    with pytest.raises(UserError, match="mmlu"):
+        rows("mmlu", tmp_path)
+
+
+def test_samples_need_neither_torch_nor_datasets():
+    code = "import data, sys; data.load_rows(data.parse_spec('quiz')); print(*sys.modules)"
+    assert not {"torch", "transformers", "datasets"} & set(run_python(code).split())
+
+
+def run_python(code: str, **environment: str) -> str:
+    """What another Python process prints."""
+    command = [sys.executable, "-c", code]
+    settings = {"env": os.environ | environment, "cwd": ROOT, "check": True}
+    return subprocess.run(command, capture_output=True, text=True, **settings).stdout

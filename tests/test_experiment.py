@@ -1,0 +1,400 @@
+"""Claims about a run, end to end: a tiny saved model on the embedded tasks, from flags to files."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+import tiny
+
+import data
+import experiment
+import metrics
+import records
+from experiment import RunConfig
+
+TARGETS, DISTRACTORS = ("quiz", "posts"), ("reviews", "quiz")
+PAIRS = list(product(TARGETS, DISTRACTORS))
+LIMIT, MAX_LEN, BLOCKS = 4, 2, 3
+SMALL = f"--limit {LIMIT} --max_len {MAX_LEN} --max_new_tokens 4 --device cpu".split()
+AGGREGATES = ("n", "metric_by_len", "cos_by_len", "debug_top5_by_len", "stats_by_len")
+ROOT = Path(experiment.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder of a tiny Llama with its tokenizer."""
+    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, model):
+    """Folder with the results of every pair, made by one run."""
+    out_dir = tmp_path_factory.mktemp("grid")
+    assert run(out_dir, model, TARGETS, DISTRACTORS) == 0
+    return out_dir
+
+
+def save_model(folder, **config):
+    lm = tiny.model("llama")
+    lm.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def run(out_dir, model, target, distractor, *flags):
+    """Exit status of one run."""
+    tasks = ["--target", *listed(target), "--distractor", *listed(distractor)]
+    flags = ["--model", model, "--out_dir", out_dir, *tasks, *SMALL, *flags]
+    return experiment.main([str(flag) for flag in flags])
+
+
+def listed(names):
+    return [names] if isinstance(names, str) else names
+
+
+def path_of(out_dir, target, distractor):
+    return out_dir / f"tiny-llama__{target}" / f"test_vs_{distractor}_test.json"
+
+
+def result_of(out_dir, target, distractor):
+    return records.read_result(path_of(out_dir, target, distractor))
+
+
+def examples_of(out_dir, target, distractor):
+    log = records.read_debug(records.debug_path(path_of(out_dir, target, distractor)))
+    return log["debug_examples"]
+
+
+def contents(folder):
+    """Every file below a folder with its bytes."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def without_numbers(examples):
+    """What of the examples is no number computed by a model."""
+    return [
+        {key: example[key] for key in ("prompt_text", "config", "expected_answer")}
+        for example in examples
+    ]
+
+
+def assert_same_examples(found, expected):
+    """The same prompts and predictions, with numbers as equal as float32 lets them be."""
+    assert without_numbers(found) == without_numbers(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one["top5"], one["score"]) == (other["top5"], other["score"])
+        assert one["model_prediction"] == other["model_prediction"]
+        assert one["cosines"] == pytest.approx(other["cosines"], abs=1e-5)
+        if "label_logprobs" in other:
+            assert one["label_logprobs"] == pytest.approx(other["label_logprobs"], abs=1e-5)
+
+
+# --- the files
+
+
+def test_a_grid_writes_a_result_and_a_log_per_pair_and_nothing_else(grid):
+    results = [path_of(grid, *pair) for pair in PAIRS]
+    assert set(contents(grid)) == {*results, *map(records.debug_path, results)}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_result_keeps_its_contract(grid, pair):
+    result = result_of(grid, *pair)
+    assert (result["target"], result["distractor"]) == tuple(f"{name}/test" for name in pair)
+    assert result["model"] == "tiny-llama"
+    assert result["metric_name"] == data.TASKS[pair[0]].metric_name
+    assert (result["n"], result["n_skipped"], result["skipped_target_idx"]) == (LIMIT, 0, [])
+    for name in ("metric_by_len", "cos_by_len", "debug_top5_by_len", "stats_by_len"):
+        assert list(result[name]) == ["0", "1", "2"]
+    assert all(0 <= value <= 1 for value in result["metric_by_len"].values())
+    for cosines in result["cos_by_len"].values():
+        assert len(cosines) == BLOCKS
+        assert cosines[-1] == pytest.approx(1, abs=1e-5)
+        assert all(-1 <= cosine <= 1 for cosine in cosines)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_config_holds_every_setting_as_it_was_resolved(grid, model, pair):
+    config = result_of(grid, *pair)["config"]
+    names = {field.name for field in dataclasses.fields(RunConfig)}
+    assert names - {"out_dir", "overwrite", "device"} <= set(config)
+    assert config["model"] == str(model)
+    assert (config["target"], config["distractor"]) == tuple(f"{name}/test" for name in pair)
+    assert (config["prompt"], config["dtype"]) == ("chat", "float32")
+    assert config["requested"] == {"prompt": "auto", "dtype": "auto"}
+    labels = data.TASKS[pair[0]].labels
+    assert config["label_continuations"] == {label: label for label in labels}
+    assert config["generation"]["decoding"] == "greedy"
+    assert config["generation"]["max_new_tokens"] == 4
+
+
+def test_environment_says_with_what_a_result_was_made(grid):
+    environment = result_of(grid, "quiz", "reviews")["environment"]
+    assert set(records.PACKAGES) == set(environment["packages"])
+    assert environment["device"] == "cpu"
+    assert {"git_commit", "git_dirty", "dtype", "attention", "engine"} <= set(environment)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_log_holds_every_prompt_once(grid, pair):
+    target, distractor = (data.load_rows(data.parse_spec(name)) for name in pair)
+    examples = examples_of(grid, *pair)
+    places = [(e["config"]["target_idx"], e["config"]["history_len"]) for e in examples]
+    chosen = data.target_order(len(target.turns), 0, LIMIT)
+    assert sorted(places) == sorted(product(chosen, range(MAX_LEN + 1)))
+    for example in examples:
+        config = example["config"]
+        turn = target.turns[config["target_idx"]]
+        history = [distractor.turns[i] for i in config["history_idx"]]
+        assert len(history) == config["history_len"]
+        texts = [message["content"] for message in data.conversation(turn, history)]
+        assert all(text in example["prompt_text"] for text in texts)
+        assert example["expected_answer"] == turn.references[0]
+        assert len(example["top5"]) == 5
+        assert (config["target_dataset"], config["distractor_dataset"]) == pair
+        assert (config["target_split"], config["distractor_split"]) == ("test", "test")
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_every_score_and_aggregate_recomputes_from_the_log(grid, pair):
+    result, examples = result_of(grid, *pair), examples_of(grid, *pair)
+    for example in examples:
+        if "label_logprobs" in example:
+            best = metrics.best_label(example["label_logprobs"])
+            expected = float(best == example["expected_answer"])
+            assert example["model_prediction"] == best
+        else:
+            answer = [example["model_prediction"]], [example["references"]]
+            [expected] = metrics.rouge_scores(*answer)
+        assert example["score"] == expected
+    recomputed = metrics.aggregate(examples, result["metric_name"])
+    assert recomputed == {name: result[name] for name in AGGREGATES}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_zero_turns_give_the_same_numbers_for_every_distractor(grid, target):
+    first, second = (
+        [e for e in examples_of(grid, target, distractor) if e["config"]["history_len"] == 0]
+        for distractor in DISTRACTORS
+    )
+    for one, other in zip(first, second, strict=True):
+        assert one | {"config": None} == other | {"config": None}
+
+
+# --- the same numbers
+
+
+@pytest.mark.parametrize("pair", [PAIRS[0], PAIRS[-1]])
+def test_a_pair_alone_equals_the_pair_in_a_grid(tmp_path, model, grid, pair):
+    assert run(tmp_path, model, *pair) == 0
+    assert_same_examples(examples_of(tmp_path, *pair), examples_of(grid, *pair))
+
+
+@pytest.mark.parametrize("flags", ["--batch_size 1", "--batch_size 3", "--engine plain"])
+def test_neither_batch_size_nor_engine_changes_a_number(tmp_path, model, grid, flags):
+    assert run(tmp_path, model, TARGETS, "reviews", *flags.split()) == 0
+    for target in TARGETS:
+        found = examples_of(tmp_path, target, "reviews")
+        assert_same_examples(found, examples_of(grid, target, "reviews"))
+
+
+def test_another_seed_gives_other_targets_and_histories(tmp_path, model, grid):
+    assert run(tmp_path, model, "quiz", "reviews", "--seed", 1, "--no_cosine") == 0
+    prompts, others = (
+        {example["prompt_text"] for example in examples_of(folder, "quiz", "reviews")}
+        for folder in (tmp_path, grid)
+    )
+    assert not prompts & others
+
+
+def test_no_cosine_stores_none(tmp_path, model, grid):
+    assert run(tmp_path, model, "posts", "quiz", "--no_cosine") == 0
+    assert result_of(tmp_path, "posts", "quiz")["cos_by_len"] == {}
+    found, expected = (examples_of(folder, "posts", "quiz") for folder in (tmp_path, grid))
+    assert not any("cosines" in example for example in found)
+    assert [example["score"] for example in found] == [example["score"] for example in expected]
+
+
+# --- a second run
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    """Whoever loads a model fails."""
+    monkeypatch.setattr(experiment, "_load", lambda config: pytest.fail("a model was loaded"))
+
+
+SAME = ["", "--batch_size 1", "--prompt chat", "--dtype float32"]
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("flags", SAME)
+def test_the_same_settings_are_complete_and_left_as_they_are(grid, model, capsys, flags):
+    before = contents(grid)
+    assert run(grid, model, TARGETS, DISTRACTORS, *flags.split()) == 0
+    assert contents(grid) == before
+    printed = capsys.readouterr().out
+    assert "omplete" in printed
+    assert all(str(path_of(grid, *pair)) in printed for pair in PAIRS)
+
+
+OTHER = {
+    "--max_len 1": "max_len 2 there, 1 now",
+    "--limit 3": "limit 4 there, 3 now",
+    "--seed 7": "seed 0 there, 7 now",
+    "--prompt plain": "prompt 'chat' there, 'plain' now",
+    "--dtype bfloat16": "dtype 'float32' there, 'bfloat16' now",
+    "--max_new_tokens 5": "max_new_tokens 4 there, 5 now",
+    "--no_cosine": "no_cosine False there, True now",
+    "--on_overflow skip": "on_overflow 'stop' there, 'skip' now",
+    "--num_histories 2": "num_histories None there, 2 now",
+}
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize("flags", OTHER)
+def test_other_settings_are_refused_and_named(grid, model, capsys, flags):
+    before = contents(grid)
+    assert run(grid, model, "quiz", "reviews", *flags.split()) == 2
+    assert contents(grid) == before
+    message = capsys.readouterr().err
+    assert f"other settings: {OTHER[flags]}." in message
+    assert "--overwrite" in message
+
+
+def test_another_model_of_the_same_name_is_refused(grid, tmp_path, capsys):
+    assert run(grid, save_model(tmp_path / "tiny-llama"), "quiz", "reviews") == 2
+    assert "other settings: model" in capsys.readouterr().err
+
+
+def test_overwrite_replaces(tmp_path, grid, model):
+    shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
+    assert run(tmp_path, model, "quiz", "reviews", "--max_len", 1, "--overwrite") == 0
+    assert list(result_of(tmp_path, "quiz", "reviews")["metric_by_len"]) == ["0", "1"]
+    assert len(examples_of(tmp_path, "quiz", "reviews")) == 2 * LIMIT
+
+
+def test_only_what_is_missing_is_run(tmp_path, grid, model):
+    shutil.copytree(grid, tmp_path, dirs_exist_ok=True)
+    missing = path_of(tmp_path, "posts", "quiz")
+    missing.unlink()
+    kept = contents(tmp_path)
+    assert run(tmp_path, model, TARGETS, DISTRACTORS) == 0
+    after = contents(tmp_path)
+    assert set(after) == {*kept, missing}
+    changed = {path for path in kept if after[path] != kept[path]}
+    assert changed <= {records.debug_path(missing)}
+    assert_same_examples(examples_of(tmp_path, "posts", "quiz"), examples_of(grid, "posts", "quiz"))
+
+
+def test_an_interrupted_run_writes_nothing(tmp_path, model, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run_plan", interrupt)
+    assert run(tmp_path, model, "quiz", "reviews") == 130
+    assert contents(tmp_path) == {}
+    assert "interrupted" in capsys.readouterr().err
+
+
+# --- prompts longer than the context
+
+
+def tokens_read(example):
+    """Tokens of an example's prompt with its longest label behind it."""
+    texts = [example["prompt_text"] + label for label in example["label_logprobs"]]
+    return max(len(tiny.tokenizer()(text, add_special_tokens=False).input_ids) for text in texts)
+
+
+@pytest.fixture(scope="module")
+def lengths(grid):
+    """Tokens of each quiz target after the longest history of reviews."""
+    examples = examples_of(grid, "quiz", "reviews")
+    longest = [e for e in examples if e["config"]["history_len"] == MAX_LEN]
+    return {e["config"]["target_idx"]: tokens_read(e) for e in longest}
+
+
+@pytest.fixture(scope="module")
+def short_model(tmp_path_factory, lengths):
+    """A model whose context is exactly what the second longest of the targets needs."""
+    context = sorted(lengths.values())[-2]
+    folder = tmp_path_factory.mktemp("short") / "tiny-llama"
+    return save_model(folder, max_position_embeddings=context)
+
+
+def test_an_overflow_stops_and_names_pair_h_and_tokens(tmp_path, short_model, lengths, capsys):
+    assert run(tmp_path, short_model, "quiz", "reviews") == 2
+    message = capsys.readouterr().err
+    target, needed = max(lengths.items(), key=lambda entry: entry[1])
+    assert f"quiz/test after reviews/test, target {target}, h = 2: {needed} tokens" in message
+    assert f"context is {sorted(lengths.values())[-2]}." in message
+    assert "1 of 4 targets" in message
+    assert contents(tmp_path) == {}
+
+
+def test_skip_drops_the_target_at_every_h_and_counts_it(tmp_path, short_model, lengths, grid):
+    assert run(tmp_path, short_model, "quiz", "reviews", "--on_overflow", "skip") == 0
+    result = result_of(tmp_path, "quiz", "reviews")
+    gone = max(lengths, key=lengths.get)
+    assert (result["n"], result["n_skipped"], result["skipped_target_idx"]) == (3, 1, [gone])
+    kept = [e for e in examples_of(grid, "quiz", "reviews") if e["config"]["target_idx"] != gone]
+    assert_same_examples(examples_of(tmp_path, "quiz", "reviews"), kept)
+
+
+def test_generated_tokens_count_as_read(tmp_path, model, grid, capsys):
+    texts = [example["prompt_text"] for example in examples_of(grid, "posts", "quiz")]
+    longest = max(len(ids) for ids in tiny.tokenizer()(texts, add_special_tokens=False).input_ids)
+    for context, status in ((longest + 4, 0), (longest + 3, 2)):
+        fitting = save_model(tmp_path / "tiny-llama", max_position_embeddings=context)
+        assert run(tmp_path / f"{context}", fitting, "posts", "quiz", "--no_cosine") == status
+    assert f"{longest + 4} tokens" in capsys.readouterr().err
+
+
+def test_a_context_that_no_target_fits_is_refused(tmp_path, capsys):
+    tiny_context = save_model(tmp_path / "tiny-llama", max_position_embeddings=64)
+    assert run(tmp_path / "out", tiny_context, "quiz", "posts", "--on_overflow", "skip") == 2
+    assert "quiz/test after posts/test: no target fits" in capsys.readouterr().err
+    assert contents(tmp_path / "out") == {}
+
+
+# --- the command line
+
+
+def test_no_flags_mean_the_bundled_model_on_the_embedded_grid():
+    config = experiment.parse_args([])
+    assert config == RunConfig(limit=experiment.DEMO_LIMIT)
+    assert (config.model, config.max_len) == (data.BUNDLED, 4)
+    names = tuple(name for name, task in data.TASKS.items() if task.embedded)
+    assert config.target == config.distractor == names
+
+
+def test_a_named_model_is_run_on_every_target():
+    assert experiment.parse_args(["--model", "org/name"]) == RunConfig(model="org/name")
+
+
+def test_flags_of_the_original_are_kept():
+    flags = "--model m --target a b --distractor c --max_len 8 --batch_size 2 --fp16 --no_cosine"
+    assert experiment.parse_args([*flags.split(), "--out_dir", "o"]) == RunConfig(
+        model="m", target=("a", "b"), distractor=("c",), max_len=8, batch_size=2,
+        dtype="float16", no_cosine=True, out_dir="o",
+    )  # fmt: skip
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import atexit, sys, experiment\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "experiment.main(['--help'])\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    for field in dataclasses.fields(RunConfig):
+        assert f"--{field.name} " in done.stdout
+    assert not {"torch", "transformers", "datasets"} & set(done.stderr.split())

@@ -1,0 +1,275 @@
+"""Claims about the result files: where they lie, that they come back whole, and what is refused."""
+
+import copy
+import errno
+import json
+import os
+from functools import partial
+
+import pytest
+
+import records
+from errors import UserError
+
+RESULT = {
+    "schema_version": records.SCHEMA_VERSION,
+    "model": "org/name",
+    "target": "quiz/test",
+    "distractor": "posts/test",
+    "metric_name": "accuracy",
+    "n": 1,
+    "metric_by_len": {"0": 1.0, "1": 0.0},
+    "cos_by_len": {"0": [0.5, 1.0], "1": [0.25, 1.0]},
+    "debug_top5_by_len": {"0": [[" é\n", 1]], "1": [["A", 1]]},
+    "stats_by_len": {"0": {"n": 1, "percent_change": None}, "1": {"n": 1}},
+    "config": {},
+    "environment": {},
+}
+LOG = {
+    "model": "org/name",
+    "target": "quiz/test",
+    "distractor": "posts/test",
+    "metric_name": "accuracy",
+    "debug_examples": [
+        {
+            "prompt_text": "User: 木\n",
+            "model_prediction": "A",
+            "expected_answer": "A",
+            "config": {"history_len": 0, "target_idx": 3, "history_idx": []},
+            "score": 1.0,
+            "top5": ["A"],
+            "label_logprobs": {"A": -0.5, "B": -1.5},
+            "cosines": [0.5, 1.0],
+        }
+    ],
+}
+EXAMPLE = ("debug_examples", 0)
+READERS = {"result": (records.read_result, RESULT), "log": (records.read_debug, LOG)}
+REMOVED = object()
+
+
+def edited(content, *keys, value):
+    """A copy of a file's content with one value replaced, or taken out where it is REMOVED."""
+    content = copy.deepcopy(content)
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    if value is REMOVED:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = value
+    return content
+
+
+def assert_refused(read, path):
+    with pytest.raises(UserError) as refused:
+        read(path)
+    assert str(path) in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+# --- paths
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "distractor", "path"),
+    [
+        (
+            "org/name",
+            "mmlu/test",
+            "tweetqa/validation",
+            "org@name__mmlu/test_vs_tweetqa_validation",
+        ),
+        ("gpt2", "quiz/test", "quiz/test", "gpt2__quiz/test_vs_quiz_test"),
+        ("a/b", "mmlu.x_y/test", "mmlu.z/test", "a@b__mmlu.x_y/test_vs_mmlu.z_test"),
+    ],
+)
+def test_a_pair_has_one_path(tmp_path, model, target, distractor, path):
+    result = records.result_path(tmp_path, model, target, distractor)
+    assert result == tmp_path / f"{path}.json"
+    assert records.debug_path(result) == tmp_path / f"{path}_debug.json"
+    assert records.result_of_debug(records.debug_path(result)) == result
+
+
+@pytest.mark.parametrize("ending", ["", "/", "/."])
+def test_a_local_model_is_named_by_its_last_folder(tmp_path, ending):
+    (tmp_path / "deep" / "my-model").mkdir(parents=True)
+    assert records.model_name(f"{tmp_path}/deep/my-model{ending}") == "my-model"
+
+
+def test_a_model_in_the_working_folder_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path / "my-model")
+    assert records.model_name(".") == "my-model"
+    assert records.model_name("org/name") == "org/name"
+
+
+def test_only_a_log_has_a_result_beside_it(tmp_path):
+    assert_refused(records.result_of_debug, tmp_path / "test_vs_quiz_test.json")
+
+
+# --- writing
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_a_file_comes_back_as_it_was_written(tmp_path, kind):
+    read, content = READERS[kind]
+    path = tmp_path / "new" / "folder" / "x_debug.json"
+    records.write_json(path, content)
+    assert read(path) == content
+    assert list(read(path)) == list(content)
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_no_number_that_is_none_enters_a_file(tmp_path, number):
+    path = tmp_path / "x.json"
+    records.write_json(path, RESULT)
+    with pytest.raises(ValueError, match="JSON"):
+        records.write_json(path, edited(RESULT, "cos_by_len", "0", 1, value=number))
+    assert records.read_result(path) == RESULT
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch, step):
+    path = tmp_path / "x.json"
+    records.write_json(path, RESULT)
+    monkeypatch.setattr("os.fsync" if step == "fsync" else "pathlib.Path.replace", disk_is_full)
+    with pytest.raises(UserError, match="No space left"):
+        records.write_json(path, LOG)
+    assert records.read_result(path) == RESULT
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def disk_is_full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_is_complete_before_it_has_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    monkeypatch.setattr("os.fsync", lambda descriptor: seen.append(path.exists()))
+    seen = []
+    records.write_json(path, RESULT)
+    assert seen == [False]
+
+
+def test_a_folder_is_made_only_where_it_is_asked_for(tmp_path):
+    records.check_writable(tmp_path / "a" / "b", make=False)
+    assert os.listdir(tmp_path) == []
+    records.check_writable(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path / "a") == ["b"]
+    assert os.listdir(tmp_path / "a" / "b") == []
+
+
+def test_a_folder_below_a_file_is_not_writable(tmp_path):
+    (tmp_path / "file").write_text("")
+    for make in (True, False):
+        assert_refused(partial(records.check_writable, make=make), tmp_path / "file" / "results")
+    with pytest.raises(UserError, match="cannot write"):
+        records.write_json(tmp_path / "file" / "x.json", RESULT)
+
+
+# --- reading
+
+DAMAGED_BYTES = {
+    "empty": lambda whole: b"",
+    "truncated": lambda whole: whole[:-20],
+    "not UTF-8": lambda whole: whole.replace(b"org/name", b"\xff"),
+    "not JSON": lambda whole: b"<html>",
+    "a list": lambda whole: b"[%b]" % whole,
+    "NaN": lambda whole: b'{"x": NaN, ' + whole[1:],
+    "Infinity": lambda whole: b'{"x": -Infinity, ' + whole[1:],
+    "too deep": lambda whole: b"[" * 100_000,
+    "twice": lambda whole: whole * 2,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_BYTES)
+@pytest.mark.parametrize("kind", READERS)
+def test_what_is_not_strict_json_is_refused(tmp_path, kind, damage):
+    read, content = READERS[kind]
+    path = tmp_path / "x.json"
+    path.write_bytes(DAMAGED_BYTES[damage](json.dumps(content).encode()))
+    assert_refused(read, path)
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_what_is_no_file_is_refused(tmp_path, kind):
+    for path in (tmp_path, tmp_path / "missing.json"):
+        assert_refused(READERS[kind][0], path)
+
+
+RESULT_DAMAGE = [
+    *[((key,), value) for key in RESULT for value in (REMOVED, None)],
+    (("schema_version",), 99),
+    (("n",), "1"),
+    (("metric_by_len",), {}),
+    (("metric_by_len",), {"1": 0.5, "0": 0.5}),
+    (("metric_by_len",), {"0": 0.5}),
+    (("metric_by_len", "1"), "high"),
+    (("metric_by_len", "1"), None),
+    (("metric_by_len", "1"), 10**400),
+    (("metric_by_len", "one"), 0.5),
+    (("cos_by_len", "1"), REMOVED),
+    (("cos_by_len", "2"), [1.0]),
+    (("stats_by_len", "1"), REMOVED),
+    (("stats_by_len",), {}),
+]
+LOG_DAMAGE = [
+    *[((key,), value) for key in LOG for value in (REMOVED, None)],
+    (("debug_examples",), []),
+    (EXAMPLE, "an example"),
+    *[
+        ((*EXAMPLE, key), value)
+        for key in records.EXAMPLE_KEYS
+        for value in (REMOVED, None, {"x": 1} if key != "config" else [])
+    ],
+    *[((*EXAMPLE, "config", key), REMOVED) for key in records.EXAMPLE_CONFIG_KEYS],
+    *[((*EXAMPLE, "config", "history_len"), value) for value in ("0", -1, 10**9)],
+    ((*EXAMPLE, "label_logprobs"), [-0.5, -1.5]),
+    ((*EXAMPLE, "label_logprobs", "A"), 10**400),
+    ((*EXAMPLE, "cosines", 0), 10**400),
+]
+
+
+@pytest.mark.parametrize(("keys", "value"), RESULT_DAMAGE)
+def test_a_damaged_result_is_refused(tmp_path, keys, value):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(edited(RESULT, *keys, value=value)))
+    assert_refused(records.read_result, path)
+
+
+@pytest.mark.parametrize(("keys", "value"), LOG_DAMAGE)
+def test_a_damaged_log_is_refused(tmp_path, keys, value):
+    path = tmp_path / "x_debug.json"
+    path.write_text(json.dumps(edited(LOG, *keys, value=value)))
+    assert_refused(records.read_debug, path)
+
+
+def test_layers_may_be_left_out_of_both_files(tmp_path):
+    path = tmp_path / "x.json"
+    for kind, (read, content) in READERS.items():
+        keys = ("cos_by_len",) if kind == "result" else (*EXAMPLE, "cosines")
+        without = edited(content, *keys, value={} if kind == "result" else REMOVED)
+        records.write_json(path, without)
+        assert read(path) == without
+
+
+# --- folders
+
+
+def test_every_result_below_a_folder_is_found_and_no_log(tmp_path):
+    wanted = [tmp_path / "a.json", tmp_path / "deep" / "er" / "b.json"]
+    for path in wanted:
+        records.write_json(path, RESULT)
+        records.write_json(records.debug_path(path), LOG)
+    records.write_json(tmp_path / "other.json", {})
+    assert list(records.find_results(tmp_path)) == [(path, RESULT) for path in wanted]
+
+
+@pytest.mark.parametrize("folder", ["empty", "missing", "file"])
+def test_a_folder_without_results_is_refused(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    assert_refused(lambda path: list(records.find_results(path)), tmp_path / folder)
