@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel, Outcome, Prompt
 
 EMBEDDED = tuple(name for name, task in data.TASKS.items() if task.embedded)
-DEMO_LIMIT = 16  # target examples where no --model is named, so that a first run takes minutes
+DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
 # Flags that say where and how to run; all others decide what is measured.
 NOT_SETTINGS = {"out_dir", "overwrite", "batch_size", "device", "data_root"}
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")

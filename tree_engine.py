@@ -212,7 +212,7 @@ def tree_agrees(runtime: Runtime, slack: float) -> bool:
     forwards, and answers decoded in one batch: all that the tree does and the plain loop does not.
     """
     wants = _probe(runtime.lm.config.get_text_config().vocab_size)
-    probed = replace(runtime, lens=None, decoding=replace(runtime.decoding, max_new_tokens=4))
+    probed = replace(runtime, lens=None, decoding=replace(runtime.decoding, max_new_tokens=3))
     plain = PlainEngine(replace(probed, token_budget=1)).read(wants)
     try:
         tree = TreeEngine(replace(probed, forward_cost=1000)).read(wants)
@@ -228,18 +228,12 @@ def tree_agrees(runtime: Runtime, slack: float) -> bool:
 
 
 def _probe(vocabulary: int) -> dict[Prefix, Want]:
-    tokens = torch.randint(vocabulary, (60,), generator=torch.Generator().manual_seed(0)).tolist()
-    trunk = tuple(tokens[:40])
-    first, second = trunk[:5] + tuple(tokens[40:52]), trunk[:30] + tuple(tokens[45:60])
-    prefixes = [
-        trunk,
-        first,
-        second,
-        first[:9] + tuple(tokens[52:60]),
-        second[:40] + trunk[:3],
-        trunk[:30],
-    ]
-    return {p: Want(set(tokens), is_prompt=True, answer=len(p) != 40) for p in prefixes}
+    tokens = torch.randint(vocabulary, (42,), generator=torch.Generator().manual_seed(0)).tolist()
+    trunk = tuple(tokens[:24])
+    early, late = (*trunk[:4], *tokens[24:32]), (*trunk[:16], *tokens[32:37])
+    on_branch = (*early[:7], *tokens[37:])
+    prefixes = (trunk, early, late, on_branch)
+    return {p: Want(set(tokens), is_prompt=True, answer=p in (early, late)) for p in prefixes}
 
 
 def choose_engine(name: str, runtime: Runtime) -> PlainEngine | TreeEngine:
