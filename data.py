@@ -5,6 +5,7 @@ answer). The same template renders a row wherever it stands, in the history or a
 that the two can never differ in form.
 """
 
+import hashlib
 import json
 import random
 from collections.abc import Sequence
@@ -84,6 +85,12 @@ class TaskRows:
     def distinct(self) -> int:
         """Number of different prompts among the rows."""
         return len({turn.prompt for turn in self.turns})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with any prompt or reference: other data, or another template, is another run."""
+        text = json.dumps([(turn.prompt, turn.references) for turn in self.turns])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 CHOICE_PROMPT = (

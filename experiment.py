@@ -82,7 +82,9 @@ class RunConfig:
     def requested(self, pair: Pair) -> dict[str, Any]:
         """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved)."""
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_SETTINGS}
-        return settings | {"target": str(pair.target.spec), "distractor": str(pair.distractor.spec)}
+        for role, rows in (("target", pair.target), ("distractor", pair.distractor)):
+            settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
+        return settings
 
     def path(self, pair: Pair) -> Path:
         """Where a pair's result goes."""
@@ -161,7 +163,10 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
                 f"{config.path(pair)} was made with other settings: {'; '.join(changed)}.\n"
                 "Use another --out_dir, or --overwrite to replace it."
             )
-        records.read_debug(records.debug_path(config.path(pair)))
+        log = records.debug_path(config.path(pair))
+        if not log.exists():
+            raise UserError(f"{log} is missing beside its result. --overwrite makes both again.")
+        records.read_debug(log)
     return [pair for pair in pairs if pair not in there]
 
 
@@ -221,18 +226,13 @@ def run_cases(
 def _scores(found: Sequence[tuple[Case, "Outcome"]]) -> list[float]:
     """Accuracy of label tasks and ROUGE-L of generated answers, in order."""
     written = [(o.text, list(case.target.references)) for case, o in found if not case.labels]
-    rouge = iter(_rouge(written) if written else ())
+    rouge = iter(metrics.evaluated_rouge(*zip(*written)) if written else ())
     return [
         metrics.label_score(outcome.label_logprobs, case.target.references[0])
         if case.labels
         else next(rouge)
         for case, outcome in found
     ]
-
-
-def _rouge(written: Sequence[tuple[str, list[str]]]) -> list[float]:
-    predictions, references = zip(*written)
-    return metrics.rouge_metric().compute(predictions=predictions, references=references)["rouge"]
 
 
 def make_example(
@@ -376,8 +376,8 @@ def print_table(paths: Sequence[Path]) -> None:
         skipped = result.get("n_skipped")
         note = f"  ({skipped} too long, skipped)" if skipped else ""
         print(f"{names}  {result['metric_name']:8}  {result['n']:5}{numbers}{note}")
-    made = "{engine} engine, {seconds} s, peak memory {peak_memory_mib} MiB"
-    print("\n" + made.format(**results[-1]["environment"]))
+    made = results[-1]["environment"].get
+    print(f"\n{made('engine')} engine, {made('seconds')} s, {made('peak_memory_mib')} MiB at most")
     print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
 
 

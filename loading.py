@@ -6,6 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import huggingface_hub
 import torch
 import transformers
 from huggingface_hub import constants
@@ -38,6 +39,7 @@ def load_model(
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
     path = str(bundled_path()) if name == BUNDLED else name
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)

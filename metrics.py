@@ -44,11 +44,8 @@ def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
 
 
 @cache
-def rouge_metric() -> Any:
-    """`rouge_scores` as an `evaluate` metric; `evaluate.load("rouge")` would ask the Hub for one.
-
-    For the run alone: `evaluate` imports torch, which readers of results do without.
-    """
+def _rouge_metric() -> Any:
+    """`rouge_scores` as an `evaluate` metric; `evaluate.load("rouge")` asks the Hub for one."""
     import datasets
     import evaluate
 
@@ -67,6 +64,12 @@ def rouge_metric() -> Any:
             return {"rouge": rouge_scores(predictions, references)}
 
     return RougeL(keep_in_memory=True)
+
+
+def evaluated_rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+    """`rouge_scores` through `evaluate`; for the run alone, since importing it imports torch."""
+    groups = [list(group) for group in references]
+    return _rouge_metric().compute(predictions=list(predictions), references=groups)["rouge"]
 
 
 def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:

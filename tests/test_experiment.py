@@ -259,6 +259,14 @@ OTHER = {
 
 
 @pytest.mark.usefixtures("no_model")
+def test_other_rows_under_the_same_name_are_refused(grid, model, monkeypatch, capsys):
+    changed = dataclasses.replace(data.TASKS["posts"], prompt="{Question}")
+    monkeypatch.setitem(data.TASKS, "posts", changed)
+    assert run(grid, model, "posts", "quiz") == 2
+    assert "target_rows" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize("flags", OTHER)
 def test_other_settings_are_refused_and_named(grid, model, capsys, flags):
     before = contents(grid)
