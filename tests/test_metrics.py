@@ -66,8 +66,7 @@ def test_rouge_scores_keep_the_order_and_are_no_sample():
     once = metrics.rouge_scores(predictions, references)
     assert once == [1, 0, pytest.approx(2 / 3)]
     assert metrics.rouge_scores(predictions, references) == once
-    found = metrics.rouge_metric().compute(predictions=predictions, references=references)
-    assert found == {"rouge": once}
+    assert metrics.evaluated_rouge(predictions, references) == once
 
 
 # --- intervals
