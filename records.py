@@ -21,6 +21,7 @@ from typing import Any
 from errors import UserError
 
 SCHEMA_VERSION = 1
+REFERENCE = "_reference"  # folder in results/ of a small run to compare with
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "numpy")
 RESULT_KEYS = {
     "schema_version": int,
@@ -191,11 +192,15 @@ def _is_number(value: Any) -> bool:
 
 
 def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every result below a folder with its path; UserError for none or a damaged one."""
+    """Every result below a folder with its path; UserError for none or a damaged one.
+
+    A result has its log beside it. The stored reference run is none of the user's and passed over.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"--result_dir {folder} is not a folder.")
-    paths = sorted(path for path in root.rglob("*.json") if debug_path(path).exists())
+    logged = (path for path in root.rglob("*.json") if debug_path(path).exists())
+    paths = sorted(path for path in logged if REFERENCE not in path.relative_to(root).parts)
     if not paths:
         raise UserError(
             f"no results below {folder}. Make some with: python experiment.py --out_dir {folder}"

@@ -265,6 +265,8 @@ def test_every_result_below_a_folder_is_found_and_no_log(tmp_path):
         records.write_json(path, RESULT)
         records.write_json(records.debug_path(path), LOG)
     records.write_json(tmp_path / "other.json", {})
+    records.write_json(tmp_path / records.REFERENCE / "kept.json", RESULT)
+    records.write_json(tmp_path / records.REFERENCE / "kept_debug.json", LOG)
     assert list(records.find_results(tmp_path)) == [(path, RESULT) for path in wanted]
 
 
