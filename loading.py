@@ -15,10 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import BUNDLED
 from errors import UserError
-from model import LanguageModel
+from model import PROBE, LanguageModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PROBE = (3, 5, 8, 13, 21, 34)  # token ids that every vocabulary has
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MaskedLM")  # in names of architectures
 
 

@@ -20,9 +20,9 @@ from data import Message
 from engine import Decoding, Prefix, Reading, Runtime, Spot, Want, captured
 from errors import UserError
 from lens import Lens, find_parts, proved_lens
+from prefix_tree import common_length
 from tree_engine import choose_engine
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Tokens of one forward, and its time apart from them, in tokens: reading the weights is soon paid
 # for on a CPU, while an accelerator wants large batches.
 TOKEN_BUDGET = {"cpu": 8192, "accelerator": 32768}
@@ -59,15 +59,6 @@ class Outcome:
         dict[str, float] | None
     )  # label -> sum of log P over its tokens; None for a generation task
     text: str | None  # greedy answer; None for a label task
-
-    @property
-    def prediction(self) -> str:
-        """The best label, or the generated text."""
-        return (
-            self.text
-            if self.label_logprobs is None
-            else max(self.label_logprobs, key=self.label_logprobs.get)
-        )
 
 
 class LanguageModel:
@@ -153,7 +144,7 @@ class LanguageModel:
         if not labels:
             return Prompt(text, ids)
         full = {label: self._tokens(text + self.continuation(label)) for label in labels}
-        start = min(_common_length(ids, sequence) for sequence in full.values())
+        start = min(common_length(ids, sequence) for sequence in full.values())
         if any(len(sequence) <= start for sequence in full.values()) or len(
             set(full.values())
         ) < len(full):
@@ -248,12 +239,6 @@ def prove_lens(lm) -> Lens:
     with torch.no_grad(), captured(lm, parts.blocks[-1:], spots) as states:
         logits = lm(torch.tensor([PROBE], device=lm.device)).logits[0]
         return proved_lens(parts, states[0], logits, type(lm).__name__)
-
-
-def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    return next(
-        (k for k, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second))
-    )
 
 
 def _resolve_prompt_form(form: str, tokenizer) -> str:
