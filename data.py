@@ -208,6 +208,7 @@ def _read_sample(spec: TaskSpec) -> list[dict]:
 
 def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
     import datasets  # slow to import, and not needed for the embedded tasks
+    import huggingface_hub
 
     source = spec.task.source
     if data_root is not None:
@@ -219,6 +220,7 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
         source = str(folder)
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
     # Local files are streamed: the cache of datasets takes them for unchanged when they are not.
     streaming = data_root is not None
     try:

@@ -91,10 +91,8 @@ class Runtime:
     lm: nn.Module
     lens: Lens | None  # None: no cosines
     decoding: Decoding
-    token_budget: (
-        int  # of one forward, padding and cached tokens included; one longer row still runs
-    )
-    forward_cost: float = 48  # time of a forward apart from its tokens, in tokens: reading weights
+    token_budget: int  # of one forward, with padding and cached tokens; one longer row still runs
+    forward_cost: float  # time of a forward apart from its tokens, in tokens
 
     def tensor(self, rows: Sequence) -> Tensor:
         """Token ids, positions or masks on the device that takes the model's input."""

@@ -348,8 +348,9 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
     target, distractor = pair.target.spec.task, pair.distractor.spec.task
     asked = config.requested(pair)
     return asked | {
-        "requested": {name: asked[name] for name in ("prompt", "dtype")},
+        "requested": {name: asked[name] for name in ("prompt", "dtype", "engine")},
         "prompt": lm.prompt_form,
+        "engine": lm.engine.name,
         "dtype": lm.facts()["dtype"],
         "label_continuations": {label: lm.continuation(label) for label in target.labels},
         "generation": lm.decoding.describe(),
@@ -385,8 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry: 0 done, 2 something the user can put right, 130 interrupted."""
     config = parse_args(argv)
     try:
-        paths = run(config)
-        print_table(paths)
+        print_table(run(config))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -55,10 +55,8 @@ class Outcome:
 
     top5: tuple[str, ...]  # likeliest next tokens
     cosines: tuple[float, ...] | None  # one number per block
-    label_logprobs: (
-        dict[str, float] | None
-    )  # label -> sum of log P over its tokens; None for a generation task
-    text: str | None  # greedy answer; None for a label task
+    label_logprobs: dict[str, float] | None  # label -> sum of log P over its tokens
+    text: str | None  # greedy answer; None for a label task, which has label_logprobs
 
 
 class LanguageModel:
@@ -82,12 +80,9 @@ class LanguageModel:
         self.max_new_tokens = max_new_tokens
         # Chat templates end a turn with a token, so only the plain form needs a stop text.
         stop_text = PLAIN_STOP if self.prompt_form == "plain" else None
-        self.decoding = Decoding(
-            max_new_tokens, _eos_ids(lm, tokenizer), stop_text, tokenizer.decode
-        )
-        lm.generation_config = (
-            GenerationConfig()
-        )  # generate() would take penalties from the old one
+        ends = _eos_ids(lm, tokenizer)
+        self.decoding = Decoding(max_new_tokens, ends, stop_text, tokenizer.decode)
+        lm.generation_config = GenerationConfig()  # generate() takes penalties from the old one
         kind = "cpu" if lm.device.type == "cpu" else "accelerator"
         lens = prove_lens(lm) if cosines else None
         self.runtime = Runtime(lm, lens, self.decoding, TOKEN_BUDGET[kind], FORWARD_COST[kind])
@@ -104,18 +99,14 @@ class LanguageModel:
         question = [{"role": "user", "content": "?"}]
         prompt, shown = self._render(question, None), self._render(question, label)
         behind = shown.removeprefix(prompt)
-        if (
-            behind == shown or label not in behind
-        ):  # a template that shows a last answer in another form than an earlier one
+        if behind == shown or label not in behind:  # the template writes a last answer differently
             return label
         return behind[: behind.index(label) + len(label)]
 
     def _render(self, messages: Sequence[Message], answer: str | None) -> str:
         last = [] if answer is None else [{"role": "assistant", "content": answer}]
         if self.prompt_form == "plain":
-            turns = [
-                f"{message['role'].title()}: {message['content']}" for message in [*messages, *last]
-            ]
+            turns = [f"{each['role'].title()}: {each['content']}" for each in [*messages, *last]]
             return self._bos + "\n".join([*turns, "Assistant:"] if answer is None else turns)
         return self.tokenizer.apply_chat_template(
             [*messages, *last],
@@ -127,12 +118,8 @@ class LanguageModel:
     @cached_property
     def _bos(self) -> str:
         """The beginning-of-text token, where this tokenizer puts one before every text."""
-        bos = self.tokenizer.bos_token
-        return (
-            bos
-            if bos and self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id]
-            else ""
-        )
+        puts_one = self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id]
+        return self.tokenizer.bos_token if puts_one else ""
 
     def encode(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> Prompt:
         """Tokenise a conversation, and again with each label behind it: a token may span the seam.
@@ -145,12 +132,10 @@ class LanguageModel:
             return Prompt(text, ids)
         full = {label: self._tokens(text + self.continuation(label)) for label in labels}
         start = min(common_length(ids, sequence) for sequence in full.values())
-        if any(len(sequence) <= start for sequence in full.values()) or len(
-            set(full.values())
-        ) < len(full):
-            raise UserError(
-                f"labels {', '.join(labels)} cannot be told apart by this model's tokens."
-            )
+        empty = any(len(sequence) <= start for sequence in full.values())
+        if empty or len(set(full.values())) < len(full):
+            names = ", ".join(labels)
+            raise UserError(f"labels {names} cannot be told apart by this model's tokens.")
         return Prompt(text, ids, tuple(full.items()), start)
 
     def _tokens(self, text: str) -> Prefix:
@@ -172,9 +157,8 @@ class LanguageModel:
     def surely_fits(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
         behind = max([len(label.encode()) for label in labels], default=self.max_new_tokens)
-        return (
-            self.context is None or len(self.render(messages).encode()) + behind + 8 <= self.context
-        )
+        most = len(self.render(messages).encode()) + behind + 8
+        return self.context is None or most <= self.context
 
     def facts(self) -> dict[str, Any]:
         """What a result says of the model as it was run."""

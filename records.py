@@ -211,13 +211,15 @@ def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def provenance(started: float) -> dict[str, Any]:
     """With what a run that began at `started` (seconds since 1970) was made."""
+    changes = _git("status", "--porcelain")
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
     return {
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
+        "git_dirty": None if changes is None else bool(changes),
         "platform": platform.platform(),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit,
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
     }

@@ -10,6 +10,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from urllib.request import urlopen
 
 import data
 import experiment
@@ -20,21 +21,31 @@ MAX_LEN, LIMIT = 2, 3
 
 
 def hub_answers(seconds: float = 3.0) -> bool:
-    """True where the Hub answers for the model, or the cache holds it."""
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    """True where the Hub, or a mirror named by HF_ENDPOINT, answers for the model in time."""
+    from huggingface_hub import constants
 
-    if isinstance(try_to_load_from_cache(HUB_MODEL, "config.json"), str):
-        return True
-    try:
-        HfApi().model_info(HUB_MODEL, timeout=seconds)
-    except OSError:  # no network, no such model, or HF_HUB_OFFLINE
+    if constants.HF_HUB_OFFLINE:
         return False
-    return True
+    try:
+        with urlopen(f"{constants.ENDPOINT}/api/models/{HUB_MODEL}", timeout=seconds):
+            return True
+    except OSError:  # no network, no answer in time, or a refusal
+        return False
+
+
+def cached() -> bool:
+    """True where the cache holds both the model and the data set."""
+    from huggingface_hub import try_to_load_from_cache
+
+    source = data.TASKS[HUB_TASK].source
+    model = try_to_load_from_cache(HUB_MODEL, "model.safetensors")
+    rows = try_to_load_from_cache(source, "README.md", repo_type="dataset")
+    return isinstance(model, str) and isinstance(rows, str)
 
 
 def choose() -> tuple[str, str]:
     """Model and task of the run."""
-    if hub_answers():
+    if cached() or hub_answers():
         return HUB_MODEL, HUB_TASK
     print(f"The Hub does not answer: the bundled model on sample reviews instead of {HUB_MODEL}.")
     return data.BUNDLED, "reviews"

@@ -30,6 +30,7 @@ from transformers import (
 
 import data
 import experiment
+import test_debug
 from data import BUNDLED
 
 ROOT = Path(experiment.__file__).parent
@@ -348,9 +349,8 @@ def test_an_unknown_device_is_refused(refusal, whole, device):
     assert f"--device {device}" in refusal(*PAIR, "--device", device, model=whole)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is there")
 def test_a_device_that_is_not_there_is_refused(refusal, whole):
-    assert "--device cuda" in refusal(*PAIR, "--device", "cuda", model=whole)
+    assert "--device cuda:99" in refusal(*PAIR, "--device", "cuda:99", model=whole)
 
 
 # --- the whole program
@@ -363,3 +363,10 @@ def test_a_process_ends_with_2_and_plain_lines(tmp_path, flags):
     assert (done.returncode, done.stdout) == (2, "")
     assert_plain(done.stderr)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_the_smoke_check_takes_a_hub_that_cannot_be_reached_for_absent(monkeypatch, endpoint):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert not test_debug.hub_answers()

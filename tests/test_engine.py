@@ -22,7 +22,8 @@ DECODING = Decoding(max_new_tokens=6, eos_ids=(2,), stop_text=None, decode=str)
 def runtime(family="llama", dtype=torch.float32, cosines=True, **settings):
     lm = tiny.model(family, dtype)
     lens = prove_lens(lm) if cosines else None
-    return Runtime(lm, lens, **{"decoding": DECODING, "token_budget": 512, **settings})
+    limits = {"decoding": DECODING, "token_budget": 512, "forward_cost": 48.0}
+    return Runtime(lm, lens, **{**limits, **settings})
 
 
 def tokens(count, seed=0):

@@ -127,8 +127,9 @@ def test_config_holds_every_setting_as_it_was_resolved(grid, model, pair):
     assert names - {"out_dir", "overwrite", "device"} <= set(config)
     assert config["model"] == str(model)
     assert (config["target"], config["distractor"]) == tuple(f"{name}/test" for name in pair)
-    assert (config["prompt"], config["dtype"]) == ("chat", "float32")
-    assert config["requested"] == {"prompt": "auto", "dtype": "auto"}
+    resolved = {"prompt": "chat", "dtype": "float32", "engine": "tree"}
+    assert {name: config[name] for name in resolved} == resolved
+    assert config["requested"] == dict.fromkeys(resolved, "auto")
     labels = data.TASKS[pair[0]].labels
     assert config["label_continuations"] == {label: label for label in labels}
     assert config["generation"]["decoding"] == "greedy"
@@ -231,7 +232,7 @@ def no_model(monkeypatch):
     monkeypatch.setattr(experiment, "_load", lambda config: pytest.fail("a model was loaded"))
 
 
-SAME = ["", "--batch_size 1", "--prompt chat", "--dtype float32"]
+SAME = ["", "--batch_size 1", "--prompt chat", "--dtype float32", "--engine tree"]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -250,6 +251,7 @@ OTHER = {
     "--limit 3": "limit 4 there, 3 now",
     "--seed 7": "seed 0 there, 7 now",
     "--prompt plain": "prompt 'chat' there, 'plain' now",
+    "--engine plain": "engine 'tree' there, 'plain' now",
     "--dtype bfloat16": "dtype 'float32' there, 'bfloat16' now",
     "--max_new_tokens 5": "max_new_tokens 4 there, 5 now",
     "--no_cosine": "no_cosine False there, True now",
