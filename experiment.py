@@ -7,126 +7,21 @@ Several targets and distractors make a grid of pairs, run in one process with th
 Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 """
 
-import argparse
-import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import data
 import metrics
 import records
-from data import BUNDLED, Case, Pair
+from config import RunConfig, check_numbers, parse_args
+from data import Case, Pair
 from errors import UserError
 
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel, Outcome, Prompt
-
-EMBEDDED = tuple(name for name, task in data.TASKS.items() if task.embedded)
-DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
-# Flags that say where and how to run; all others decide what is measured.
-NOT_SETTINGS = {"out_dir", "overwrite", "batch_size", "device", "data_root"}
-AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
-
-
-def _flag(default: Any, text: str, **options: Any) -> Any:
-    return field(default=default, metadata={"help": text, **options})
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """Every setting of a run with its default; the command line is made from this."""
-
-    model: str = _flag(BUNDLED, "Hub name or folder of a causal LM")
-    target: tuple[str, ...] = _flag(
-        EMBEDDED, "tasks that are scored: name, name/split or name.subject/split", nargs="+"
-    )
-    distractor: tuple[str, ...] = _flag(EMBEDDED, "tasks that fill the history", nargs="+")
-    max_len: int = _flag(4, "longest history, in turns; every length from 0 is run")
-    limit: int | None = _flag(
-        None, f"targets, after a seeded shuffle (all; {DEMO_LIMIT} where no --model)", type=int
-    )
-    num_histories: int | None = _flag(
-        None,
-        "histories drawn in all, target i takes number i mod N (every target its own); faster, "
-        "but errors of targets that share a history are correlated",
-        type=int,
-    )
-    seed: int = _flag(0, "seed of the choice of targets and histories")
-    prompt: str = _flag("auto", "prompt form; auto is chat where the tokenizer has a template",
-                        choices=("auto", "chat", "plain"))  # fmt: skip
-    max_new_tokens: int = _flag(32, "most tokens of a generated answer")
-    dtype: str = _flag("auto", "auto is float32 on a CPU, the checkpoint's own elsewhere",
-                       choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
-    engine: str = _flag(
-        "auto",
-        "tree shares what prompts have in common; auto is tree where that is exact, else plain",
-        choices=("auto", "tree", "plain"),
-    )
-    no_cosine: bool = _flag(False, "skip the layer-wise cosines")
-    on_overflow: str = _flag(
-        "stop", "prompts beyond the context: stop, or skip their target", choices=("stop", "skip")
-    )
-    trust_remote_code: bool = _flag(False, "run code that comes with the model")
-    batch_size: int = _flag(4, "target examples in flight")
-    device: str = _flag("auto", "torch device; auto is an accelerator where there is one")
-    data_root: str | None = _flag(
-        None, "folder in the Hub's layout (DIR/org/name) to read data sets from", type=str
-    )
-    out_dir: str = _flag("results", "folder of the results")
-    overwrite: bool = _flag(False, "replace results that exist with other settings")
-
-    def requested(self, pair: Pair) -> dict[str, Any]:
-        """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved)."""
-        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_SETTINGS}
-        for role, rows in (("target", pair.target), ("distractor", pair.distractor)):
-            settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
-        return settings
-
-    def path(self, pair: Pair) -> Path:
-        """Where a pair's result goes."""
-        target, distractor = str(pair.target.spec), str(pair.distractor.spec)
-        return records.result_path(self.out_dir, self.model, target, distractor)
-
-
-# -- command line
-
-
-def parse_args(argv: Sequence[str] | None) -> RunConfig:
-    """Command line -> RunConfig; argparse exits with status 2 on an unknown flag or wrong value."""
-    as_is = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_is, allow_abbrev=False)
-    for setting in dataclasses.fields(RunConfig):
-        options = dict(setting.metadata)
-        shown = " ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
-        if setting.default is False:
-            options |= {"action": "store_true"}
-        elif setting.default is not None:
-            options["type"] = type(shown)
-            options["help"] += f" ({shown})"
-        parser.add_argument(f"--{setting.name}", default=None, **options)
-    parser.add_argument("--fp16", action="store_true", help="short for --dtype float16")
-    parsed = vars(parser.parse_args(argv))
-    given = {key: value for key, value in parsed.items() if value is not None}
-    if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
-        parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
-    if "model" not in given:
-        given.setdefault("limit", DEMO_LIMIT)
-    return RunConfig(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    )
-
-
-def check_numbers(config: RunConfig) -> None:
-    """UserError for a number that makes no sense."""
-    for name, least in {"max_len": 0, "seed": 0, **dict.fromkeys(AT_LEAST_1, 1)}.items():
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} {value}: must be {least} or more.")
-
 
 # -- planning
 
@@ -384,7 +279,7 @@ def print_table(paths: Sequence[Path]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry: 0 done, 2 something the user can put right, 130 interrupted."""
-    config = parse_args(argv)
+    config = parse_args(argv, __doc__)
     try:
         print_table(run(config))
     except UserError as error:

@@ -31,6 +31,7 @@ from transformers import (
 import data
 import experiment
 import test_debug
+from config import parse_args
 from data import BUNDLED
 
 ROOT = Path(experiment.__file__).parent
@@ -99,7 +100,7 @@ def test_the_rows_of_a_subject_are_counted_alone(refusal, tmp_path):
     task = ("--target", "mmlu", "--distractor", "mmlu.anatomy")
     said = refusal(*data_root, *task, "--max_len", 4)
     assert "'mmlu.anatomy/test' has only 4 different rows" in said
-    longest = experiment.parse_args([*map(str, data_root), *task, "--max_len", "3"])
+    longest = parse_args([*map(str, data_root), *task, "--max_len", "3"])
     assert len(experiment.load_pairs(longest)) == 1
 
 

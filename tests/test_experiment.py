@@ -15,7 +15,7 @@ import data
 import experiment
 import metrics
 import records
-from experiment import RunConfig
+from config import DEMO_LIMIT, RunConfig, parse_args
 
 TARGETS, DISTRACTORS = ("quiz", "posts"), ("reviews", "quiz")
 PAIRS = list(product(TARGETS, DISTRACTORS))
@@ -378,20 +378,20 @@ def test_a_context_that_no_target_fits_is_refused(tmp_path, capsys):
 
 
 def test_no_flags_mean_the_bundled_model_on_the_embedded_grid():
-    config = experiment.parse_args([])
-    assert config == RunConfig(limit=experiment.DEMO_LIMIT)
+    config = parse_args([])
+    assert config == RunConfig(limit=DEMO_LIMIT)
     assert (config.model, config.max_len) == (data.BUNDLED, 4)
     names = tuple(name for name, task in data.TASKS.items() if task.embedded)
     assert config.target == config.distractor == names
 
 
 def test_a_named_model_is_run_on_every_target():
-    assert experiment.parse_args(["--model", "org/name"]) == RunConfig(model="org/name")
+    assert parse_args(["--model", "org/name"]) == RunConfig(model="org/name")
 
 
 def test_flags_of_the_original_are_kept():
     flags = "--model m --target a b --distractor c --max_len 8 --batch_size 2 --fp16 --no_cosine"
-    assert experiment.parse_args([*flags.split(), "--out_dir", "o"]) == RunConfig(
+    assert parse_args([*flags.split(), "--out_dir", "o"]) == RunConfig(
         model="m", target=("a", "b"), distractor=("c",), max_len=8, batch_size=2,
         dtype="float16", no_cosine=True, out_dir="o",
     )  # fmt: skip

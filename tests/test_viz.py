@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import figures
 import metrics
 import records
 import viz
+from verify import BY_LEN, IDENTITY
 
 BLOCKS = 4
 LENS = range(3)
@@ -135,7 +137,7 @@ def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     text = capsys.readouterr().out
     assert "MISMATCH" not in text
     quantities = {line.split()[0] for line in text.splitlines()[1:-1]}
-    expected = {*viz.IDENTITY, *viz.BY_LEN, "score"}
+    expected = {*IDENTITY, *BY_LEN, "score"}
     expected -= set() if cosines else {"cos_by_len"}
     expected |= {"model_prediction"} if make is label_example else set()
     assert quantities == expected
@@ -352,7 +354,7 @@ def test_png_has_150_dpi_or_more_and_pdf_embeds_truetype_fonts(drawn):
 def test_models_and_targets_are_never_mixed(tmp_path):
     for model, target in (("org/a", "quiz/test"), ("org/b", "quiz/test"), ("org/a", "mmlu/test")):
         write_pair(tmp_path, model, target)
-    groups = viz.load_groups(tmp_path)
+    groups = figures.load_groups(tmp_path)
     assert sorted(groups) == [
         ("org/a", "mmlu/test"),
         ("org/a", "quiz/test"),
@@ -360,7 +362,7 @@ def test_models_and_targets_are_never_mixed(tmp_path):
     ]
     for (model, target), group in groups.items():
         assert {(r["model"], r["target"]) for r in group.values()} == {(model, target)}
-    stems = [stem for stem, _ in viz.metric_figures(groups)]
+    stems = [stem for stem, _ in figures.metric_figures(groups)]
     assert len(set(stems)) == len(stems) == 9
 
 
@@ -370,7 +372,7 @@ def test_the_folder_is_named_by_nobody_but_the_result(tmp_path):
     moved.parent.mkdir()
     records.result_of_debug(log).rename(moved)
     log.rename(records.debug_path(moved))
-    assert list(viz.load_groups(tmp_path)) == [("org/name", "quiz/test")]
+    assert list(figures.load_groups(tmp_path)) == [("org/name", "quiz/test")]
 
 
 def test_two_results_of_one_pair_are_refused_and_both_named(tmp_path, capsys):
@@ -415,13 +417,13 @@ def test_an_out_dir_that_is_a_file_is_refused(tmp_path, capsys):
 @pytest.fixture(autouse=True)
 def settings():
     """Figures are made under the settings that they are saved with."""
-    with matplotlib.rc_context(viz.SETTINGS):
+    with matplotlib.rc_context(figures.SETTINGS):
         yield
 
 
 def figures_of(folder: Path) -> dict:
     """Figures by the last part of their stem; for a folder of one model and target."""
-    pairs = viz.metric_figures(viz.load_groups(folder))
+    pairs = figures.metric_figures(figures.load_groups(folder))
     return {stem.split("__")[-1]: figure for stem, figure in pairs}
 
 
@@ -452,9 +454,9 @@ def test_a_distractor_looks_the_same_in_every_figure(tmp_path):
     write_pair(tmp_path, "org/a", distractor="b/test")
     for distractor in ("a/test", "b/test"):
         write_pair(tmp_path, "org/b", distractor=distractor)
-    figures = dict(viz.metric_figures(viz.load_groups(tmp_path)))
-    alone = figures["org@a__quiz_test__metric"].axes[0].lines[0]
-    second = figures["org@b__quiz_test__change"].axes[0].lines[1]
+    drawn = dict(figures.metric_figures(figures.load_groups(tmp_path)))
+    alone = drawn["org@a__quiz_test__metric"].axes[0].lines[0]
+    second = drawn["org@b__quiz_test__change"].axes[0].lines[1]
     assert alone.get_color() == second.get_color()
     assert alone.get_marker() == second.get_marker()
 
@@ -492,10 +494,10 @@ def test_cosine_figure_has_a_line_per_history_length_over_blocks_from_1(tmp_path
 
 def test_units_and_n_are_written_on_every_figure(tmp_path):
     write_pair(tmp_path, make=text_example)
-    figures = figures_of(tmp_path)
-    assert "ROUGE-L F1" in figures["metric"].axes[0].get_ylabel()
-    assert "(%)" in figures["change"].axes[0].get_ylabel()
-    for name, figure in figures.items():
+    drawn = figures_of(tmp_path)
+    assert "ROUGE-L F1" in drawn["metric"].axes[0].get_ylabel()
+    assert "(%)" in drawn["change"].axes[0].get_ylabel()
+    for name, figure in drawn.items():
         legend = " ".join(text.get_text() for text in figure.legends[0].get_texts())
         assert f"n = {TARGETS}" in figure.axes[0].get_title() + legend, name
 
