@@ -15,7 +15,7 @@ from errors import UserError
 EMBEDDED = tuple(name for name, task in data.TASKS.items() if task.embedded)
 DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
 # Flags that say where and how to run; all others decide what is measured.
-NOT_SETTINGS = {"out_dir", "overwrite", "batch_size", "device", "data_root"}
+NOT_SETTINGS = {"out_dir", "overwrite", "batch_size", "device", "device_map", "data_root"}
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
 
 
@@ -53,13 +53,26 @@ class RunConfig:
         "tree shares what prompts have in common; auto is tree where that is exact, else plain",
         choices=("auto", "tree", "plain"),
     )
-    no_cosine: bool = _flag(False, "skip the layer-wise cosines")
+    no_cosine: bool = _flag(False, "read no layers: no cosines, drift, margins")
+    lens: str = _flag(
+        "logit",
+        "a block's output goes through the final norm (logit) or not (raw) to the unembedding",
+        choices=("logit", "raw"),
+    )
+    agree: bool = _flag(
+        False,
+        "also the share of examples whose lens top-1 token is the model's; "
+        "costs the unembedding once per block and prompt",
+    )
     on_overflow: str = _flag(
         "stop", "prompts beyond the context: stop, or skip their target", choices=("stop", "skip")
     )
     trust_remote_code: bool = _flag(False, "run code that comes with the model")
     batch_size: int = _flag(4, "target examples in flight")
     device: str = _flag("auto", "torch device; auto is an accelerator where there is one")
+    device_map: str | None = _flag(
+        None, "spread a large model over all devices, by accelerate: auto, balanced", type=str
+    )
     data_root: str | None = _flag(
         None, "folder in the Hub's layout (DIR/org/name) to read data sets from", type=str
     )
@@ -106,9 +119,11 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
     )
 
 
-def check_numbers(config: RunConfig) -> None:
-    """UserError for a number that makes no sense."""
+def check_settings(config: RunConfig) -> None:
+    """UserError for settings that make no sense."""
     for name, least in {"max_len": 0, "seed": 0, **dict.fromkeys(AT_LEAST_1, 1)}.items():
         value = getattr(config, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: must be {least} or more.")
+    if config.agree and config.no_cosine:
+        raise UserError("--agree reads layers and --no_cosine does not: leave one of them out.")

@@ -1,7 +1,7 @@
 """Engines: how token sequences are run through a causal LM and read. No text and no task here.
 
 A prefix is a tuple of token ids. What is wanted of it is the log-probability of some next tokens
-and, where a prompt ends there, the likeliest next tokens, the layer cosines and maybe the greedy
+and, where a prompt ends there, the likeliest next tokens, what its blocks hold and maybe the greedy
 continuation. An engine takes {prefix: Want} and returns {prefix: Reading}.
 
 PlainEngine, here, runs every prefix whole. TreeEngine, in tree_engine.py, shares what they share.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria
 
 from errors import UserError
-from lens import Lens, block_output
+from lens import block_output
 
 Prefix = tuple[int, ...]
 Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
@@ -31,8 +31,9 @@ class Want:
     """What to read after a prefix."""
 
     next_tokens: set[int] = field(default_factory=set)
-    is_prompt: bool = False  # a prompt ends here: its top tokens and cosines are wanted
+    is_prompt: bool = False  # a prompt ends here: its top tokens are wanted
     answer: bool = False  # and so is its greedy continuation
+    states: bool = False  # what each block puts out here is wanted
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Reading:
 
     logprobs: Mapping[int, float]  # next token -> log P
     top_tokens: tuple[int, ...] = ()  # of a prompt: the likeliest next tokens, best first
-    cosines: tuple[float, ...] | None = None  # of a prompt, where there is a lens: one per block
+    states: Tensor | None = None  # outputs of all blocks [L, D], where wanted, in the model's dtype
     answer: Prefix | None = None  # the greedy continuation, where it was wanted
 
 
@@ -89,14 +90,14 @@ class Runtime:
     """A loaded model and what running it needs."""
 
     lm: nn.Module
-    lens: Lens | None  # None: no cosines
+    blocks: Sequence[nn.Module]  # whose outputs are read; none: no layers
     decoding: Decoding
     token_budget: int  # of one forward, with padding and cached tokens; one longer row still runs
     forward_cost: float  # time of a forward apart from its tokens, in tokens
 
     def tensor(self, rows: Sequence) -> Tensor:
         """Token ids, positions or masks on the device that takes the model's input."""
-        return torch.tensor(rows, device=self.lm.get_input_embeddings().weight.device)
+        return torch.tensor(rows, device=input_device(self.lm))
 
     def chunks(self, prefixes: Iterable[Prefix]) -> Iterator[list[Prefix]]:
         """Prefixes in batches within the budget, longest first: short memory shows at once."""
@@ -105,6 +106,12 @@ class Runtime:
             rows = max(1, self.token_budget // len(waiting[0]))
             yield waiting[:rows]
             waiting = waiting[rows:]
+
+
+def input_device(lm: nn.Module) -> torch.device:
+    """Where a model takes its token ids; the CPU where its embeddings are kept elsewhere."""
+    device = lm.get_input_embeddings().weight.device
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def run_halving(
@@ -138,12 +145,12 @@ def captured(
     lm: nn.Module, blocks: Iterable[nn.Module], spots: Sequence[Spot]
 ) -> Iterator[list[Tensor]]:
     """Within it a forward gives logits at the spots only, [1, S, V], and each block appends its
-    states there, [P, D], where P counts the spots at which a prompt ends.
+    states there, [P, D], where P counts the spots whose states are wanted.
 
     The rows are picked before the unembedding, so that the model's own soft-cap, scale and bias
     still apply and no vocabulary-sized tensor exists for any other position.
     """
-    prompts = [spot for spot in spots if spot.want.is_prompt]
+    places = [spot for spot in spots if spot.want.states]
     states: list[Tensor] = []
 
     def pick_rows(module: nn.Module, args: tuple) -> tuple:
@@ -152,11 +159,11 @@ def captured(
 
     def keep_states(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
         hidden = block_output(output)
-        states.append(hidden[[s.row for s in prompts], [s.column for s in prompts]])
+        states.append(hidden[[s.row for s in places], [s.column for s in places]])
 
     handles = [lm.get_output_embeddings().register_forward_pre_hook(pick_rows)]
     try:
-        handles += [block.register_forward_hook(keep_states) for block in blocks if prompts]
+        handles += [block.register_forward_hook(keep_states) for block in blocks if places]
         yield states
     finally:
         for handle in handles:
@@ -165,13 +172,13 @@ def captured(
 
 def read_forward(runtime: Runtime, spots: Sequence[Spot], **inputs: Any) -> list[Reading]:
     """Run one forward and read it at the spots, in their order."""
-    blocks = runtime.lens.parts.blocks if runtime.lens else ()
-    with torch.inference_mode(), captured(runtime.lm, blocks, spots) as states:
+    with torch.inference_mode(), captured(runtime.lm, runtime.blocks, spots) as states:
         logits = runtime.lm(**inputs).logits[0].float()  # [S, V]
         if not torch.isfinite(logits).all():
             dtype = str(runtime.lm.dtype).removeprefix("torch.")
             raise UserError(f"the model gave non-finite logits in {dtype}. Try another --dtype.")
-        cosines = iter(_cosines(runtime.lens, states) if states else ())
+        device = states[-1].device if states else None  # blocks may lie on several
+        by_spot = iter(torch.stack([state.to(device) for state in states], dim=1) if states else ())
         top = logits.topk(min(TOP, logits.shape[-1])).indices.tolist()
         wanted = [sorted(spot.want.next_tokens) for spot in spots]
         logprobs = _gather(logits.log_softmax(-1), wanted)
@@ -179,15 +186,10 @@ def read_forward(runtime: Runtime, spots: Sequence[Spot], **inputs: Any) -> list
         Reading(
             dict(zip(wanted[i], logprobs[i])),
             tuple(top[i]) if spot.want.is_prompt else (),
-            next(cosines, None) if spot.want.is_prompt else None,
+            next(by_spot, None) if spot.want.states else None,
         )
         for i, spot in enumerate(spots)
     ]
-
-
-def _cosines(lens: Lens, states: Sequence[Tensor]) -> list[tuple[float, ...]]:
-    stacked = torch.stack([state.to(lens.device) for state in states], dim=1)  # [P, L, D]
-    return [tuple(row) for row in lens.cosines(stacked).tolist()]
 
 
 def _gather(logprobs: Tensor, wanted: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import data
+import layers
 import metrics
 import records
-from config import RunConfig, check_numbers, parse_args
+from config import RunConfig, check_settings, parse_args
 from data import Case, Pair
 from errors import UserError
 
@@ -107,8 +108,12 @@ def run_cases(
     cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Callable[[int], None]
 ) -> Iterator[tuple[Case, dict]]:
     """Every prompt of these cases in one call of the model, all pairs and lengths -> examples."""
-    asked = [(case, h) for case in cases for h in range(config.max_len + 1)]
-    prompts = [lm.encode(case.messages(h), case.labels) for case, h in asked]
+    asked, prompts = [], []
+    for case in cases:
+        baseline = lm.encode(case.messages(0), case.labels)
+        asked += [(case, h) for h in range(config.max_len + 1)]
+        longer = (case.messages(h) for h in range(1, config.max_len + 1))
+        prompts += [baseline, *(lm.encode(each, case.labels, baseline) for each in longer)]
     different = list(dict.fromkeys(prompts))  # h = 0 is one prompt for every distractor
     outcomes = dict(zip(different, lm.run(different, advance)))
     advance(len(prompts) - len(different))
@@ -158,14 +163,14 @@ def make_example(
         example["label_logprobs"] = outcome.label_logprobs
     else:
         example["references"] = list(case.target.references)
-    if outcome.cosines is not None:
-        example["cosines"] = [round(cosine, 7) for cosine in outcome.cosines]
+    if outcome.layers is not None:
+        example |= layers.of_example(outcome.layers, best, case.target.references[0])
     return example
 
 
 def run(config: RunConfig) -> list[Path]:
     """Run what is missing of the grid, write its results -> result files of the whole grid."""
-    check_numbers(config)
+    check_settings(config)
     pairs = load_pairs(config)
     waiting = unfinished(pairs, config)
     if not waiting:
@@ -197,7 +202,9 @@ def _load(config: RunConfig) -> "LanguageModel":
         dtype=config.dtype,
         device=config.device,
         prompt_form=config.prompt,
-        cosines=not config.no_cosine,
+        device_map=config.device_map,
+        lens=None if config.no_cosine else config.lens,
+        agree=config.agree,
         max_new_tokens=config.max_new_tokens,
         engine=config.engine,
         trust_remote_code=config.trust_remote_code,
@@ -248,11 +255,13 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
         "engine": lm.engine.name,
         "dtype": lm.facts()["dtype"],
         "label_continuations": {label: lm.continuation(label) for label in target.labels},
+        "margin_tokens": lm.margin_tokens(target.labels),
         "generation": lm.decoding.describe(),
         "prompt_templates": {"target": target.prompt, "distractor": distractor.prompt},
         "sources": {"target": target.source, "distractor": distractor.source},
         "citations": {"target": target.citation, "distractor": distractor.citation},
         "batch_size": config.batch_size,
+        "device_map": config.device_map,
         "data_root": config.data_root,
     }
 

@@ -39,17 +39,16 @@ def load_groups(folder: str | Path) -> dict[tuple[str, str], Group]:
                 f"{origin[key]} and {path} hold the same model, target and distractor.\n"
                 "Draw them apart, with a --result_dir for each."
             )
-        groups[key[:2]][key[2]] = result | {"curves": read_curves(path, result)}
+        groups[key[:2]][key[2]] = result | {"path": path, "curves": read_curves(path, result)}
     return {key: dict(sorted(groups[key].items())) for key in sorted(groups)}
 
 
 def read_curves(path: Path, result: Record) -> dict[str, np.ndarray]:
-    """metric, low, high (fractions), percent_change [H + 1], cosines [H + 1, L]; null is NaN."""
+    """metric, low, high (fractions) and percent_change, each [H + 1]; null is NaN."""
     try:
         stats, names = result["stats_by_len"].values(), ("low", "high", "percent_change")
         curves = {name: [of_len[name] for of_len in stats] for name in names}
         curves["metric"] = list(result["metric_by_len"].values())
-        curves["cosines"] = [list(blocks) for blocks in result["cos_by_len"].values()]
         return {name: np.array(values, dtype=float) for name, values in curves.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: it cannot be drawn ({error!r:.90}).") from error
@@ -79,16 +78,13 @@ def save_figures(figures: Iterable[tuple[str, Any]], out_dir: str | Path) -> lis
 
 
 def metric_figures(groups: dict[tuple[str, str], Group]) -> Iterator[tuple[str, Any]]:
-    """Stem and figure of each; none of cosines where layers were not read."""
+    """Stem and figure of each model and target: the metric, and its change."""
     distractors = sorted({distractor for group in groups.values() for distractor in group})
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(distractors)}
     for (model, target), group in groups.items():
         title = f"{model}\ntarget {target}"
         yield figure_stem(model, target, "metric"), draw_metric(title, group, styles)
         yield figure_stem(model, target, "change"), draw_change(title, group, styles)
-        for distractor, result in group.items():
-            if result["cos_by_len"]:
-                yield figure_stem(model, target, "cosine", distractor), draw_cosines(title, result)
 
 
 def draw_metric(title: str, group: Group, styles: Group) -> Any:
@@ -122,23 +118,6 @@ def change_notes(group: Group) -> list[str]:
                 notes[stats.get("percent_change_reason", "of no stored reason")][distractor] = None
     texts = [f"Gaps because {reason}: {', '.join(names)}" for reason, names in notes.items()]
     return [line for text in texts for line in textwrap.wrap(text, 85)]
-
-
-def draw_cosines(title: str, result: Record) -> Any:
-    """Cosine of each block's lens logits to the final ones over blocks 1..L, a line for each h."""
-    from matplotlib import colormaps
-
-    figure, axes = _new_figure(f"{title}, n = {result['n']}\ndistractor {result['distractor']}")
-    axes.set(xlabel="Decoder block", ylabel="Cosine to the final logits")
-    cosines = result["curves"]["cosines"]  # [H + 1, L]
-    every = max(1, cosines.shape[1] // 8)
-    for h, line in enumerate(cosines):
-        colour = colormaps["viridis"](0.85 * h / max(1, len(cosines) - 1))  # the end is too pale
-        style = {"color": colour, "marker": MARKERS[h % 8], "markersize": 3.5, "linewidth": 1.2}
-        axes.plot(range(1, len(line) + 1), line, label=h, markevery=(h % every, every), **style)
-    axes.set_xlim(left=0.5)
-    figure.legend(loc="outside right upper", title="h (turns)", ncols=1 + len(cosines) // 15)
-    return figure
 
 
 def _draw_lines(title: str, group: Group, styles: Group, curve: str, ylabel: str) -> Any:

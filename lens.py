@@ -6,10 +6,14 @@ Logit lens: nostalgebraist, "interpreting GPT: the logit lens", 2020.
 """
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
+from accelerate.hooks import remove_hook_from_module
+from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from errors import UserError
@@ -25,6 +29,7 @@ class Parts:
     norms: tuple[nn.Module, ...]
     head: nn.Module
     softcap: float | None  # final logits are softcap * tanh(logits / softcap)
+    scales: tuple[float, ...]  # candidates for what the logits are multiplied by
 
 
 def find_parts(lm: nn.Module) -> Parts:
@@ -50,7 +55,17 @@ def find_parts(lm: nn.Module) -> Parts:
         (*reversed(norms), nn.Identity()),
         head,
         getattr(config, "final_logit_softcapping", None),
+        tuple(_scales(config)),
     )
+
+
+def _scales(config: Any) -> Iterator[float]:
+    """1, and what settings of the families that scale their logits say."""
+    yield 1.0
+    for name in ("logit_scale", "lm_head_multiplier", "logits_scaling"):
+        value = getattr(config, name, None)
+        if isinstance(value, (int, float)) and value:
+            yield 1 / value if name == "logits_scaling" else value
 
 
 def block_output(output: Tensor | tuple) -> Tensor:
@@ -58,87 +73,172 @@ def block_output(output: Tensor | tuple) -> Tensor:
     return output if torch.is_tensor(output) else output[0]
 
 
+@dataclass(frozen=True)
+class View:
+    """What the unembedding is given, in float32."""
+
+    blocks: Tensor  # [P, L, D], for each block
+    final: Tensor  # [P, D], for the model's own logits
+
+
 class Lens:
     """Reads block outputs through the final norm and the unembedding of one model."""
 
-    def __init__(self, parts: Parts, norm: nn.Module):
-        """`norm` is one of `parts.norms`; a float32 copy of it is kept."""
+    def __init__(self, parts: Parts, norm: nn.Module, scale: float = 1.0, kind: str = "logit"):
+        """`norm` is one of `parts.norms`, `scale` is what the model multiplies its logits by.
+
+        `kind` is logit, or raw: blocks without the final norm, against the same final logits.
+        """
         self.parts = parts
-        self.norm = copy.deepcopy(norm).float()
+        self.scale = scale
+        self.kind = kind
+        with align_module_device(norm):  # brings in weights that are kept elsewhere
+            self.norm = remove_hook_from_module(copy.deepcopy(norm)).to(self.device).float()
 
     @property
     def device(self) -> torch.device:
-        """Where the unembedding lives, and where states must be brought."""
-        return self.parts.head.weight.device
+        """Where the unembedding is computed."""
+        head = self.parts.head
+        return torch.device(
+            head._hf_hook.execution_device if head.weight.is_meta else head.weight.device
+        )
 
-    @property
-    def bias(self) -> Tensor | None:
-        """Output bias [V] of the unembedding, where it has one."""
-        return getattr(self.parts.head, "bias", None)
+    def describe(self) -> dict[str, Any]:
+        """How logits are made of a block's output, for a result file."""
+        return {
+            "kind": self.kind,
+            "norm": type(self.norm).__name__,
+            "logit_scale": self.scale,
+            "softcap": self.parts.softcap,
+            "output_bias": getattr(self.parts.head, "bias", None) is not None,
+        }
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Block outputs [..., D] -> lens logits [..., V] with output bias and soft-cap, float32."""
-        return self._project(self.norm(states.float()))
+    def view(self, states: Tensor) -> View:
+        """Outputs of all blocks [P, L, D], of any dtype and device -> what the unembedding sees."""
+        states = states.to(self.device).float()
+        if self.kind == "raw":
+            return View(states, self.norm(states[:, -1]))
+        normed = self.norm(states)
+        return View(normed, normed[:, -1])
 
-    def _project(self, normed: Tensor) -> Tensor:
-        weights = self.parts.head.weight.split(ROWS_AT_ONCE)
-        logits = torch.cat([normed @ rows.float().T for rows in weights], dim=-1)
-        if self.bias is not None:
-            logits = logits + self.bias.float()
-        cap = self.parts.softcap
-        return cap * torch.tanh(logits / cap) if cap else logits
+    def logits(self, given: Tensor) -> Tensor:
+        """What the unembedding is given [..., D] -> logits [..., V], as the model makes them."""
+        given = self._with_one(given)
+        return self._bent(torch.cat([given @ rows.T for rows in self._rows()], dim=-1))
 
-    def cosines(self, states: Tensor) -> Tensor:
-        """Block outputs [S, L, D] -> cosine of each block's lens logits with the last one's [S, L].
+    def token_logits(self, view: View, tokens: Sequence[int]) -> Tensor:
+        """Lens logits of a few tokens at each block [P, L, T]."""
+        with align_module_device(self.parts.head):
+            rows = self._rows_at(list(tokens))
+        return self._bent(self._with_one(view.blocks) @ rows.T)
+
+    def top_tokens(self, view: View) -> Tensor:
+        """The likeliest token at each block [P, L]; all of the unembedding once for each."""
+        given, start, best, top = self._with_one(view.blocks), 0, None, None
+        for rows in self._rows():  # neither scale nor soft-cap changes the order
+            here, token = (given @ rows.T).max(dim=-1)
+            if best is None:
+                best, top = here, token
+            else:
+                best, top = torch.maximum(best, here), torch.where(here > best, start + token, top)
+            start += len(rows)
+        return top
+
+    def cosines(self, view: View) -> Tensor:
+        """Cosine of each block's lens logits with the model's own logits [P, L]; NaN where a state
+        is not finite.
 
         cos(W a, W b) = a'Ga / (|a|_G |b|_G) with G = W'W, so no logits are made, unless a soft-cap
         bends them.
         """
-        normed = self.norm(states.float())
         if self.parts.softcap:
-            final = self._project(normed[:, -1])
-            layers = [self._project(layer) for layer in normed.unbind(1)]
-            cosines = [torch.cosine_similarity(layer, final, dim=-1) for layer in layers]
-            return torch.stack(cosines, dim=1).clamp(-1, 1)
-        if self.bias is not None:  # the bias is one more column of W
-            normed = torch.cat([normed, normed.new_ones(*normed.shape[:-1], 1)], dim=-1)
-        mapped = normed @ self.gram  # [S, L, D]
-        lengths = (mapped * normed).sum(-1).clamp_min(0).sqrt()  # |a|_G, [S, L]
-        products = (mapped * normed[:, -1:]).sum(-1)
-        return (products / (lengths * lengths[:, -1:])).clamp(-1, 1)
+            final = self.logits(view.final)
+            layers = [self.logits(layer) for layer in view.blocks.unbind(1)]
+            return torch.stack([_cosine(layer, final) for layer in layers], dim=1)
+        blocks, final = self._with_one(view.blocks), self._with_one(view.final)
+        mapped, mapped_final = blocks @ self.gram, final @ self.gram
+        lengths = (mapped * blocks).sum(-1).clamp_min(0).sqrt()  # |a|_G, [P, L]
+        final_length = (mapped_final * final).sum(-1).clamp_min(0).sqrt()  # [P]
+        products = (mapped * final[:, None]).sum(-1)
+        return _in_range(products / (lengths * final_length[:, None]))
+
+    def drift(self, states: Tensor, baselines: Tensor) -> Tensor:
+        """Cosine of block outputs [P, L, D] with others of the same blocks [P, L]; NaN as above."""
+        here, there = (each.to(self.device).float() for each in (states, baselines))
+        return _cosine(here, there)
 
     @cached_property
     def gram(self) -> Tensor:
-        """G = W'W, [D, D], of the unembedding; [D + 1, D + 1] where the bias is a column of it."""
-        weight = self.parts.head.weight
-        total = 0
-        for start in range(0, len(weight), ROWS_AT_ONCE):
-            rows = weight[start : start + ROWS_AT_ONCE].float()
-            if self.bias is not None:
-                bias = self.bias[start : start + ROWS_AT_ONCE, None].float()
-                rows = torch.cat([rows, bias], dim=1)
-            total = total + rows.T @ rows
-        return total
+        """G = W'W of the unembedding [D, D]; [D + 1, D + 1] where its bias is one more column."""
+        return sum(rows.T @ rows for rows in self._rows())
+
+    def _rows(self) -> Iterator[Tensor]:
+        """All rows of the unembedding, some at a time."""
+        head = self.parts.head
+        with align_module_device(head):
+            for start in range(0, len(head.weight), ROWS_AT_ONCE):
+                yield self._rows_at(slice(start, start + ROWS_AT_ONCE))
+
+    def _rows_at(self, which: slice | list[int]) -> Tensor:
+        """Rows of the unembedding [R, D]; [R, D + 1] where its bias is one more column."""
+        rows = self.parts.head.weight[which].float()
+        bias = getattr(self.parts.head, "bias", None)
+        return rows if bias is None else torch.cat([rows, bias[which, None].float()], dim=-1)
+
+    def _with_one(self, given: Tensor) -> Tensor:
+        """[..., D] -> [..., D + 1] where the unembedding has a bias column."""
+        if getattr(self.parts.head, "bias", None) is None:
+            return given
+        return torch.cat([given, given.new_ones(*given.shape[:-1], 1)], dim=-1)
+
+    def _bent(self, logits: Tensor) -> Tensor:
+        """What the model does to its logits behind the unembedding: scale, then soft-cap."""
+        cap = self.parts.softcap
+        logits = self.scale * logits
+        return cap * torch.tanh(logits / cap) if cap else logits
 
 
-def proved_lens(parts: Parts, last_state: Tensor, logits: Tensor, architecture: str) -> Lens:
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    lengths = first.norm(dim=-1) * second.norm(dim=-1)
+    return _in_range((first * second).sum(-1) / lengths)
+
+
+def _in_range(cosines: Tensor) -> Tensor:
+    """Rounding beyond [-1, 1] is cut off; what is not finite becomes NaN, not 1."""
+    return torch.where(cosines.isfinite(), cosines.clamp(-1, 1), torch.nan)
+
+
+def proved_lens(
+    parts: Parts, last_state: Tensor, logits: Tensor, architecture: str, kind: str = "logit"
+) -> Lens:
     """The lens that reads the model's own logits [S, V] off its last block's output [S, D].
 
-    A constant scale of the logits matters to no cosine and is let through. UserError where no
-    candidate for the final norm does it.
+    UserError where no candidate for the final norm does it.
     """
-    slack = (
-        1e-4 if last_state.dtype == torch.float32 else 1e-3
-    )  # half precision rounds the model's own logits
+    slack = 1e-3 if parts.head.weight.dtype == torch.float32 else 3e-2  # halves round the logits
     for norm in parts.norms:
-        lens = Lens(parts, norm)
-        read = lens.logits(last_state.to(lens.device))
-        if (
-            read.shape == logits.shape
-            and (torch.cosine_similarity(read, logits.float(), dim=-1) > 1 - slack).all()
-        ):
-            return lens
+        lens = Lens(parts, norm, kind=kind)
+        read = lens.logits(lens.norm(last_state.to(lens.device).float()))
+        if read.shape != logits.shape:
+            continue
+        scales = (1.0,) if parts.softcap else (*parts.scales, _measured_scale(read, logits))
+        for scale in scales:
+            if scale > 0 and _relative_gap(scale * read, logits) < slack:
+                lens.scale = scale
+                return lens
     raise UserError(
         f"{architecture}: its last block, read through its norm, does not give its own logits,\n"
-        "so its cosines would be wrong. Run with --no_cosine."
+        "so its layers would be misread. Run with --no_cosine."
     )
+
+
+def _measured_scale(read: Tensor, logits: Tensor) -> float:
+    """The s that brings s * read nearest to the logits, for a scale that no known setting names."""
+    read, logits = read.cpu().double(), logits.cpu().double()
+    return ((read * logits).sum() / (read * read).sum()).item()
+
+
+def _relative_gap(read: Tensor, logits: Tensor) -> float:
+    """Largest distance between rows of logits [S, V], as a share of the second ones' length."""
+    read, logits = read.cpu().double(), logits.cpu().double()
+    return ((read - logits).norm(dim=-1) / logits.norm(dim=-1)).max().item()

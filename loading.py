@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import BUNDLED
+from engine import input_device
 from errors import UserError
 from model import PROBE, LanguageModel
 
@@ -27,12 +28,17 @@ def load_model(
     dtype: str = "auto",
     device: str = "auto",
     prompt_form: str = "auto",
-    cosines: bool = True,
+    lens: str | None = "logit",
+    agree: bool = False,
+    device_map: str | None = None,
     max_new_tokens: int = 32,
     engine: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
-    """Load a causal LM by Hub name, path, or BUNDLED; UserError says what to do where it fails."""
+    """Load a causal LM by Hub name, path, or BUNDLED; UserError says what to do where it fails.
+
+    With a `device_map` (auto) the model is spread over every device there is, `device` or not.
+    """
     where = resolve_device(device)
     if where.type == "cpu":  # grouped keys are read in place, not copied for every head
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
@@ -47,6 +53,7 @@ def load_model(
             dtype=resolve_dtype(dtype, where),
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            device_map=device_map,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error)) from error
@@ -59,16 +66,16 @@ def load_model(
             f"'{name}' is not a causal language model: its files lack {len(missing)} weights, "
             f"such as {missing[0]}."
         )
-    lm = lm.to(where).eval()
+    lm = (lm if device_map else lm.to(where)).eval()
     check_causal(lm, name)
-    return LanguageModel(lm, tokenizer, prompt_form, cosines, max_new_tokens, engine)
+    return LanguageModel(lm, tokenizer, prompt_form, lens, agree, max_new_tokens, engine)
 
 
 def check_causal(lm, name: str) -> None:
     """UserError where a later token changes what the model says after an earlier one (BERT)."""
     with torch.inference_mode():
         whole, part = (
-            lm(torch.tensor([PROBE[:n]], device=lm.device)).logits[0, 3].float()
+            lm(torch.tensor([PROBE[:n]], device=input_device(lm))).logits[0, 3].float()
             for n in (len(PROBE), 4)
         )
     slack = 1e-3 if lm.dtype == torch.float32 else 0.1  # half precision depends on the length

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+import layers
+
 CONFIDENCE = 0.95
 RESAMPLES = 2000  # of a bootstrap
 TOP = 5  # most frequent tokens that are kept
@@ -82,12 +84,11 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
     return {
         "n": len(by_len["0"]),
         "metric_by_len": {h: float(values.mean()) for h, values in scores.items()},
-        "cos_by_len": _mean_cosines(by_len),
         "debug_top5_by_len": {h: _top_tokens(group) for h, group in by_len.items()},
         "stats_by_len": {
             h: _stats(values, scores["0"], metric_name) for h, values in scores.items()
         },
-    }
+    } | layers.aggregate(by_len)
 
 
 def _by_len(examples: Sequence[Example]) -> dict[str, list[Example]]:
@@ -100,16 +101,6 @@ def _by_len(examples: Sequence[Example]) -> dict[str, list[Example]]:
     if any(row != targets[0] for row in targets):
         raise ValueError("the examples are not the same targets at every history length")
     return by_len
-
-
-def _mean_cosines(by_len: dict[str, list[Example]]) -> dict[str, list[float]]:
-    """Mean over examples of each block's cosine; {} where layers were not read."""
-    if not all("cosines" in example for group in by_len.values() for example in group):
-        return {}
-    return {
-        h: np.mean([example["cosines"] for example in group], axis=0).tolist()
-        for h, group in by_len.items()
-    }
 
 
 def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:

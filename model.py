@@ -1,9 +1,9 @@
-"""A Hugging Face causal LM: conversations in, label scores, greedy text and layer cosines out.
+"""A Hugging Face causal LM: conversations in; label scores, greedy text and its layers out.
 
     lm = load_model("bundled/SmolLM2-135M-Instruct")
     question = {"role": "user", "content": "2 + 2 = 4: true or false?"}
     prompt = lm.encode([question], labels=("true", "false"))
-    [outcome] = lm.run([prompt])          # outcome.label_logprobs, outcome.top5, outcome.cosines
+    [outcome] = lm.run([prompt])          # outcome.label_logprobs, outcome.top5, outcome.layers
 
 Paper: Gupta et al., arXiv 2402.18216.
 """
@@ -14,10 +14,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from data import Message
-from engine import Decoding, Prefix, Reading, Runtime, Spot, Want, captured
+from engine import Decoding, Prefix, Reading, Runtime, Spot, Want, captured, input_device
 from errors import UserError
 from lens import Lens, find_parts, proved_lens
 from prefix_tree import common_length
@@ -32,6 +33,7 @@ PROBE = (3, 5, 8, 13, 21, 34)  # token ids that every vocabulary has
 # Fixed values for what a chat template would otherwise take from the day or from its defaults.
 TEMPLATE_SETTINGS = {"date_string": "01 Jan 2025", "enable_thinking": False}
 PLAIN_STOP = "\nUser:"
+PROMPTS_AT_ONCE = 64  # whose states the lens reads together, in float32
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,49 @@ class Prompt:
     ids: Prefix
     labels: tuple[tuple[str, Prefix], ...] = ()
     start: int = 0  # first position of `labels` that is scored, the same for all of them
+    baseline: "Prompt | None" = None  # the same target without history; None: this is it
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence that the model has to read."""
         return max([len(self.ids), *(len(ids) for _, ids in self.labels)])
+
+    @cached_property
+    def fork(self) -> "Fork | None":
+        """Where the labels part; None where no single token tells them all apart."""
+        sequences = [ids for _, ids in self.labels]
+        if len(sequences) < 2:
+            return None
+        shared = min(common_length(sequences[0], ids) for ids in sequences[1:])
+        tokens = tuple(ids[shared : shared + 1] for ids in sequences)
+        if () in tokens or len(set(tokens)) < len(tokens):
+            return None
+        return Fork(sequences[0][:shared], tuple(token for (token,) in tokens))
+
+
+@dataclass(frozen=True)
+class Fork:
+    """The position from which labels differ: what they share, and each one's next token.
+
+    All labels have the same log P up to it, so that there their logits differ by their log-odds.
+    """
+
+    prefix: Prefix
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the blocks of a model hold at the end of a prompt: one number per block each, NaN where
+    a hidden state is not finite.
+    """
+
+    cosines: tuple[float, ...]  # of the lens logits with the final ones
+    drift: tuple[float, ...]  # cosine of the block's output with its output at the baseline's end
+    label_logits: (
+        dict[str, tuple[float, ...]] | None
+    )  # lens logit of each label's token at the fork
+    agree: tuple[bool, ...] | None  # is the lens' likeliest token the model's? Where asked for
 
 
 @dataclass(frozen=True)
@@ -54,7 +94,7 @@ class Outcome:
     """What the model made of a prompt."""
 
     top5: tuple[str, ...]  # likeliest next tokens
-    cosines: tuple[float, ...] | None  # one number per block
+    layers: Layers | None  # where they are read
     label_logprobs: dict[str, float] | None  # label -> sum of log P over its tokens
     text: str | None  # greedy answer; None for a label task, which has label_logprobs
 
@@ -67,12 +107,14 @@ class LanguageModel:
         lm,
         tokenizer,
         prompt_form: str = "auto",
-        cosines: bool = True,
+        lens: str | None = "logit",
+        agree: bool = False,
         max_new_tokens: int = 32,
         engine: str = "auto",
     ):
         """`lm` is a Hugging Face causal LM; `prompt_form` is auto, chat or plain, `engine` auto,
-        tree or plain. UserError where the form, the engine or the lens does not fit the model.
+        tree or plain, `lens` logit, raw or None (no layers); `agree` reads Layers.agree too.
+        UserError where the form, the engine or the lens does not fit the model.
         """
         self.lm = lm.eval()
         self.tokenizer = tokenizer
@@ -83,9 +125,11 @@ class LanguageModel:
         ends = _eos_ids(lm, tokenizer)
         self.decoding = Decoding(max_new_tokens, ends, stop_text, tokenizer.decode)
         lm.generation_config = GenerationConfig()  # generate() takes penalties from the old one
-        kind = "cpu" if lm.device.type == "cpu" else "accelerator"
-        lens = prove_lens(lm) if cosines else None
-        self.runtime = Runtime(lm, lens, self.decoding, TOKEN_BUDGET[kind], FORWARD_COST[kind])
+        self.lens = prove_lens(lm, lens) if lens else None
+        self.agree = agree
+        kind = "cpu" if input_device(lm).type == "cpu" else "accelerator"
+        blocks = self.lens.parts.blocks if self.lens else ()
+        self.runtime = Runtime(lm, blocks, self.decoding, TOKEN_BUDGET[kind], FORWARD_COST[kind])
         self.engine = choose_engine(engine, self.runtime)
 
     # -- text and tokens
@@ -121,22 +165,28 @@ class LanguageModel:
         puts_one = self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id]
         return self.tokenizer.bos_token if puts_one else ""
 
-    def encode(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> Prompt:
+    def encode(
+        self,
+        messages: Sequence[Message],
+        labels: Sequence[str] = (),
+        baseline: Prompt | None = None,
+    ) -> Prompt:
         """Tokenise a conversation, and again with each label behind it: a token may span the seam.
 
+        `baseline` is the same target's prompt without history, which drift is measured from.
         Raises UserError where two labels cannot be told apart by their tokens.
         """
         text = self.render(messages)
         ids = self._tokens(text)
         if not labels:
-            return Prompt(text, ids)
+            return Prompt(text, ids, baseline=baseline)
         full = {label: self._tokens(text + self.continuation(label)) for label in labels}
         start = min(common_length(ids, sequence) for sequence in full.values())
         empty = any(len(sequence) <= start for sequence in full.values())
         if empty or len(set(full.values())) < len(full):
             names = ", ".join(labels)
             raise UserError(f"labels {names} cannot be told apart by this model's tokens.")
-        return Prompt(text, ids, tuple(full.items()), start)
+        return Prompt(text, ids, tuple(full.items()), start, baseline)
 
     def _tokens(self, text: str) -> Prefix:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -148,6 +198,13 @@ class LanguageModel:
         return next(
             (limit for name in CONTEXT_NAMES if (limit := getattr(config, name, None))), None
         )
+
+    def margin_tokens(self, labels: Sequence[str]) -> dict[str, str] | None:
+        """The token each label is read by at the fork; None where no token tells them apart."""
+        fork = self.encode([{"role": "user", "content": "?"}], labels).fork
+        if fork is None:
+            return None
+        return dict(zip(labels, map(self.tokenizer.decode, ([token] for token in fork.tokens))))
 
     def tokens_needed(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> int:
         """Tokens of a prompt with its longest label, or the longest answer it may get."""
@@ -163,14 +220,17 @@ class LanguageModel:
     def facts(self) -> dict[str, Any]:
         """What a result says of the model as it was run."""
         peak = {}
-        if self.lm.device.type == "cuda":
+        device = input_device(self.lm)
+        if device.type == "cuda":
             peak["peak_device_memory_mib"] = torch.cuda.max_memory_allocated() // 2**20
         return peak | {
             "architecture": type(self.lm).__name__,
-            "device": str(self.lm.device),
+            "device": str(device),
+            "device_map": {k: str(v) for k, v in getattr(self.lm, "hf_device_map", {}).items()},
             "dtype": str(self.lm.dtype).removeprefix("torch."),
             "attention": self.lm.config._attn_implementation,
             "engine": self.engine.name,
+            "lens": self.lens.describe() if self.lens else None,
             "token_budget": self.runtime.token_budget,
             "context": self.context,
         }
@@ -182,9 +242,12 @@ class LanguageModel:
     ) -> list[Outcome]:
         """Score or answer the prompts, in their order. `advance` is told how many were done."""
         readings = self.engine.read(wants_of(prompts), advance)
-        return [self._outcome(prompt, readings) for prompt in prompts]
+        layers = self._layers(prompts, readings) if self.lens else [None] * len(prompts)
+        return [self._outcome(prompt, readings, held) for prompt, held in zip(prompts, layers)]
 
-    def _outcome(self, prompt: Prompt, readings: Mapping[Prefix, Reading]) -> Outcome:
+    def _outcome(
+        self, prompt: Prompt, readings: Mapping[Prefix, Reading], layers: Layers | None
+    ) -> Outcome:
         here = readings[prompt.ids]
         scores = {
             label: sum(readings[ids[:k]].logprobs[ids[k]] for k in range(prompt.start, len(ids)))
@@ -192,10 +255,51 @@ class LanguageModel:
         }
         return Outcome(
             top5=tuple(self.tokenizer.decode([token]) for token in here.top_tokens),
-            cosines=here.cosines,
+            layers=layers,
             label_logprobs=scores or None,
             text=None if scores else self._text(here.answer),
         )
+
+    @torch.inference_mode()
+    def _layers(
+        self, prompts: Sequence[Prompt], readings: Mapping[Prefix, Reading]
+    ) -> list[Layers]:
+        """What the blocks hold, some prompts at a time."""
+        found = []
+        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+            batch = prompts[start : start + PROMPTS_AT_ONCE]
+            states = _stack(readings, [prompt.ids for prompt in batch])
+            baselines = _stack(readings, [(prompt.baseline or prompt).ids for prompt in batch])
+            view = self.lens.view(states)
+            cosines = self.lens.cosines(view).tolist()
+            drift = self.lens.drift(states, baselines).tolist()
+            labels = self._label_logits(batch, readings)
+            agree = [None] * len(batch)
+            if self.agree:
+                own = torch.tensor([readings[prompt.ids].top_tokens[:1] for prompt in batch])
+                agree = (self.lens.top_tokens(view).cpu() == own).tolist()
+            found += [
+                Layers(tuple(c), tuple(d), labels.get(prompt), None if a is None else tuple(a))
+                for prompt, c, d, a in zip(batch, cosines, drift, agree)
+            ]
+        return found
+
+    def _label_logits(
+        self, prompts: Sequence[Prompt], readings: Mapping[Prefix, Reading]
+    ) -> dict[Prompt, dict[str, tuple[float, ...]]]:
+        """Lens logits of the labels of each prompt that has a fork, those of one task together."""
+        groups: dict[tuple[int, ...], list[Prompt]] = {}
+        for prompt in prompts:
+            if prompt.fork:
+                groups.setdefault(prompt.fork.tokens, []).append(prompt)
+        found = {}
+        for tokens, group in groups.items():
+            view = self.lens.view(_stack(readings, [prompt.fork.prefix for prompt in group]))
+            logits = self.lens.token_logits(view, tokens).transpose(1, 2).tolist()  # [P, T, L]
+            for prompt, rows in zip(group, logits):
+                names = (label for label, _ in prompt.labels)
+                found[prompt] = dict(zip(names, map(tuple, rows)))
+        return found
 
     def _text(self, answer: Prefix) -> str:
         text = self.tokenizer.decode(answer, skip_special_tokens=True)
@@ -204,25 +308,35 @@ class LanguageModel:
 
 
 def wants_of(prompts: Sequence[Prompt]) -> dict[Prefix, Want]:
-    """What to read for these prompts: each one's end, and every position before a label token."""
+    """What to read for these prompts: each one's end, its baseline's end, and every position before
+    a label token.
+    """
     wants: dict[Prefix, Want] = {}
     for prompt in prompts:
         want = wants.setdefault(prompt.ids, Want())
-        want.is_prompt = True
+        want.is_prompt = want.states = True
         want.answer |= not prompt.labels
+        for prefix in (prompt.baseline and prompt.baseline.ids, prompt.fork and prompt.fork.prefix):
+            if prefix:
+                wants.setdefault(prefix, Want()).states = True
         for _, ids in prompt.labels:
             for k in range(prompt.start, len(ids)):
                 wants.setdefault(ids[:k], Want()).next_tokens.add(ids[k])
     return wants
 
 
-def prove_lens(lm) -> Lens:
+def prove_lens(lm, kind: str = "logit") -> Lens:
     """The lens of a model, proved on a short row of tokens; UserError where none fits it."""
     parts = find_parts(lm)
-    spots = [Spot(0, column, Want(is_prompt=True)) for column in range(len(PROBE))]
+    spots = [Spot(0, column, Want(states=True)) for column in range(len(PROBE))]
     with torch.no_grad(), captured(lm, parts.blocks[-1:], spots) as states:
-        logits = lm(torch.tensor([PROBE], device=lm.device)).logits[0]
-        return proved_lens(parts, states[0], logits, type(lm).__name__)
+        logits = lm(torch.tensor([PROBE], device=input_device(lm))).logits[0]
+        return proved_lens(parts, states[0], logits, type(lm).__name__, kind)
+
+
+def _stack(readings: Mapping[Prefix, Reading], prefixes: Sequence[Prefix]) -> Tensor:
+    """Outputs of all blocks at the ends of these prefixes [P, L, D]."""
+    return torch.stack([readings[prefix].states for prefix in prefixes])
 
 
 def _resolve_prompt_form(form: str, tokenizer) -> str:

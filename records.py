@@ -20,9 +20,18 @@ from typing import Any
 
 from errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "numpy")
+LAYER_ROWS = ("cosines", "drift", "margin", "agree", "decision_layer")
+LAYER_KEYS = (  # {} where layers were not read
+    "cos_by_len",
+    "drift_by_len",
+    "margin_by_len",
+    "agree_by_len",
+    "decision_layer_by_len",
+    "layer_stats_by_len",
+)
 RESULT_KEYS = {
     "schema_version": int,
     "model": str,
@@ -31,7 +40,7 @@ RESULT_KEYS = {
     "metric_name": str,
     "n": int,
     "metric_by_len": dict,
-    "cos_by_len": dict,
+    **dict.fromkeys(LAYER_KEYS, dict),
     "debug_top5_by_len": dict,
     "stats_by_len": dict,
     "config": dict,
@@ -143,9 +152,9 @@ def read_result(path: Path) -> dict[str, Any]:
     lens = [str(h) for h in range(len(metric))]
     if not lens or list(metric) != lens or not all(map(_is_number, metric.values())):
         raise UserError(f"{path} is damaged: metric_by_len has no number for 0, 1, 2, ... turns.")
-    for name in ("metric_by_len", "cos_by_len", "stats_by_len"):
+    for name in ("metric_by_len", "stats_by_len", *LAYER_KEYS):
         values = result[name]
-        left_out = name == "cos_by_len" and not values
+        left_out = name in LAYER_KEYS and not values
         if not _numeric(values) or (list(values) != lens and not left_out):
             raise UserError(
                 f"{path} is damaged: {name} does not hold numbers for lengths 0 to {lens[-1]}."
@@ -164,8 +173,9 @@ def read_debug(path: Path) -> dict[str, Any]:
         _require(path, example["config"], EXAMPLE_CONFIG_KEYS, f"example {number}'s config")
         if not 0 <= example["config"]["history_len"] < len(log["debug_examples"]):
             raise UserError(f"{path} is damaged: example {number} has no valid 'history_len'.")
-        scores, cosines = example.get("label_logprobs", {}), example.get("cosines", [])
-        if not isinstance(scores, dict) or not _numeric(scores) or not _numeric(cosines):
+        scores = example.get("label_logprobs", {})
+        rows = [example[key] for key in LAYER_ROWS if key in example]
+        if not isinstance(scores, dict) or not _numeric(scores) or not _numeric(rows):
             raise UserError(
                 f"{path} is damaged: example {number} holds something that is no number."
             )

@@ -212,7 +212,7 @@ def tree_agrees(runtime: Runtime, slack: float) -> bool:
     forwards, and answers decoded in one batch: all that the tree does and the plain loop does not.
     """
     wants = _probe(runtime.lm.config.get_text_config().vocab_size)
-    probed = replace(runtime, lens=None, decoding=replace(runtime.decoding, max_new_tokens=3))
+    probed = replace(runtime, blocks=(), decoding=replace(runtime.decoding, max_new_tokens=3))
     plain = PlainEngine(replace(probed, token_budget=1)).read(wants)
     try:
         tree = TreeEngine(replace(probed, forward_cost=1000)).read(wants)

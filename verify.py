@@ -1,6 +1,7 @@
 """Verification of a finished run: every stored number is computed again from the debug log."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from errors import UserError
 
 TOLERANCE = 1e-6  # largest difference that counts as equal
 IDENTITY = ("model", "target", "distractor", "metric_name", "n")
-BY_LEN = ("metric_by_len", "cos_by_len", "debug_top5_by_len", "stats_by_len")
+BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.LAYER_KEYS)
 COLUMNS = ("quantity", "h", "values", "stored", "recomputed", "difference", "verdict")
 
 Record = dict[str, Any]  # a result, a log or an example
@@ -58,11 +59,20 @@ def flatten(record: Record, examples: list[Record]) -> dict[tuple, Any]:
             flat["model_prediction", h, place] = example["model_prediction"]
     for name in BY_LEN:
         for h, value in record[name].items():
-            if isinstance(value, list):
-                value = {f"no. {number}": item for number, item in enumerate(value, 1)}
-            leaves = value if isinstance(value, dict) else {"": value}
-            flat |= {(name, h, place): leaf for place, leaf in leaves.items()}
+            flat |= {(name, h, place): leaf for place, leaf in leaves(value)}
     return flat
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number, text and null inside lists and objects, with the place it has there."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{place} {key}".strip())
+    elif isinstance(value, list):
+        for number, inner in enumerate(value, 1):
+            yield from leaves(inner, f"{place} no. {number}".strip())
+    else:
+        yield place, value
 
 
 def compare(stored: dict[tuple, Any], recomputed: dict[tuple, Any]) -> list[tuple[str, ...]]:

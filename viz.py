@@ -1,6 +1,7 @@
 """Figures of finished runs, and their verification. Reads result files only; needs no model.
 
     python viz.py metric --result_dir results/org@name__quiz --out_dir plots
+    python viz.py layers --result_dir results/org@name__quiz --out_dir plots
     python viz.py verify --debug_file results/org@name__quiz/test_vs_posts_test_debug.json
 
 Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
@@ -8,9 +9,11 @@ Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024
 
 import argparse
 import sys
+from itertools import chain
 from pathlib import Path
 
 import figures
+import layer_figures
 import verify
 from errors import UserError
 
@@ -18,7 +21,18 @@ from errors import UserError
 def run_metric(arguments: argparse.Namespace) -> int:
     """Draw metric, change and cosines of every model and target below --result_dir."""
     groups = figures.load_groups(arguments.result_dir)
-    print(*figures.save_figures(figures.metric_figures(groups), arguments.out_dir), sep="\n")
+    drawn = chain(figures.metric_figures(groups), layer_figures.cosine_figures(groups))
+    print(*figures.save_figures(drawn, arguments.out_dir), sep="\n")
+    return 0
+
+
+def run_layers(arguments: argparse.Namespace) -> int:
+    """Draw every layer measure of every pair below --result_dir."""
+    groups = figures.load_groups(arguments.result_dir)
+    paths = figures.save_figures(layer_figures.layer_figures(groups), arguments.out_dir)
+    if not paths:
+        raise UserError(f"no result below {arguments.result_dir} has layers (--no_cosine).")
+    print(*paths, sep="\n")
     return 0
 
 
@@ -46,10 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    metric = commands.add_parser("metric", help="draw metric, change and cosines over h")
-    metric.add_argument("--result_dir", required=True, help="folder of results, searched below")
-    metric.add_argument("--out_dir", default="plots", help="folder for figures (default: plots)")
-    metric.set_defaults(run=run_metric)
+    for name, run, text in (
+        ("metric", run_metric, "draw metric, change and cosines over h"),
+        ("layers", run_layers, "draw what a history changes at each layer"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--result_dir", required=True, help="folder of results")
+        command.add_argument("--out_dir", default="plots", help="folder for figures (plots)")
+        command.set_defaults(run=run)
     check = commands.add_parser("verify", help="recompute every stored number from debug logs")
     check.add_argument("--debug_file", required=True, nargs="+", help="..._debug.json files")
     check.set_defaults(run=run_verify)

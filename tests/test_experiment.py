@@ -21,7 +21,7 @@ TARGETS, DISTRACTORS = ("quiz", "posts"), ("reviews", "quiz")
 PAIRS = list(product(TARGETS, DISTRACTORS))
 LIMIT, MAX_LEN, BLOCKS = 4, 2, 3
 SMALL = f"--limit {LIMIT} --max_len {MAX_LEN} --max_new_tokens 4 --device cpu".split()
-AGGREGATES = ("n", "metric_by_len", "cos_by_len", "debug_top5_by_len", "stats_by_len")
+AGGREGATES = ("n", "metric_by_len", "debug_top5_by_len", "stats_by_len", *records.LAYER_KEYS)
 ROOT = Path(experiment.__file__).parent
 
 
@@ -118,6 +118,41 @@ def test_a_result_keeps_its_contract(grid, pair):
         assert len(cosines) == BLOCKS
         assert cosines[-1] == pytest.approx(1, abs=1e-5)
         assert all(-1 <= cosine <= 1 for cosine in cosines)
+    assert list(result["drift_by_len"]) == list(result["layer_stats_by_len"]) == ["0", "1", "2"]
+    assert result["drift_by_len"]["0"] == pytest.approx([1] * BLOCKS, abs=1e-6)
+    labels = result["metric_name"] == "accuracy"
+    for name in ("margin_by_len", "decision_layer_by_len"):
+        assert list(result[name]) == (["0", "1", "2"] if labels else [])
+    assert result["agree_by_len"] == {}
+    assert result["config"]["lens"] == result["environment"]["lens"]["kind"] == "logit"
+
+
+def test_the_margin_at_the_last_block_is_that_of_the_label_logprobs(grid):
+    result = result_of(grid, "quiz", "reviews")
+    assert list(result["config"]["margin_tokens"]) == list(data.LETTERS)
+    for example in examples_of(grid, "quiz", "reviews"):
+        scores = dict(example["label_logprobs"])
+        own = scores.pop(example["expected_answer"])
+        assert example["margin"][-1] == pytest.approx(own - max(scores.values()), abs=1e-4)
+        assert 1 <= example["decision_layer"] <= BLOCKS
+
+
+def test_agreement_is_read_where_it_is_asked_for(tmp_path, model, grid):
+    assert run(tmp_path, model, "posts", "quiz", "--agree") == 0
+    result = result_of(tmp_path, "posts", "quiz")
+    assert [row[-1] for row in result["agree_by_len"].values()] == [1, 1, 1]
+    for h, counts in result["decision_layer_by_len"].items():
+        assert sum(counts) == LIMIT, h
+    assert_same_examples(examples_of(tmp_path, "posts", "quiz"), examples_of(grid, "posts", "quiz"))
+
+
+def test_the_raw_lens_is_named_in_the_result_and_reads_otherwise(tmp_path, model, grid):
+    assert run(tmp_path, model, "quiz", "reviews", "--lens", "raw") == 0
+    raw, logit = (result_of(folder, "quiz", "reviews") for folder in (tmp_path, grid))
+    assert raw["config"]["lens"] == raw["environment"]["lens"]["kind"] == "raw"
+    assert raw["drift_by_len"]["2"] == pytest.approx(logit["drift_by_len"]["2"], abs=1e-5)
+    assert raw["cos_by_len"]["2"][-1] < 0.9999 < logit["cos_by_len"]["2"][-1]
+    assert raw["metric_by_len"] == logit["metric_by_len"]
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -217,9 +252,9 @@ def test_another_seed_gives_other_targets_and_histories(tmp_path, model, grid):
 
 def test_no_cosine_stores_none(tmp_path, model, grid):
     assert run(tmp_path, model, "posts", "quiz", "--no_cosine") == 0
-    assert result_of(tmp_path, "posts", "quiz")["cos_by_len"] == {}
+    assert all(result_of(tmp_path, "posts", "quiz")[name] == {} for name in records.LAYER_KEYS)
     found, expected = (examples_of(folder, "posts", "quiz") for folder in (tmp_path, grid))
-    assert not any("cosines" in example for example in found)
+    assert not any(key in example for example in found for key in records.LAYER_ROWS)
     assert [example["score"] for example in found] == [example["score"] for example in expected]
 
 

@@ -146,16 +146,6 @@ def test_rouge_is_a_plain_mean_with_a_bootstrap_interval():
     assert "bootstrap" in stats["interval"]
 
 
-def test_cosines_are_means_over_examples_block_by_block():
-    examples = [example(0, i, cosines=[0.375 * (i == 2), 1.0]) for i in range(3)]
-    assert metrics.aggregate(examples, "accuracy")["cos_by_len"] == {"0": [0.125, 1.0]}
-
-
-def test_cosines_that_some_examples_lack_are_left_out():
-    examples = [example(0, 0, cosines=[0.5, 1.0]), example(0, 1)]
-    assert metrics.aggregate(examples, "accuracy")["cos_by_len"] == {}
-
-
 def test_the_5_most_frequent_tokens_are_counted_per_length():
     tops = [" a b c d e", " a b c d f", " a b c e f", " a g"]
     examples = [example(0, i, top5=top.split()) for i, top in enumerate(tops)]

@@ -1,7 +1,5 @@
 """Identities of prompts, label scores and the lens on tiny random models."""
 
-import dataclasses
-
 import pytest
 import tiny
 import torch
@@ -9,8 +7,7 @@ import torch
 from data import Turn, conversation
 from engine import PlainEngine
 from errors import UserError
-from lens import Lens, find_parts, proved_lens
-from model import LanguageModel, prove_lens
+from model import LanguageModel
 
 SHAPES = ("llama", "gpt2", "gpt_neox", "gemma2")
 MESSAGES = conversation(Turn("the question", ()), [Turn("is it", ("positive",))])
@@ -94,7 +91,7 @@ def test_label_and_generation_prompts_run_together():
     label, text = lm.run(prompts)
     assert label.text is None and set(label.label_logprobs) == {"A", "B"}
     assert text.label_logprobs is None and isinstance(text.text, str)
-    assert label.cosines == text.cosines
+    assert label.layers.cosines == text.layers.cosines
 
 
 def test_penalties_of_a_checkpoint_do_not_reach_greedy_decoding():
@@ -108,55 +105,10 @@ def test_penalties_of_a_checkpoint_do_not_reach_greedy_decoding():
     assert lm.generation_config.repetition_penalty is None
 
 
-# Mamba's hidden_states hold its blocks' inputs, so they say nothing about the outputs.
-@pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family != "mamba"])
-def test_cosines_equal_those_of_plain_transformers(family):
-    lm = tiny.model(family)
-    lens = prove_lens(lm)
-    ids = torch.tensor([range(3, 40)])
-    states = []
-    hooks = [
-        block.register_forward_hook(
-            lambda m, a, out: states.append(out if torch.is_tensor(out) else out[0])
-        )
-        for block in lens.parts.blocks
-    ]
-    with torch.no_grad():
-        out = lm(ids, output_hidden_states=True)
-    for hook in hooks:
-        hook.remove()
-    final = out.logits[0, -1]
-    own = out.hidden_states[1:]  # the last one is normed already
-    with torch.no_grad():
-        got = lens.cosines(torch.stack([state[:, -1] for state in states], dim=1))[0]
-        read = [lens.norm(state[0, -1]) for state in own[:-1]] + [own[-1][0, -1]]
-        logits = [lm.get_output_embeddings()(state) for state in read]
-    if cap := getattr(lm.config, "final_logit_softcapping", None):
-        logits = [cap * torch.tanh(each / cap) for each in logits]
-    expected = [torch.cosine_similarity(each, final, dim=0).item() for each in logits]
-    assert got.tolist() == pytest.approx(expected, abs=1e-4)
-    assert got[-1].item() == pytest.approx(1, abs=1e-5)
-
-
-def test_a_soft_cap_matters_to_the_cosines():
-    lens = prove_lens(tiny.model("gemma2"))
-    states = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
-    bare = Lens(dataclasses.replace(lens.parts, softcap=None), lens.norm)
-    with torch.no_grad():
-        assert (lens.cosines(states) - bare.cosines(states)).abs().max() > 0.01
-
-
-def test_a_lens_that_does_not_give_the_own_logits_is_refused():
-    lm = tiny.model("llama")
-    parts = find_parts(lm)
-    with pytest.raises(UserError, match="Llama"):
-        proved_lens(parts, torch.randn(2, 32), torch.randn(2, tiny.VOCABULARY), "Llama")
-
-
-def test_no_cosine_leaves_the_lens_out():
-    lm = language_model(cosines=False)
+def test_without_a_lens_no_layers_are_read():
+    lm = language_model(lens=None)
     [outcome] = lm.run([lm.encode(MESSAGES, ("A", "B"))])
-    assert outcome.cosines is None and lm.runtime.lens is None
+    assert outcome.layers is None and not lm.runtime.blocks
 
 
 @pytest.mark.parametrize("form", ["chat", "plain"])

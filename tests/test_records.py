@@ -19,7 +19,7 @@ RESULT = {
     "metric_name": "accuracy",
     "n": 1,
     "metric_by_len": {"0": 1.0, "1": 0.0},
-    "cos_by_len": {"0": [0.5, 1.0], "1": [0.25, 1.0]},
+    **{key: {"0": [0.5, 1.0], "1": [0.25, None]} for key in records.LAYER_KEYS},
     "debug_top5_by_len": {"0": [[" é\n", 1]], "1": [["A", 1]]},
     "stats_by_len": {"0": {"n": 1, "percent_change": None}, "1": {"n": 1}},
     "config": {},
@@ -229,7 +229,7 @@ LOG_DAMAGE = [
     *[((*EXAMPLE, "config", "history_len"), value) for value in ("0", -1, 10**9)],
     ((*EXAMPLE, "label_logprobs"), [-0.5, -1.5]),
     ((*EXAMPLE, "label_logprobs", "A"), 10**400),
-    ((*EXAMPLE, "cosines", 0), 10**400),
+    *[((*EXAMPLE, key), [10**400]) for key in records.LAYER_ROWS],
 ]
 
 
@@ -250,8 +250,10 @@ def test_a_damaged_log_is_refused(tmp_path, keys, value):
 def test_layers_may_be_left_out_of_both_files(tmp_path):
     path = tmp_path / "x.json"
     for kind, (read, content) in READERS.items():
-        keys = ("cos_by_len",) if kind == "result" else (*EXAMPLE, "cosines")
-        without = edited(content, *keys, value={} if kind == "result" else REMOVED)
+        without = content
+        for key in records.LAYER_KEYS if kind == "result" else ("cosines",):
+            keys = (key,) if kind == "result" else (*EXAMPLE, key)
+            without = edited(without, *keys, value={} if kind == "result" else REMOVED)
         records.write_json(path, without)
         assert read(path) == without
 

@@ -60,7 +60,10 @@ def content_of(make, cosines: bool) -> tuple[list[dict], dict]:
             }
             if cosines:
                 line = np.linspace(0.1 * h + 0.01 * target, 1, BLOCKS)
-                example["cosines"] = line.tolist()
+                example |= {"cosines": line.tolist(), "drift": (1 - h * line / 9).tolist()}
+                example |= {"agree": [0, 0, int(target > h), 1], "decision_layer": 3 + target % 2}
+                if make is label_example:
+                    example["margin"] = [*np.sin(line[:-1] + target).tolist(), None]
             examples.append(example)
     return examples, metrics.aggregate(examples, metric_of(make))
 
@@ -138,7 +141,8 @@ def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     assert "MISMATCH" not in text
     quantities = {line.split()[0] for line in text.splitlines()[1:-1]}
     expected = {*IDENTITY, *BY_LEN, "score"}
-    expected -= set() if cosines else {"cos_by_len"}
+    expected -= set() if cosines else set(records.LAYER_KEYS)
+    expected -= set() if make is label_example else {"margin_by_len"}
     expected |= {"model_prediction"} if make is label_example else set()
     assert quantities == expected
 
@@ -363,7 +367,7 @@ def test_models_and_targets_are_never_mixed(tmp_path):
     for (model, target), group in groups.items():
         assert {(r["model"], r["target"]) for r in group.values()} == {(model, target)}
     stems = [stem for stem, _ in figures.metric_figures(groups)]
-    assert len(set(stems)) == len(stems) == 9
+    assert len(set(stems)) == len(stems) == 6
 
 
 def test_the_folder_is_named_by_nobody_but_the_result(tmp_path):
@@ -478,18 +482,6 @@ def test_no_note_where_nothing_is_missing(tmp_path):
     write_pair(tmp_path)
     (axes,) = figures_of(tmp_path)["change"].axes
     assert axes.get_xlabel() == "History length h (turns)"
-
-
-def test_cosine_figure_has_a_line_per_history_length_over_blocks_from_1(tmp_path):
-    log = write_pair(tmp_path)
-    result = records.read_result(records.result_of_debug(log))
-    (axes,) = figures_of(tmp_path)["cosine_posts_test"].axes
-    assert len(axes.lines) == len(LENS)
-    for line, cosines in zip(axes.lines, result["cos_by_len"].values()):
-        assert list(line.get_xdata()) == list(range(1, BLOCKS + 1))
-        assert list(line.get_ydata()) == cosines
-        assert np.mean(line.get_color()[:3]) < 0.8  # not near white
-    assert all(tick == int(tick) for tick in axes.get_xticks())
 
 
 def test_units_and_n_are_written_on_every_figure(tmp_path):

@@ -28,6 +28,9 @@ _CAPS = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 5.0}
 _LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
 _SLIDING = {"sliding_window": WINDOW, "layer_types": _LAYERS, "head_dim": 8}
 
+_GEMMA3 = {**_BODY, **_SLIDING, "vocab_size": VOCABULARY}
+_VISION = {**_FULL, "image_size": 28, "patch_size": 14}
+
 FAMILIES = {
     "llama": _BODY,
     "mistral": {**_BODY, "sliding_window": WINDOW},
@@ -38,6 +41,7 @@ FAMILIES = {
     "gemma": {**_BODY, "head_dim": 8},
     "gemma2": {**_BODY, **_SLIDING, **_CAPS},
     "gemma3_text": {**_BODY, **_SLIDING},
+    "gemma3": {"text_config": _GEMMA3, "vision_config": _VISION},  # as the Hub's larger ones come
     "phi": _FULL,
     "phi3": {**_BODY, "pad_token_id": 0},
     "gpt2": _GPT,
@@ -65,6 +69,11 @@ FAMILIES = {
 
 @cache
 def model(family: str, dtype: torch.dtype = torch.float32):
+    """A random causal LM of a family, the same object at every call."""
+    return fresh_model(family, dtype)
+
+
+def fresh_model(family: str, dtype: torch.dtype = torch.float32):
     """A random causal LM of a family, with weights large enough that a wrong mask shows."""
     torch.manual_seed(0)
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -74,6 +83,8 @@ def model(family: str, dtype: torch.dtype = torch.float32):
         for parameter in lm.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.25)
+            else:  # biases and norms come as zeros and ones, which would hide a part that is missed
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return lm.to(dtype)
 
 

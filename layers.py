@@ -1,0 +1,142 @@
+"""What a history changes at each layer: measures of one example, and their means over examples.
+
+Layers are blocks 1..L. An example is one entry of a debug log; its layer measures are lists of one
+number per block, null where a hidden state was not finite. Used by the run and by viz. No torch.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from model import Layers
+
+# Name of a measure in a result's `..._by_len` -> its key in an example of the debug log
+MEASURES = {"cos": "cosines", "drift": "drift", "margin": "margin", "agree": "agree"}
+CONFIDENCE = 0.95
+DECIMALS = 7
+
+Row = list[float | None]
+ByLen = Mapping[str, Sequence[dict[str, Any]]]  # history length -> its examples
+
+
+# -- one example
+
+
+def of_example(read: "Layers", prediction: str, reference: str) -> dict[str, Any]:
+    """The layer measures of one example, as its entry in the debug log holds them."""
+    found: dict[str, Any] = {"cosines": _clean(read.cosines), "drift": _clean(read.drift)}
+    if read.label_logits:
+        found["margin"] = margin(read.label_logits, reference)
+        found["decision_layer"] = first_kept(leads(read.label_logits, prediction))
+    if read.agree is not None:
+        found["agree"] = [int(agrees) for agrees in read.agree]
+        found.setdefault("decision_layer", first_kept(read.agree))
+    return found
+
+
+def margin(label_logits: Mapping[str, Sequence[float]], reference: str) -> Row:
+    """Lens log-odds (nats) of the reference label against the best other label at each block.
+
+    Labels part at one token, so that the difference of its logits is the difference of log P.
+    """
+    others = [row for label, row in label_logits.items() if label != reference]
+    best = np.max(np.array(others, dtype=float), axis=0)
+    return _clean(np.array(label_logits[reference], dtype=float) - best)
+
+
+def leads(label_logits: Mapping[str, Sequence[float]], label: str) -> list[bool]:
+    """At which blocks does this label have the highest lens logit, all of them being finite?"""
+    every = np.array(list(label_logits.values()), dtype=float)  # [labels, L]
+    own = np.array(label_logits[label], dtype=float)
+    return ((own >= every) & np.isfinite(every)).all(axis=0).tolist()
+
+
+def first_kept(holds: Sequence[bool]) -> int | None:
+    """The first block from which on something holds at every block, from 1; None where it does not
+    hold at the last.
+    """
+    kept = len(holds)
+    while kept and holds[kept - 1]:
+        kept -= 1
+    return kept + 1 if kept < len(holds) else None
+
+
+def _clean(values: Sequence[float] | np.ndarray) -> Row:
+    return [round(float(x), DECIMALS) if math.isfinite(x) else None for x in values]
+
+
+# -- many examples
+
+
+def aggregate(by_len: ByLen) -> dict[str, Any]:
+    """Every layer aggregate of a result file; {} for a measure that was not read.
+
+    `..._by_len` holds the mean over examples at each block; `decision_layer_by_len` the number of
+    examples decided at each block; `layer_stats_by_len` the intervals, and at each block how many
+    examples were left out since their value was not finite.
+    """
+    found: dict[str, Any] = {}
+    stats: dict[str, dict[str, Any]] = {h: {} for h in by_len}
+    for name, key in MEASURES.items():
+        found[f"{name}_by_len"] = {}
+        for h, values in _tables(by_len, key).items():
+            found[f"{name}_by_len"][h], stats[h][name] = _mean_and_interval(values)
+    depth = max((len(row) for row in found["cos_by_len"].values()), default=0)
+    decisions = _decisions(by_len)
+    found["decision_layer_by_len"] = {
+        h: [blocks.count(block) for block in range(1, depth + 1)] for h, blocks in decisions.items()
+    }
+    for h, blocks in decisions.items():
+        stats[h]["decision_layer"] = _decision_stats(blocks)
+    return found | {"layer_stats_by_len": stats if any(stats.values()) else {}}
+
+
+def _tables(by_len: ByLen, key: str) -> dict[str, np.ndarray]:
+    """A measure [n, L] by history length, NaN for null; {} unless every example has it."""
+    if not all(key in example for group in by_len.values() for example in group):
+        return {}
+    return {h: np.array([e[key] for e in group], dtype=float) for h, group in by_len.items()}
+
+
+def _decisions(by_len: ByLen) -> dict[str, list[int | None]]:
+    if not all("decision_layer" in example for group in by_len.values() for example in group):
+        return {}
+    return {h: [example["decision_layer"] for example in group] for h, group in by_len.items()}
+
+
+def _mean_and_interval(values: np.ndarray) -> tuple[Row, dict[str, Any]]:
+    """[n, L] -> mean at each block, and its interval over examples by Student's t; null is left
+    out, and one example has a mean but no interval.
+    """
+    from scipy.stats import t
+
+    known = np.isfinite(values)
+    n = known.sum(axis=0)  # [L]
+    filled = np.where(known, values, 0)
+    mean = np.divide(filled.sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)
+    squares = np.where(known, (values - mean) ** 2, 0).sum(axis=0)
+    spare = np.maximum(n - 1, 1)
+    half = t.ppf((1 + CONFIDENCE) / 2, spare) * np.sqrt(squares / spare / np.maximum(n, 1))
+    half = np.where(n > 1, half, np.nan)
+    return _clean(mean), {
+        "low": _clean(mean - half),
+        "high": _clean(mean + half),
+        "interval": f"{CONFIDENCE:.0%} Student's t over examples",
+        "excluded": (len(values) - n).tolist(),
+    }
+
+
+def _decision_stats(blocks: Sequence[int | None]) -> dict[str, Any]:
+    """Mean decision layer of the examples that have one, and how many have none."""
+    decided = np.array([[block] for block in blocks], dtype=float)
+    [mean], stats = _mean_and_interval(decided)
+    return {
+        "mean": mean,
+        "low": stats["low"][0],
+        "high": stats["high"][0],
+        "interval": stats["interval"],
+        "undecided": stats["excluded"][0],
+    }
