@@ -108,12 +108,8 @@ def run_cases(
     cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Callable[[int], None]
 ) -> Iterator[tuple[Case, dict]]:
     """Every prompt of these cases in one call of the model, all pairs and lengths -> examples."""
-    asked, prompts = [], []
-    for case in cases:
-        baseline = lm.encode(case.messages(0), case.labels)
-        asked += [(case, h) for h in range(config.max_len + 1)]
-        longer = (case.messages(h) for h in range(1, config.max_len + 1))
-        prompts += [baseline, *(lm.encode(each, case.labels, baseline) for each in longer)]
+    asked = [(case, h) for case in cases for h in range(config.max_len + 1)]
+    prompts = [prompt for case in cases for prompt in encode_case(case, config.max_len, lm)]
     different = list(dict.fromkeys(prompts))  # h = 0 is one prompt for every distractor
     outcomes = dict(zip(different, lm.run(different, advance)))
     advance(len(prompts) - len(different))
@@ -121,6 +117,13 @@ def run_cases(
     scores = _scores([(case, outcome) for case, _, _, outcome in found])
     for (case, h, prompt, outcome), score in zip(found, scores):
         yield case, make_example(case, h, prompt, outcome, score, config)
+
+
+def encode_case(case: Case, max_len: int, lm: "LanguageModel") -> "list[Prompt]":
+    """The prompts of a case at h = 0, 1, ..., max_len; the first is the baseline of the others."""
+    baseline = lm.encode(case.messages(0), case.labels)
+    longer = (case.messages(h) for h in range(1, max_len + 1))
+    return [baseline, *(lm.encode(messages, case.labels, baseline) for messages in longer)]
 
 
 def _scores(found: Sequence[tuple[Case, "Outcome"]]) -> list[float]:

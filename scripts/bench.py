@@ -8,6 +8,7 @@ machine whose speed drifts treats all rows alike. Compare ratios, not seconds.
 """
 
 import argparse
+import copy
 import statistics
 import sys
 import threading
@@ -24,6 +25,7 @@ import torch
 import data
 from data import Case, Pair
 from engine import PlainEngine
+from experiment import encode_case
 from lens import block_output
 from loading import DTYPES, load_model
 from model import LanguageModel, Prompt, wants_of
@@ -48,7 +50,7 @@ class Row:
 def original_loop(lm: LanguageModel, prompts: Sequence[Prompt]) -> None:
     """Per prompt one forward for the lens with all logits, then one forward per label."""
     states: list[torch.Tensor] = []
-    blocks = lm.runtime.lens.parts.blocks
+    blocks = lm.lens.parts.blocks
     hooks = [block.register_forward_hook(lambda m, a, out: states.append(out)) for block in blocks]
     head = lm.lm.get_output_embeddings()
     for prompt in prompts:
@@ -191,29 +193,37 @@ def print_rows(rows: Sequence[Row], examples: Sequence[Sequence[Prompt]]) -> Non
 
 def encode_cases(lm: LanguageModel, cases: Sequence[Case], max_len: int) -> list[Prompt]:
     """The different prompts of these cases at every history length."""
-    asked = [(case, h) for case in cases for h in range(max_len + 1)]
-    prompts = [lm.encode(case.messages(h), case.labels) for case, h in asked]
-    return list(dict.fromkeys(prompts))
+    return list(dict.fromkeys(p for case in cases for p in encode_case(case, max_len, lm)))
+
+
+def variant(lm: LanguageModel, engine: type, lens: bool = True, agree: bool = False, **settings):
+    """The same loaded model, run by another engine or reading less or more of its layers."""
+    other = copy.copy(lm)
+    blocks = lm.runtime.blocks if lens else ()
+    other.runtime = replace(lm.runtime, blocks=blocks, **settings)
+    other.engine, other.lens, other.agree = engine(other.runtime), lm.lens if lens else None, agree
+    return other
 
 
 def compare_engines(lm: LanguageModel, args: argparse.Namespace, pair: Pair, max_len: int) -> None:
     """The table of one max_len."""
     plan = data.plan_cases([pair], max_len, args.seed, args.n)
     examples = [encode_cases(lm, cases, max_len) for cases in plan]
-    without = TreeEngine(replace(lm.runtime, lens=None))
-    tree, plain = TreeEngine(lm.runtime), PlainEngine(replace(lm.runtime, token_budget=2048))
+    tree, plain = variant(lm, TreeEngine), variant(lm, PlainEngine, token_budget=2048)
+    without, more = variant(lm, TreeEngine, lens=False), variant(lm, TreeEngine, agree=True)
     rows = [
         Row("original loop", lambda p: original_loop(lm, p), original_tokens),
-        Row("plain loop", lambda p: plain.read(wants_of(p)), plain_tokens),
-        Row("tree", lambda p: tree.read(wants_of(p)), tree_tokens),
-        Row("tree without cosines", lambda p: without.read(wants_of(p)), tree_tokens),
+        Row("plain loop", plain.run, plain_tokens),
+        Row("tree", tree.run, tree_tokens),
+        Row("tree without layers", without.run, tree_tokens),
+        Row("tree with --agree", more.run, tree_tokens),
         half_row(args),
         harness_row(lm, examples[0]),
         Row(
             "limit: prefill of the tree's tokens", lambda p: prefill(lm, limit_rows(p)), tree_tokens
         ),
     ]
-    rows = [row for row in rows if row]
+    rows = [row for row in rows if row and row.name.startswith(tuple(args.rows))]
     print(f"\n{pair}, max_len {max_len}, {len(examples)} targets, {lm.facts()['dtype']}")
     measure(rows, examples, args.repeats)
     print_rows(rows, examples)
@@ -225,16 +235,16 @@ def half_row(args: argparse.Namespace) -> Row | None:
         print("no bfloat16 hardware: that row is left out", file=sys.stderr)
         return None
     half = load_model(args.model, dtype="bfloat16", device=args.device)
-    return Row("tree bfloat16", lambda p: half.engine.read(wants_of(p)), tree_tokens)
+    return Row("tree bfloat16", half.run, tree_tokens)
 
 
 def compare_growth(lm: LanguageModel, args: argparse.Namespace, pair: Pair) -> None:
     """Seconds of the tree at growing max_len, and the ratio of each to the one before."""
-    engine, rows = TreeEngine(lm.runtime), []
+    tree, rows = variant(lm, TreeEngine), []
     for max_len in args.growth:
         [cases] = data.plan_cases([pair], max_len, args.seed, 1)
         prompts = encode_cases(lm, cases, max_len)
-        rows.append(Row(f"max_len {max_len}", lambda _, p=prompts: engine.read(wants_of(p)), len))
+        rows.append(Row(f"max_len {max_len}", lambda _, p=prompts: tree.run(p), len))
     measure(rows, [[]], args.repeats)
     medians = [statistics.median(row.seconds) for row in rows]
     print("\ngrowth: " + ", ".join(f"{r.name} {s:.2f} s" for r, s in zip(rows, medians)))
@@ -274,6 +284,7 @@ def main() -> None:
     parser.add_argument("--max_len", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--growth", type=int, nargs="*", default=[4, 8, 16])
     parser.add_argument("--grid", nargs="*", default=["quiz", "reviews", "posts"])
+    parser.add_argument("--rows", nargs="*", default=[""], help="beginnings of their names (all)")
     parser.add_argument("--n", type=int, default=2, help="target examples (2)")
     parser.add_argument("--repeats", type=int, default=3, help="counted rounds (3)")
     parser.add_argument("--seed", type=int, default=0)

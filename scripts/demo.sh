@@ -5,6 +5,7 @@ set_up requirements.txt
 
 python experiment.py
 python viz.py metric --result_dir results --out_dir plots
+python viz.py layers --result_dir results --out_dir plots
 python viz.py verify --debug_file results/bundled@*/*_debug.json
 
 cat <<'EOF'
