@@ -28,7 +28,6 @@ def load_model(
     device: str = "auto",
     prompt_form: str = "auto",
     cosines: bool = True,
-    max_new_tokens: int = 32,
     engine: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
@@ -61,7 +60,7 @@ def load_model(
         )
     lm = lm.to(where).eval()
     check_causal(lm, name)
-    return LanguageModel(lm, tokenizer, prompt_form, cosines, max_new_tokens, engine)
+    return LanguageModel(lm, tokenizer, prompt_form, cosines, engine)
 
 
 def check_causal(lm, name: str) -> None:

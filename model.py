@@ -21,6 +21,7 @@ from engine import Decoding, Prefix, Reading, Runtime, Spot, Want, captured
 from errors import UserError
 from lens import Lens, find_parts, proved_lens
 from prefix_tree import common_length
+from tasks import MAX_NEW_TOKENS
 from tree_engine import choose_engine
 
 # Tokens of one forward, and its time apart from them, in tokens: reading the weights is soon paid
@@ -42,11 +43,12 @@ class Prompt:
     ids: Prefix
     labels: tuple[tuple[str, Prefix], ...] = ()
     start: int = 0  # first position of `labels` that is scored, the same for all of them
+    answer: int = 0  # most tokens of its greedy answer; 0 for a label task
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence that the model has to read."""
-        return max([len(self.ids), *(len(ids) for _, ids in self.labels)])
+        return max([len(self.ids) + self.answer, *(len(ids) for _, ids in self.labels)])
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,6 @@ class LanguageModel:
         tokenizer,
         prompt_form: str = "auto",
         cosines: bool = True,
-        max_new_tokens: int = 32,
         engine: str = "auto",
     ):
         """`lm` is a Hugging Face causal LM; `prompt_form` is auto, chat or plain, `engine` auto,
@@ -77,11 +78,10 @@ class LanguageModel:
         self.lm = lm.eval()
         self.tokenizer = tokenizer
         self.prompt_form = _resolve_prompt_form(prompt_form, tokenizer)
-        self.max_new_tokens = max_new_tokens
         # Chat templates end a turn with a token, so only the plain form needs a stop text.
         stop_text = PLAIN_STOP if self.prompt_form == "plain" else None
         ends = _eos_ids(lm, tokenizer)
-        self.decoding = Decoding(max_new_tokens, ends, stop_text, tokenizer.decode)
+        self.decoding = Decoding(ends, stop_text, tokenizer.decode)
         lm.generation_config = GenerationConfig()  # generate() takes penalties from the old one
         kind = "cpu" if lm.device.type == "cpu" else "accelerator"
         lens = prove_lens(lm) if cosines else None
@@ -121,15 +121,21 @@ class LanguageModel:
         puts_one = self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id]
         return self.tokenizer.bos_token if puts_one else ""
 
-    def encode(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> Prompt:
+    def encode(
+        self,
+        messages: Sequence[Message],
+        labels: Sequence[str] = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
+    ) -> Prompt:
         """Tokenise a conversation, and again with each label behind it: a token may span the seam.
 
-        Raises UserError where two labels cannot be told apart by their tokens.
+        Without labels it is answered, in at most `max_new_tokens`. Raises UserError where two
+        labels cannot be told apart by their tokens.
         """
         text = self.render(messages)
         ids = self._tokens(text)
         if not labels:
-            return Prompt(text, ids)
+            return Prompt(text, ids, answer=max_new_tokens)
         full = {label: self._tokens(text + self.continuation(label)) for label in labels}
         start = min(common_length(ids, sequence) for sequence in full.values())
         empty = any(len(sequence) <= start for sequence in full.values())
@@ -149,14 +155,17 @@ class LanguageModel:
             (limit for name in CONTEXT_NAMES if (limit := getattr(config, name, None))), None
         )
 
-    def tokens_needed(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> int:
+    def tokens_needed(
+        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int
+    ) -> int:
         """Tokens of a prompt with its longest label, or the longest answer it may get."""
-        prompt = self.encode(messages, labels)
-        return prompt.longest if labels else len(prompt.ids) + self.max_new_tokens
+        return self.encode(messages, labels, max_new_tokens).longest
 
-    def surely_fits(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> bool:
+    def surely_fits(
+        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int
+    ) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
-        behind = max([len(label.encode()) for label in labels], default=self.max_new_tokens)
+        behind = max([len(label.encode()) for label in labels], default=max_new_tokens)
         most = len(self.render(messages).encode()) + behind + 8
         return self.context is None or most <= self.context
 
@@ -194,7 +203,7 @@ class LanguageModel:
             top5=tuple(self.tokenizer.decode([token]) for token in here.top_tokens),
             cosines=here.cosines,
             label_logprobs=scores or None,
-            text=None if scores else self._text(here.answer),
+            text=None if scores else self._text(here.answer[: prompt.answer]),
         )
 
     def _text(self, answer: Prefix) -> str:
@@ -209,7 +218,7 @@ def wants_of(prompts: Sequence[Prompt]) -> dict[Prefix, Want]:
     for prompt in prompts:
         want = wants.setdefault(prompt.ids, Want())
         want.is_prompt = True
-        want.answer |= not prompt.labels
+        want.answer = max(want.answer, prompt.answer)
         for _, ids in prompt.labels:
             for k in range(prompt.start, len(ids)):
                 wants.setdefault(ids[:k], Want()).next_tokens.add(ids[k])

@@ -150,6 +150,13 @@ def read_result(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} is damaged: {name} does not hold numbers for lengths 0 to {lens[-1]}."
             )
+    scores, failures = result.get("scores_by_len", {}), result.get("format_failures_by_len", {})
+    tables = list(scores.values()) if isinstance(scores, dict) else [scores]
+    for by_len in [*tables, *([failures] if failures else [])]:
+        if not isinstance(by_len, dict) or list(by_len) != lens or not _numeric(by_len):
+            raise UserError(
+                f"{path} is damaged: scores or format failures are no numbers by length."
+            )
     return result
 
 

@@ -192,7 +192,9 @@ def print_rows(rows: Sequence[Row], examples: Sequence[Sequence[Prompt]]) -> Non
 def encode_cases(lm: LanguageModel, cases: Sequence[Case], max_len: int) -> list[Prompt]:
     """The different prompts of these cases at every history length."""
     asked = [(case, h) for case in cases for h in range(max_len + 1)]
-    prompts = [lm.encode(case.messages(h), case.labels) for case, h in asked]
+    prompts = [
+        lm.encode(case.messages(h), case.labels, case.task.max_new_tokens) for case, h in asked
+    ]
     return list(dict.fromkeys(prompts))
 
 

@@ -43,7 +43,7 @@ def text_example(h: int, target: int) -> dict:
         "model_prediction": prediction,
         "expected_answer": references[0],
         "references": references,
-        "score": metrics.rouge_scores([prediction], [references])[0],
+        "score": metrics.text_scores(prediction, references)["rouge"],
     }
 
 
