@@ -255,7 +255,7 @@ class PlainEngine:
                 self.runtime.tensor(ids),
                 attention_mask=self.runtime.tensor(mask),
                 generation_config=settings,
-                stopping_criteria=[_Ended(decoding, len(ids[0]), limits)],
+                stopping_criteria=[_Ended(decoding, len(ids[0]), max(limits))],
             )
         answers = rows[:, len(ids[0]) :].tolist()
         return [decoding.cut(row[:most]) for row, most in zip(answers, limits)]
@@ -264,12 +264,12 @@ class PlainEngine:
 class _Ended(StoppingCriteria):
     """Tells `generate` which rows are complete."""
 
-    def __init__(self, decoding: Decoding, prompt_length: int, limits: Sequence[int]):
+    def __init__(self, decoding: Decoding, prompt_length: int, most: int):
         self.decoding = decoding
         self.prompt_length = prompt_length
-        self.limits = limits
+        self.most = most
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         rows = input_ids[:, self.prompt_length :].tolist()
-        ended = [self.decoding.ended(row, most) for row, most in zip(rows, self.limits)]
+        ended = [self.decoding.ended(row, self.most) for row in rows]
         return torch.tensor(ended, device=input_ids.device)

@@ -11,6 +11,7 @@ import hub
 import pytest
 
 import data
+import tasks
 from data import Pair, Turn
 from errors import UserError
 
@@ -279,6 +280,16 @@ def test_an_unknown_split_or_subject_lists_the_known_ones(tmp_path, text, known)
         rows(text, hub.write_all(tmp_path))
     assert "none" in str(refused.value)
     assert all(name in str(refused.value) for name in known)
+
+
+def test_a_task_names_configuration_and_revision_of_its_hub_source(monkeypatch):
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: asked.append((a, k)) or [{}])
+    task = tasks.Task("one", "org/name", "{x}", "y", config="part", revision="v2", split="dev")
+    with pytest.raises(UserError, match="no column 'x'"):
+        data.load_rows(tasks.TaskSpec(task, None, "train"))
+    settings = {"split": "train", "streaming": False, "revision": "v2"}
+    assert asked == [(("org/name", "part"), settings)]
 
 
 def test_files_are_read_as_they_are_now(tmp_path):

@@ -100,8 +100,8 @@ def test_label_and_generation_prompts_run_together():
 @pytest.mark.parametrize("engine", ["tree", "plain"])
 def test_equal_prompts_with_other_limits_are_answered_to_their_own_limit(engine):
     lm = language_model(engine=engine)
-    prompts = [lm.encode(MESSAGES, max_new_tokens=most) for most in (2, 7)]
-    assert [prompt.longest - len(prompt.ids) for prompt in prompts] == [2, 7]
+    prompts = [lm.encode(MESSAGES, max_new_tokens=most) for most in (2, 7, 3)]
+    assert [prompt.longest - len(prompt.ids) for prompt in prompts] == [2, 7, 3]
     together = lm.run(prompts)
     assert together == [lm.run([prompt])[0] for prompt in prompts]
     assert together[1].text.startswith(together[0].text) and together[0] != together[1]
