@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import data
 import records
-from data import BUNDLED, Pair
+from data import Pair
 from errors import UserError
+from tasks import BUNDLED, TASKS
 
-EMBEDDED = tuple(name for name, task in data.TASKS.items() if task.embedded)
+EMBEDDED = tuple(name for name, task in TASKS.items() if task.embedded)
 DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
 # Flags that say where and how to run; all others decide what is measured.
-NOT_SETTINGS = {"out_dir", "overwrite", "batch_size", "device", "device_map", "data_root"}
+NOT_SETTINGS = {
+    *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
+}
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
 
 
@@ -32,6 +34,9 @@ class RunConfig:
         EMBEDDED, "tasks that are scored: name, name/split or name.subject/split", nargs="+"
     )
     distractor: tuple[str, ...] = _flag(EMBEDDED, "tasks that fill the history", nargs="+")
+    task_file: str | None = _flag(
+        None, "YAML file with tasks of your own, known by their names there", type=str
+    )
     max_len: int = _flag(4, "longest history, in turns; every length from 0 is run")
     limit: int | None = _flag(
         None, f"targets, after a seeded shuffle (all; {DEMO_LIMIT} where no --model)", type=int
@@ -45,7 +50,9 @@ class RunConfig:
     seed: int = _flag(0, "seed of the choice of targets and histories")
     prompt: str = _flag("auto", "prompt form; auto is chat where the tokenizer has a template",
                         choices=("auto", "chat", "plain"))  # fmt: skip
-    max_new_tokens: int = _flag(32, "most tokens of a generated answer")
+    max_new_tokens: int | None = _flag(
+        None, "most tokens of a generated answer (each task has its own)", type=int
+    )
     dtype: str = _flag("auto", "auto is float32 on a CPU, the checkpoint's own elsewhere",
                        choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
     engine: str = _flag(
@@ -84,7 +91,12 @@ class RunConfig:
         settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_SETTINGS}
         for role, rows in (("target", pair.target), ("distractor", pair.distractor)):
             settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
-        return settings
+        task = pair.target.spec.task
+        return settings | {
+            "target_metric": task.metric,
+            "target_labels": list(task.labels),
+            "max_new_tokens": task.max_new_tokens,
+        }
 
     def path(self, pair: Pair) -> Path:
         """Where a pair's result goes."""

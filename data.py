@@ -1,52 +1,30 @@
-"""Tasks, their rows as turns, and the histories drawn from them. Never imports torch.
+"""The rows of tasks as turns, and the histories drawn from them. Never imports torch.
 
-A task is data: where its rows live, and how one row becomes a turn (one user prompt, one reference
-answer). The same template renders a row wherever it stands, in the history or as the target, so
-that the two can never differ in form.
+One row becomes a turn: one user prompt, one reference answer. The same template renders a row
+wherever it stands, in the history or as the target, so that the two can never differ in form.
 """
 
+import csv
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from errors import UserError
+from metrics import find_number
+from tasks import BUNDLED as BUNDLED
+from tasks import SAMPLES as SAMPLES
+from tasks import TASKS, Task, TaskSpec
+from tasks import parse_spec as parse_spec
 
-# What ships with the project and needs no Hub: a small model, and the tasks in samples/
-BUNDLED = "bundled/SmolLM2-135M-Instruct"
-SAMPLES = Path(__file__).parent / "samples"
-LETTERS = ("A", "B", "C", "D")
+Row = dict[str, Any]
 
 # {"role": "user" | "assistant", "content": text}, as chat templates take it
 Message = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Where a task's rows come from and how a row becomes a turn."""
-
-    name: str
-    source: str  # a Hub dataset id, or the name of a .jsonl file in samples/
-    config: str | None  # the Hub's configuration name
-    default_split: str  # always one that has references
-    prompt: str  # str.format template over the row's columns
-    reference: str  # column of the reference: an index into `labels`, or a text or list of texts
-    labels: tuple[str, ...]  # () for a generation task
-    citation: str
-    subject: str | None = None  # the column that `name.subject` selects on
-
-    @property
-    def metric_name(self) -> str:
-        """`accuracy` for label tasks, `rouge` for generation tasks."""
-        return "accuracy" if self.labels else "rouge"
-
-    @property
-    def embedded(self) -> bool:
-        """True for the tasks that ship in samples/."""
-        return self.source.endswith(".jsonl")
 
 
 @dataclass(frozen=True)
@@ -55,23 +33,6 @@ class Turn:
 
     prompt: str
     references: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """A task as the command line names it: `name`, `name/split` or `name.subject/split`."""
-
-    task: Task
-    subject: str | None
-    split: str
-
-    @property
-    def dataset(self) -> str:
-        """Task name with its subject, without the split: `mmlu.abstract_algebra`."""
-        return self.task.name + (f".{self.subject}" if self.subject else "")
-
-    def __str__(self) -> str:
-        return f"{self.dataset}/{self.split}"
 
 
 @dataclass(frozen=True)
@@ -93,117 +54,154 @@ class TaskRows:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-CHOICE_PROMPT = (
-    "Answer the question with the letter of the right choice.\n"
-    "Question: {question}\n"
-    "A. {choices[0]}\nB. {choices[1]}\nC. {choices[2]}\nD. {choices[3]}\nAnswer:"
-)
-REVIEW_PROMPT = "Movie review sentiment, negative or positive.\nReview: {text}\nSentiment:"
-POST_PROMPT = (
-    "Answer the question about the post in a few words.\n"
-    "Post: {Tweet}\nQuestion: {Question}\nAnswer:"
-)
-
-MMLU = (
-    "Hendrycks et al., Measuring Massive Multitask Language Understanding, ICLR 2021, "
-    "arXiv 2009.03300"
-)
-ROTTEN_TOMATOES = "Pang and Lee, Seeing Stars, ACL 2005, arXiv cs/0506075"
-TWEETQA = "Xiong et al., TWEETQA, ACL 2019, arXiv 1907.06292"
-EMBEDDED = "Written for this project, CC0"
-
-
-def _choices(name: str, source: str, config: str | None, split: str, citation: str) -> Task:
-    return Task(
-        name, source, config, split, CHOICE_PROMPT, "answer", LETTERS, citation, subject="subject"
-    )
-
-
-def _reviews(name: str, source: str, split: str, citation: str) -> Task:
-    return Task(
-        name, source, None, split, REVIEW_PROMPT, "label", ("negative", "positive"), citation
-    )
-
-
-def _posts(name: str, source: str, split: str, citation: str) -> Task:
-    return Task(name, source, None, split, POST_PROMPT, "Answer", (), citation)
-
-
-TASKS = {
-    task.name: task
-    for task in (
-        _choices("mmlu", "cais/mmlu", "all", "test", MMLU),
-        _reviews(
-            "rotten_tomatoes", "cornell-movie-review-data/rotten_tomatoes", "test", ROTTEN_TOMATOES
-        ),
-        # the Hub's test split has no answers
-        _posts("tweetqa", "ucsbnlp/tweet_qa", "validation", TWEETQA),
-        _choices("quiz", "quiz.jsonl", None, "test", EMBEDDED),
-        _reviews("reviews", "reviews.jsonl", "test", EMBEDDED),
-        _posts("posts", "posts.jsonl", "test", EMBEDDED),
-    )
-}
-
-
-def parse_spec(text: str) -> TaskSpec:
-    """`name[.subject][/split]` -> TaskSpec; subject and split are checked when rows are loaded."""
-    dataset, _, split = text.partition("/")
-    name, _, subject = dataset.partition(".")
-    if name not in TASKS:
-        raise UserError(f"unknown task '{name}' in '{text}'. Known tasks: {', '.join(TASKS)}.")
-    task = TASKS[name]
-    if subject and not task.subject:
-        raise UserError(
-            f"task '{name}' has no subjects, so '{text}' names nothing. "
-            f"Write '{name}/{task.default_split}'."
-        )
-    if "/" in split:
-        raise UserError(f"'{text}' is not a task. Write name, name/split or name.subject/split.")
-    return TaskSpec(task, subject or None, split or task.default_split)
-
-
 def load_rows(spec: TaskSpec, data_root: str | None = None) -> TaskRows:
     """Rows of a task as turns, in the order of the source: an index means the same row everywhere.
 
-    `data_root` is a folder in the Hub's layout (`data_root/org/name`); without it the rows come
-    from the Hub or its cache. UserError for an unknown split or subject, and where the source
-    cannot be reached.
+    `data_root` is a folder in the Hub's layout (`data_root/org/name`); without it the rows of the
+    Hub's data sets come from the Hub or its cache. UserError for an unknown split or subject, for
+    rows that do not have the task's form, and where the source cannot be reached.
     """
-    table = _read_sample(spec) if spec.task.embedded else _read_dataset(spec, data_root)
-    rows = list(table)
+    task = spec.task
+    rows = _read_dataset(spec, data_root) if task.folder is None else _read_file(spec)
+    if not rows:
+        raise UserError(f"{task.place('source')}'{spec}' has no rows.")
+    _check_columns(spec, rows[0])
     if spec.subject:
-        subjects = sorted({row[spec.task.subject] for row in rows})
-        rows = [row for row in rows if row[spec.task.subject] == spec.subject]
+        subjects = sorted({str(row.get(task.subject)) for row in rows})
+        rows = [row for row in rows if str(row.get(task.subject)) == spec.subject]
         if not rows:
             raise UserError(
-                f"'{spec.dataset}': no such subject in {spec.task.name}/{spec.split}. "
+                f"'{spec.dataset}': no such subject in {task.name}/{spec.split}. "
                 f"Known: {', '.join(subjects)}."
             )
-    return TaskRows(spec, tuple(_turn(spec.task, row) for row in rows))
+    return TaskRows(spec, tuple(_turn(task, row, number) for number, row in enumerate(rows, 1)))
 
 
-def _turn(task: Task, row: dict) -> Turn:
+def _check_columns(spec: TaskSpec, row: Row) -> None:
+    """UserError where the rows lack a column, except for the reference of a split without any."""
+    needed = dict(spec.task.columns)
+    if spec.split == spec.task.split:
+        needed.setdefault(spec.task.reference, "reference")
+    for column, key in needed.items():
+        if column not in row:
+            raise UserError(
+                f"{spec.task.place(key)}the rows of '{spec}' have no column '{column}'. "
+                f"They have: {', '.join(map(str, row))}."
+            )
+
+
+def _turn(task: Task, row: Row, number: int) -> Turn:
+    """A row as a turn; its number, from 1, is for messages."""
+    empty = [column for column in task.columns if _is_missing(row.get(column))]
+    if empty:
+        raise UserError(f"{task.place('prompt')}row {number} of '{task.name}' has no '{empty[0]}'.")
     try:
-        prompt = task.prompt.format(**row)
-    except (KeyError, IndexError) as error:
-        raise UserError(f"'{task.name}' rows do not have the form of {task.source}.") from error
-    value = row.get(task.reference)
-    if task.labels:
-        references = (task.labels[value],) if value in range(len(task.labels)) else ()
-    else:
-        texts = [value] if isinstance(value, str) else value or []
-        references = tuple(text.strip() for text in texts if text and text.strip())
-    return Turn(prompt, references)
-
-
-def _read_sample(spec: TaskSpec) -> list[dict]:
-    if spec.split != spec.task.default_split:
+        prompt = task.prompt.format_map(row)
+    except (LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"task '{spec.task.name}' has no split '{spec.split}'. "
-            f"Known splits: {spec.task.default_split}."
+            f"{task.place('prompt')}row {number} of '{task.name}' does not fit the prompt "
+            f"({error!r:.60})."
+        ) from error
+    try:
+        return Turn(prompt, (_label if task.labels else _texts)(task, row.get(task.reference)))
+    except ValueError as error:
+        raise UserError(
+            f"{task.place('reference')}row {number} of '{task.name}', column '{task.reference}': "
+            f"{error}."
+        ) from error
+
+
+def _is_missing(value: Any) -> bool:
+    """True for null, and for the NaN that stands for it in tables."""
+    return value is None or (isinstance(value, float) and value != value)
+
+
+def _label(task: Task, value: Any) -> tuple[str, ...]:
+    """The label that a column names by its text or its index; () for none: empty, null or -1.
+
+    Where the labels are whole numbers themselves an index could be either, so texts alone count.
+    """
+    labels, text = task.labels, str(value).strip()
+    if text in labels:
+        return (text,)
+    if _is_missing(value) or text in ("", "-1"):
+        return ()
+    known, indices = ", ".join(labels), dict(zip(map(str, range(len(labels))), labels))
+    if any(label.lstrip("-").isdecimal() for label in labels):
+        indices = {}
+    else:
+        known += f" or an index 0 to {len(labels) - 1}"
+    index = str(int(value)) if isinstance(value, bool) else text
+    if index not in indices:
+        raise ValueError(f"{value!r:.40} is none of {known}")
+    return (indices[index],)
+
+
+def _texts(task: Task, value: Any) -> tuple[str, ...]:
+    """The references in a column: a text, a number or a list of texts; () where none is known."""
+    found = []
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, str | int | float | None) or isinstance(item, bool):
+            raise ValueError(f"{item!r:.40} is neither a text nor a list of texts")
+        text = "" if _is_missing(item) else str(item).strip()
+        if text and task.extract and find_number(text) is None:
+            raise ValueError(f"there is no number in {text!r:.40}")
+        found += [text] if text else []
+    return tuple(found)
+
+
+def _read_file(spec: TaskSpec) -> list[Row]:
+    """Rows of a local file, whose only split is the default one."""
+    task = spec.task
+    if spec.split != task.split:
+        raise UserError(
+            f"task '{task.name}' has no split '{spec.split}'. Known splits: {task.split}."
         )
-    with open(SAMPLES / spec.task.source, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    path = task.folder / task.source
+    try:
+        return READERS[path.suffix](path)
+    except (OSError, ValueError, csv.Error) as error:  # also of pyarrow, of JSON and of UTF-8
+        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+        raise UserError(f"{task.place('source')}cannot read {path}: {reason}.") from error
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows = []
+    with open(path, encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from error
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {number} is not an object")
+                rows.append(row)
+    return rows
+
+
+def _read_csv(path: Path) -> list[Row]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        rows = []
+        for row in reader:
+            if None in row or None in row.values():  # more cells than columns, or fewer
+                raise ValueError(f"line {reader.line_num} has not as many cells as the first line")
+            rows.append(row)
+    return rows
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    from pyarrow import parquet
+
+    return parquet.read_table(path).to_pylist()
+
+
+READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
 
 
 def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
@@ -222,11 +220,10 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
     # Local files are streamed: the cache of datasets takes them for unchanged when they are not.
-    streaming = data_root is not None
+    local = data_root is not None
+    settings = {"streaming": local, "revision": None if local else spec.task.revision}
     try:
-        return list(
-            datasets.load_dataset(source, spec.task.config, split=spec.split, streaming=streaming)
-        )
+        return list(datasets.load_dataset(source, spec.task.config, split=spec.split, **settings))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if str(error).startswith(("Unknown split", "Bad split", "Split name")):
             raise UserError(
@@ -246,9 +243,12 @@ def require_references(rows: TaskRows) -> None:
     """UserError unless every row has a reference, to be scored by or shown as an answer."""
     missing = sum(not turn.references for turn in rows.turns)
     if missing:
+        spec, task = rows.spec, rows.spec.task
+        advice = f"Use a split with references, such as {spec.dataset}/{task.split}."
+        if spec.split == task.split:
+            advice = f"References are in column '{task.reference}'."
         raise UserError(
-            f"'{rows.spec}' has no reference answer in {missing} of {len(rows.turns)} rows. Use "
-            f"a split with references, such as {rows.spec.dataset}/{rows.spec.task.default_split}."
+            f"'{spec}' has no reference answer in {missing} of {len(rows.turns)} rows. {advice}"
         )
 
 
@@ -317,9 +317,14 @@ class Case:
         return self.pair.target.turns[self.target_idx]
 
     @property
+    def task(self) -> Task:
+        """The target task."""
+        return self.pair.target.spec.task
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The target task's labels; () for a generation task."""
-        return self.pair.target.spec.task.labels
+        return self.task.labels
 
     def messages(self, h: int) -> list[Message]:
         """The conversation with a history of h turns."""

@@ -32,7 +32,7 @@ class Want:
 
     next_tokens: set[int] = field(default_factory=set)
     is_prompt: bool = False  # a prompt ends here: its top tokens are wanted
-    answer: bool = False  # and so is its greedy continuation
+    answer: int = 0  # most tokens of its greedy continuation; 0: none is wanted
     states: bool = False  # what each block puts out here is wanted
 
 
@@ -57,9 +57,8 @@ class Spot:
 
 @dataclass(frozen=True)
 class Decoding:
-    """When a greedy answer ends."""
+    """When a greedy answer ends, apart from its most tokens, which each prompt has for itself."""
 
-    max_new_tokens: int
     eos_ids: tuple[int, ...]
     stop_text: str | None
     decode: Callable[[Sequence[int]], str]
@@ -68,14 +67,13 @@ class Decoding:
         """The settings, for a result file."""
         return {
             "decoding": "greedy",
-            "max_new_tokens": self.max_new_tokens,
             "eos_token_ids": list(self.eos_ids),
             "stop_text": self.stop_text,
         }
 
-    def ended(self, tokens: Sequence[int]) -> bool:
-        """Is an answer of these tokens complete?"""
-        if len(tokens) >= self.max_new_tokens or tokens[-1] in self.eos_ids:
+    def ended(self, tokens: Sequence[int], most: int) -> bool:
+        """Is an answer of these tokens complete, if it may have `most`?"""
+        if len(tokens) >= most or tokens[-1] in self.eos_ids:
             return True
         return self.stop_text is not None and self.stop_text in self.decode(tokens)
 
@@ -237,16 +235,19 @@ class PlainEngine:
             readings |= zip(prefixes, run_halving(self.runtime, prefixes, read_batch))
             advance(sum(wants[prefix].is_prompt for prefix in prefixes))
         for prefixes in self.runtime.chunks(p for p, want in wants.items() if want.answer):
-            answers = run_halving(self.runtime, prefixes, self._generate)
+            asked = [(prefix, wants[prefix].answer) for prefix in prefixes]
+            answers = run_halving(self.runtime, asked, self._generate)
             for prefix, answer in zip(prefixes, answers):
                 readings[prefix] = replace(readings[prefix], answer=answer)
         return readings
 
-    def _generate(self, prefixes: Sequence[Prefix]) -> list[Prefix]:
+    def _generate(self, asked: Sequence[tuple[Prefix, int]]) -> list[Prefix]:
+        """Answers to prefixes, each of which may have so many tokens."""
         decoding = self.runtime.decoding
+        prefixes, limits = zip(*asked)
         ids, mask = padded(prefixes, left=True)
         settings = GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
+            max_new_tokens=max(limits),
             do_sample=False,
             eos_token_id=list(decoding.eos_ids) or None,
             pad_token_id=decoding.eos_ids[0] if decoding.eos_ids else 0,
@@ -256,18 +257,21 @@ class PlainEngine:
                 self.runtime.tensor(ids),
                 attention_mask=self.runtime.tensor(mask),
                 generation_config=settings,
-                stopping_criteria=[_Ended(decoding, len(ids[0]))],
+                stopping_criteria=[_Ended(decoding, len(ids[0]), max(limits))],
             )
-        return [decoding.cut(row) for row in rows[:, len(ids[0]) :].tolist()]
+        answers = rows[:, len(ids[0]) :].tolist()
+        return [decoding.cut(row[:most]) for row, most in zip(answers, limits)]
 
 
 class _Ended(StoppingCriteria):
     """Tells `generate` which rows are complete."""
 
-    def __init__(self, decoding: Decoding, prompt_length: int):
+    def __init__(self, decoding: Decoding, prompt_length: int, most: int):
         self.decoding = decoding
         self.prompt_length = prompt_length
+        self.most = most
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         rows = input_ids[:, self.prompt_length :].tolist()
-        return torch.tensor([self.decoding.ended(row) for row in rows], device=input_ids.device)
+        ended = [self.decoding.ended(row, self.most) for row in rows]
+        return torch.tensor(ended, device=input_ids.device)

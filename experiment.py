@@ -10,6 +10,7 @@ Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import records
 from config import RunConfig, check_settings, parse_args
 from data import Case, Pair
 from errors import UserError
+from tasks import TASKS, Task, parse_spec, read_tasks
 
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel, Outcome, Prompt
@@ -27,9 +29,21 @@ if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
 # -- planning
 
 
+def known_tasks(config: RunConfig) -> dict[str, Task]:
+    """Built-in tasks and those of --task_file; with --max_new_tokens where that is given."""
+    known = dict(TASKS)
+    if config.task_file is not None:
+        known |= read_tasks(Path(config.task_file), taken=TASKS)
+    if config.max_new_tokens is None:
+        return known
+    limit = config.max_new_tokens
+    return {name: replace(task, max_new_tokens=limit) for name, task in known.items()}
+
+
 def load_pairs(config: RunConfig) -> list[Pair]:
     """The grid of pairs, each data set loaded once; UserError for data that cannot be used."""
-    specs = {text: data.parse_spec(text) for text in (*config.target, *config.distractor)}
+    known = known_tasks(config)
+    specs = {text: parse_spec(text, known) for text in (*config.target, *config.distractor)}
     rows = {spec: data.load_rows(spec, config.data_root) for spec in dict.fromkeys(specs.values())}
     for table in rows.values():
         data.require_references(table)
@@ -84,7 +98,7 @@ def drop_overflowing(
     if dropped and config.on_overflow == "stop":
         case = dropped[0]
         h = next(h for h in range(config.max_len + 1) if _overflows(case, h, lm))
-        needed = lm.tokens_needed(case.messages(h), case.labels)
+        needed = lm.tokens_needed(case.messages(h), case.labels, case.task.max_new_tokens)
         raise UserError(
             f"{case.pair}, target {case.target_idx}, h = {h}: {needed} tokens, but the model's "
             f"context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too "
@@ -95,10 +109,8 @@ def drop_overflowing(
 
 
 def _overflows(case: Case, h: int, lm: "LanguageModel") -> bool:
-    messages = case.messages(h)
-    if lm.surely_fits(messages, case.labels):
-        return False
-    return lm.tokens_needed(messages, case.labels) > lm.context
+    asked = (case.messages(h), case.labels, case.task.max_new_tokens)
+    return not lm.surely_fits(*asked) and lm.tokens_needed(*asked) > lm.context
 
 
 # -- running
@@ -114,39 +126,41 @@ def run_cases(
     outcomes = dict(zip(different, lm.run(different, advance)))
     advance(len(prompts) - len(different))
     found = [(case, h, prompt, outcomes[prompt]) for (case, h), prompt in zip(asked, prompts)]
-    scores = _scores([(case, outcome) for case, _, _, outcome in found])
-    for (case, h, prompt, outcome), score in zip(found, scores):
-        yield case, make_example(case, h, prompt, outcome, score, config)
+    verdicts = _judge([(case, outcome) for case, _, _, outcome in found])
+    for (case, h, prompt, outcome), verdict in zip(found, verdicts):
+        yield case, make_example(case, h, prompt, outcome, verdict, config)
 
 
 def encode_case(case: Case, max_len: int, lm: "LanguageModel") -> "list[Prompt]":
     """The prompts of a case at h = 0, 1, ..., max_len; the first is the baseline of the others."""
-    baseline = lm.encode(case.messages(0), case.labels)
+    most = case.task.max_new_tokens
+    baseline = lm.encode(case.messages(0), case.labels, most)
     longer = (case.messages(h) for h in range(1, max_len + 1))
-    return [baseline, *(lm.encode(messages, case.labels, baseline) for messages in longer)]
+    return [baseline, *(lm.encode(each, case.labels, most, baseline) for each in longer)]
 
 
-def _scores(found: Sequence[tuple[Case, "Outcome"]]) -> list[float]:
-    """Accuracy of label tasks and ROUGE-L of generated answers, in order."""
+def _judge(found: Sequence[tuple[Case, "Outcome"]]) -> list[dict[str, Any]]:
+    """Score of each outcome, and what else follows from it, in order."""
     written = [(o.text, list(case.target.references)) for case, o in found if not case.labels]
-    rouge = iter(metrics.evaluated_rouge(*zip(*written)) if written else ())
+    scores = iter(metrics.evaluated_scores(*zip(*written)) if written else ())
     return [
-        metrics.label_score(outcome.label_logprobs, case.target.references[0])
+        metrics.judge_labels(outcome.label_logprobs, case.target.references[0])
         if case.labels
-        else next(rouge)
+        else metrics.judge_text(
+            outcome.text, case.target.references, case.task.metric, next(scores)
+        )
         for case, outcome in found
     ]
 
 
 def make_example(
-    case: Case, h: int, prompt: "Prompt", outcome: "Outcome", score: float, config: RunConfig
+    case: Case, h: int, prompt: "Prompt", outcome: "Outcome", verdict: dict, config: RunConfig
 ) -> dict[str, Any]:
     """One entry of the debug log."""
     target, distractor = case.pair.target.spec, case.pair.distractor.spec
-    best = metrics.best_label(outcome.label_logprobs) if case.labels else outcome.text
     example = {
         "prompt_text": prompt.text,
-        "model_prediction": best,
+        "model_prediction": outcome.text,
         "expected_answer": case.target.references[0],
         "config": {
             "history_len": h,
@@ -159,7 +173,7 @@ def make_example(
             "history_number": case.history_number,
             "seed": config.seed,
         },
-        "score": score,
+        **verdict,
         "top5": list(outcome.top5),
     }
     if case.labels:
@@ -167,7 +181,9 @@ def make_example(
     else:
         example["references"] = list(case.target.references)
     if outcome.layers is not None:
-        example |= layers.of_example(outcome.layers, best, case.target.references[0])
+        example |= layers.of_example(
+            outcome.layers, example["model_prediction"], case.target.references[0]
+        )
     return example
 
 
@@ -208,7 +224,6 @@ def _load(config: RunConfig) -> "LanguageModel":
         device_map=config.device_map,
         lens=None if config.no_cosine else config.lens,
         agree=config.agree,
-        max_new_tokens=config.max_new_tokens,
         engine=config.engine,
         trust_remote_code=config.trust_remote_code,
     )
@@ -240,7 +255,7 @@ def write_pair(
         "model": records.model_name(made["config"]["model"]),
         "target": str(pair.target.spec),
         "distractor": str(pair.distractor.spec),
-        "metric_name": pair.target.spec.task.metric_name,
+        "metric_name": pair.target.spec.task.metric,
     }
     aggregates = metrics.aggregate(examples, identity["metric_name"])
     counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
@@ -259,13 +274,12 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
         "dtype": lm.facts()["dtype"],
         "label_continuations": {label: lm.continuation(label) for label in target.labels},
         "margin_tokens": lm.margin_tokens(target.labels),
-        "generation": lm.decoding.describe(),
-        "prompt_templates": {"target": target.prompt, "distractor": distractor.prompt},
-        "sources": {"target": target.source, "distractor": distractor.source},
-        "citations": {"target": target.citation, "distractor": distractor.citation},
+        "generation": lm.decoding.describe() | {"max_new_tokens": target.max_new_tokens},
+        "tasks": {"target": target.describe(), "distractor": distractor.describe()},
         "batch_size": config.batch_size,
         "device_map": config.device_map,
         "data_root": config.data_root,
+        "task_file": config.task_file,
     }
 
 
@@ -274,8 +288,9 @@ def print_table(paths: Sequence[Path]) -> None:
     results = [records.read_result(path) for path in paths]
     width = max(len(result[key]) for result in results for key in ("target", "distractor"))
     lengths = max((result["metric_by_len"] for result in results), key=len)
+    room = max(8, *(len(result["metric_name"]) for result in results))
     print(
-        f"\n{'target':{width}}  {'distractor':{width}}  {'metric':8}  {'n':>5}"
+        f"\n{'target':{width}}  {'distractor':{width}}  {'metric':{room}}  {'n':>5}"
         + "".join(f"{'h=' + h:>8}" for h in lengths)
     )
     for result in results:
@@ -283,7 +298,7 @@ def print_table(paths: Sequence[Path]) -> None:
         numbers = "".join(f"{value:8.3f}" for value in result["metric_by_len"].values())
         skipped = result.get("n_skipped")
         note = f"  ({skipped} too long, skipped)" if skipped else ""
-        print(f"{names}  {result['metric_name']:8}  {result['n']:5}{numbers}{note}")
+        print(f"{names}  {result['metric_name']:{room}}  {result['n']:5}{numbers}{note}")
     made = results[-1]["environment"].get
     print(f"\n{made('engine')} engine, {made('seconds')} s, {made('peak_memory_mib')} MiB at most")
     print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")

@@ -15,7 +15,14 @@ import numpy as np
 import records
 from errors import UserError
 
-METRICS = {"accuracy": "Accuracy", "rouge": "ROUGE-L F1"}
+METRICS = {
+    "accuracy": "Accuracy",
+    "rouge": "ROUGE-L F1",
+    "rouge1": "ROUGE-1 F1",
+    "rouge2": "ROUGE-2 F1",
+    "exact_match": "Exact match",
+    "f1": "Token F1",
+}
 # Okabe and Ito without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

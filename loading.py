@@ -31,7 +31,6 @@ def load_model(
     lens: str | None = "logit",
     agree: bool = False,
     device_map: str | None = None,
-    max_new_tokens: int = 32,
     engine: str = "auto",
     trust_remote_code: bool = False,
 ) -> LanguageModel:
@@ -68,7 +67,7 @@ def load_model(
         )
     lm = (lm if device_map else lm.to(where)).eval()
     check_causal(lm, name)
-    return LanguageModel(lm, tokenizer, prompt_form, lens, agree, max_new_tokens, engine)
+    return LanguageModel(lm, tokenizer, prompt_form, lens, agree, engine)
 
 
 def check_causal(lm, name: str) -> None:

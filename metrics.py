@@ -4,8 +4,11 @@ An example here is one entry of a debug log: a dict with at least `score`, `top5
 `history_len` and `target_idx`, and `cosines` where layers were read.
 """
 
+import re
+import string
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import cache
 from typing import Any
 
@@ -16,6 +19,15 @@ import layers
 CONFIDENCE = 0.95
 RESAMPLES = 2000  # of a bootstrap
 TOP = 5  # most frequent tokens that are kept
+TEXT_SCORES = ("rouge1", "rouge2", "rouge", "exact_match", "f1")  # of every generated text
+PROPORTIONS = ("accuracy", "exact_match")  # metrics that are 0 or 1 for an example
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+# 7, 1,234.50 and .5; a minus is a sign where it follows no word or number, so that 10-3 ends in 3
+NUMBER = re.compile(
+    r"(?:(?<![\w)])[-\N{MINUS SIGN}])?"
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?<![0-9])(?=\.[0-9]))(?:\.[0-9]+)?"
+)
+MARKED_NUMBER = re.compile(rf"####\s*\$?({NUMBER.pattern})")
 
 Example = dict[str, Any]
 
@@ -34,44 +46,106 @@ def best_label(label_logprobs: dict[str, float]) -> str:
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"], use_stemmer=False)
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
 
 
-def rouge_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """ROUGE-L F1 of each prediction, best of its references, without stemming (Lin 2004)."""
-    return [
-        max(_scorer().score(reference, prediction)["rougeL"].fmeasure for reference in group)
-        for prediction, group in zip(predictions, references)
-    ]
+def text_scores(prediction: str, references: Sequence[str]) -> dict[str, float]:
+    """TEXT_SCORES of a text, each with its best reference.
+
+    ROUGE-1, -2 and -L (`rouge`) are F1 without stemming (Lin 2004); exact match and token F1 are
+    those of SQuAD (Rajpurkar et al. 2016).
+    """
+    found = [_text_scores(prediction, reference) for reference in references]
+    return {name: max(scores[name] for scores in found) for name in TEXT_SCORES}
+
+
+def _text_scores(prediction: str, reference: str) -> dict[str, float]:
+    rouge = _scorer().score(reference, prediction)
+    words, expected = normalised_words(prediction), normalised_words(reference)
+    return {
+        "rouge1": rouge["rouge1"].fmeasure,
+        "rouge2": rouge["rouge2"].fmeasure,
+        "rouge": rouge["rougeL"].fmeasure,
+        "exact_match": float(words == expected),
+        "f1": token_f1(words, expected),
+    }
+
+
+def normalised_words(text: str) -> list[str]:
+    """Words as SQuAD compares them: lower case, without ASCII punctuation, without articles."""
+    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return ARTICLES.sub(" ", bare).split()
+
+
+def token_f1(words: Sequence[str], expected: Sequence[str]) -> float:
+    """F1 of the words as bags; of two empty ones 1."""
+    if not words or not expected:
+        return float(words == expected)
+    shared = (Counter(words) & Counter(expected)).total()
+    return 2 * shared / (len(words) + len(expected))
+
+
+def find_number(text: str) -> Decimal | None:
+    """The number after the last `#### `, or else the last number of a text; None without any."""
+    marked = MARKED_NUMBER.findall(text)
+    numbers = marked or NUMBER.findall(text)
+    return Decimal(numbers[-1].replace(",", "").replace("\N{MINUS SIGN}", "-")) if numbers else None
 
 
 @cache
-def _rouge_metric() -> Any:
-    """`rouge_scores` as an `evaluate` metric; `evaluate.load("rouge")` asks the Hub for one."""
+def _text_metric() -> Any:
+    """`text_scores` as an `evaluate` metric; `evaluate.load("rouge")` asks the Hub for one."""
     import datasets
     import evaluate
 
-    class RougeL(evaluate.Metric):
+    class TextScores(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
             text = datasets.Value("string")
             return evaluate.MetricInfo(
-                description="ROUGE-L F1 of the best reference, per example",
+                description="ROUGE, exact match and F1 of the best reference, per example",
                 citation="Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004",
                 features=datasets.Features(
                     {"predictions": text, "references": datasets.List(text)}
                 ),
             )
 
-        def _compute(self, predictions: list, references: list) -> dict[str, list[float]]:
-            return {"rouge": rouge_scores(predictions, references)}
+        def _compute(self, predictions: list, references: list) -> dict[str, list[dict]]:
+            return {"scores": list(map(text_scores, predictions, references))}
 
-    return RougeL(keep_in_memory=True)
+    return TextScores(keep_in_memory=True)
 
 
-def evaluated_rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """`rouge_scores` through `evaluate`; for the run alone, since importing it imports torch."""
+def evaluated_scores(
+    predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[dict[str, float]]:
+    """`text_scores` of many through `evaluate`; for the run alone: importing it imports torch."""
     groups = [list(group) for group in references]
-    return _rouge_metric().compute(predictions=list(predictions), references=groups)["rouge"]
+    return _text_metric().compute(predictions=list(predictions), references=groups)["scores"]
+
+
+def judge_labels(label_logprobs: dict[str, float], expected: str) -> Example:
+    """What of an example follows from its label log-probabilities."""
+    score = label_score(label_logprobs, expected)
+    return {"model_prediction": best_label(label_logprobs), "score": score}
+
+
+def judge_text(
+    text: str, references: Sequence[str], metric_name: str, scores: dict[str, float]
+) -> Example:
+    """What of an example follows from a generated text and its `text_scores`.
+
+    Under `accuracy` it is right where its number is that of the first reference; a text without a
+    number is wrong, and a format failure besides.
+    """
+    if metric_name != "accuracy":
+        return {"score": scores[metric_name], "scores": scores}
+    found = find_number(text)
+    return {
+        "score": float(found is not None and found == find_number(references[0])),
+        "scores": scores,
+        "extracted": None if found is None else f"{found:f}",
+        "format_failure": found is None,
+    }
 
 
 def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
@@ -88,6 +162,8 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
         "stats_by_len": {
             h: _stats(values, scores["0"], metric_name) for h, values in scores.items()
         },
+        "scores_by_len": _mean_scores(by_len),
+        "format_failures_by_len": _format_failures(by_len),
     } | layers.aggregate(by_len)
 
 
@@ -103,6 +179,23 @@ def _by_len(examples: Sequence[Example]) -> dict[str, list[Example]]:
     return by_len
 
 
+def _mean_scores(by_len: dict[str, list[Example]]) -> dict[str, dict[str, float]]:
+    """Mean of each of a text's scores by history length; {} for a label task."""
+    if not all("scores" in example for group in by_len.values() for example in group):
+        return {}
+    return {
+        h: {name: float(np.mean([each["scores"][name] for each in group])) for name in TEXT_SCORES}
+        for h, group in by_len.items()
+    }
+
+
+def _format_failures(by_len: dict[str, list[Example]]) -> dict[str, int]:
+    """Texts without the number that is scored; {} where nothing is extracted."""
+    if not all("format_failure" in example for group in by_len.values() for example in group):
+        return {}
+    return {h: sum(example["format_failure"] for example in group) for h, group in by_len.items()}
+
+
 def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:
     """The most frequent tokens among the examples' likeliest next tokens, with their counts."""
     counts = Counter(token for example in group for token in example["top5"])
@@ -111,7 +204,7 @@ def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:
 
 def _stats(scores: np.ndarray, baseline: np.ndarray, metric_name: str) -> dict[str, Any]:
     """Interval of the metric at one history length, and its change from the targets' h = 0."""
-    if metric_name == "accuracy":
+    if metric_name in PROPORTIONS:
         (low, high), method = wilson(scores), "Wilson"
     else:
         (low, high), method = bootstrap_mean(scores), "bootstrap over targets"

@@ -22,6 +22,7 @@ from engine import Decoding, Prefix, Reading, Runtime, Spot, Want, captured, inp
 from errors import UserError
 from lens import Lens, find_parts, proved_lens
 from prefix_tree import common_length
+from tasks import MAX_NEW_TOKENS
 from tree_engine import choose_engine
 
 # Tokens of one forward, and its time apart from them, in tokens: reading the weights is soon paid
@@ -44,12 +45,13 @@ class Prompt:
     ids: Prefix
     labels: tuple[tuple[str, Prefix], ...] = ()
     start: int = 0  # first position of `labels` that is scored, the same for all of them
+    answer: int = 0  # most tokens of its greedy answer; 0 for a label task
     baseline: "Prompt | None" = None  # the same target without history; None: this is it
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence that the model has to read."""
-        return max([len(self.ids), *(len(ids) for _, ids in self.labels)])
+        return max([len(self.ids) + self.answer, *(len(ids) for _, ids in self.labels)])
 
     @cached_property
     def fork(self) -> "Fork | None":
@@ -83,9 +85,7 @@ class Layers:
 
     cosines: tuple[float, ...]  # of the lens logits with the final ones
     drift: tuple[float, ...]  # cosine of the block's output with its output at the baseline's end
-    label_logits: (
-        dict[str, tuple[float, ...]] | None
-    )  # lens logit of each label's token at the fork
+    label_logits: dict[str, tuple[float, ...]] | None  # of each label's token, at the fork
     agree: tuple[bool, ...] | None  # is the lens' likeliest token the model's? Where asked for
 
 
@@ -109,7 +109,6 @@ class LanguageModel:
         prompt_form: str = "auto",
         lens: str | None = "logit",
         agree: bool = False,
-        max_new_tokens: int = 32,
         engine: str = "auto",
     ):
         """`lm` is a Hugging Face causal LM; `prompt_form` is auto, chat or plain, `engine` auto,
@@ -119,11 +118,10 @@ class LanguageModel:
         self.lm = lm.eval()
         self.tokenizer = tokenizer
         self.prompt_form = _resolve_prompt_form(prompt_form, tokenizer)
-        self.max_new_tokens = max_new_tokens
         # Chat templates end a turn with a token, so only the plain form needs a stop text.
         stop_text = PLAIN_STOP if self.prompt_form == "plain" else None
         ends = _eos_ids(lm, tokenizer)
-        self.decoding = Decoding(max_new_tokens, ends, stop_text, tokenizer.decode)
+        self.decoding = Decoding(ends, stop_text, tokenizer.decode)
         lm.generation_config = GenerationConfig()  # generate() takes penalties from the old one
         self.lens = prove_lens(lm, lens) if lens else None
         self.agree = agree
@@ -169,24 +167,26 @@ class LanguageModel:
         self,
         messages: Sequence[Message],
         labels: Sequence[str] = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
         baseline: Prompt | None = None,
     ) -> Prompt:
         """Tokenise a conversation, and again with each label behind it: a token may span the seam.
 
-        `baseline` is the same target's prompt without history, which drift is measured from.
-        Raises UserError where two labels cannot be told apart by their tokens.
+        Without labels it is answered, in at most `max_new_tokens`. `baseline` is the same target's
+        prompt without history, which drift is measured from. Raises UserError where two labels
+        cannot be told apart by their tokens.
         """
         text = self.render(messages)
         ids = self._tokens(text)
         if not labels:
-            return Prompt(text, ids, baseline=baseline)
+            return Prompt(text, ids, answer=max_new_tokens, baseline=baseline)
         full = {label: self._tokens(text + self.continuation(label)) for label in labels}
         start = min(common_length(ids, sequence) for sequence in full.values())
         empty = any(len(sequence) <= start for sequence in full.values())
         if empty or len(set(full.values())) < len(full):
             names = ", ".join(labels)
             raise UserError(f"labels {names} cannot be told apart by this model's tokens.")
-        return Prompt(text, ids, tuple(full.items()), start, baseline)
+        return Prompt(text, ids, tuple(full.items()), start, baseline=baseline)
 
     def _tokens(self, text: str) -> Prefix:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -206,14 +206,17 @@ class LanguageModel:
             return None
         return dict(zip(labels, map(self.tokenizer.decode, ([token] for token in fork.tokens))))
 
-    def tokens_needed(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> int:
+    def tokens_needed(
+        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int
+    ) -> int:
         """Tokens of a prompt with its longest label, or the longest answer it may get."""
-        prompt = self.encode(messages, labels)
-        return prompt.longest if labels else len(prompt.ids) + self.max_new_tokens
+        return self.encode(messages, labels, max_new_tokens).longest
 
-    def surely_fits(self, messages: Sequence[Message], labels: Sequence[str] = ()) -> bool:
+    def surely_fits(
+        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int
+    ) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
-        behind = max([len(label.encode()) for label in labels], default=self.max_new_tokens)
+        behind = max([len(label.encode()) for label in labels], default=max_new_tokens)
         most = len(self.render(messages).encode()) + behind + 8
         return self.context is None or most <= self.context
 
@@ -257,7 +260,7 @@ class LanguageModel:
             top5=tuple(self.tokenizer.decode([token]) for token in here.top_tokens),
             layers=layers,
             label_logprobs=scores or None,
-            text=None if scores else self._text(here.answer),
+            text=None if scores else self._text(here.answer[: prompt.answer]),
         )
 
     @torch.inference_mode()
@@ -315,7 +318,7 @@ def wants_of(prompts: Sequence[Prompt]) -> dict[Prefix, Want]:
     for prompt in prompts:
         want = wants.setdefault(prompt.ids, Want())
         want.is_prompt = want.states = True
-        want.answer |= not prompt.labels
+        want.answer = max(want.answer, prompt.answer)
         for prefix in (prompt.baseline and prompt.baseline.ids, prompt.fork and prompt.fork.prefix):
             if prefix:
                 wants.setdefault(prefix, Want()).states = True

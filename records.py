@@ -24,14 +24,12 @@ SCHEMA_VERSION = 2
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "numpy")
 LAYER_ROWS = ("cosines", "drift", "margin", "agree", "decision_layer")
-LAYER_KEYS = (  # {} where layers were not read
-    "cos_by_len",
-    "drift_by_len",
-    "margin_by_len",
-    "agree_by_len",
-    "decision_layer_by_len",
-    "layer_stats_by_len",
+LAYER_KEYS = (
+    *("cos_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
+    *("decision_layer_by_len", "layer_stats_by_len"),
 )
+TEXT_KEYS = ("scores_by_len", "format_failures_by_len")
+SOMETIMES = (*TEXT_KEYS, *LAYER_KEYS)  # {} where there is nothing of the kind
 RESULT_KEYS = {
     "schema_version": int,
     "model": str,
@@ -40,7 +38,7 @@ RESULT_KEYS = {
     "metric_name": str,
     "n": int,
     "metric_by_len": dict,
-    **dict.fromkeys(LAYER_KEYS, dict),
+    **dict.fromkeys(SOMETIMES, dict),
     "debug_top5_by_len": dict,
     "stats_by_len": dict,
     "config": dict,
@@ -152,9 +150,9 @@ def read_result(path: Path) -> dict[str, Any]:
     lens = [str(h) for h in range(len(metric))]
     if not lens or list(metric) != lens or not all(map(_is_number, metric.values())):
         raise UserError(f"{path} is damaged: metric_by_len has no number for 0, 1, 2, ... turns.")
-    for name in ("metric_by_len", "stats_by_len", *LAYER_KEYS):
+    for name in ("metric_by_len", "stats_by_len", *SOMETIMES):
         values = result[name]
-        left_out = name in LAYER_KEYS and not values
+        left_out = name in SOMETIMES and not values
         if not _numeric(values) or (list(values) != lens and not left_out):
             raise UserError(
                 f"{path} is damaged: {name} does not hold numbers for lengths 0 to {lens[-1]}."

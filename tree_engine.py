@@ -67,7 +67,8 @@ class TreeEngine:
 
         def answer_nodes(nodes: Sequence[int]) -> list[Prefix]:
             begun = [list(readings[at[node]].top_tokens[:1]) for node in nodes]
-            return self._decode(store, [tree.lineage(node) for node in nodes], begun)
+            limits = [wants[at[node]].answer for node in nodes]
+            return self._decode(store, [tree.lineage(node) for node in nodes], begun, limits)
 
         runtime = self.runtime
         for paths in tree.forwards(runtime.token_budget, runtime.forward_cost):
@@ -94,13 +95,17 @@ class TreeEngine:
         return got
 
     def _decode(
-        self, store: "KeyValueStore", lineages: Sequence[list[int]], answers: list[list[int]]
+        self,
+        store: "KeyValueStore",
+        lineages: Sequence[list[int]],
+        answers: list[list[int]],
+        limits: Sequence[int],
     ) -> list[Prefix]:
         """Continue the answers, each begun with one token, greedily in one batch until all end."""
         decoding = self.runtime.decoding
         past, mask = padded(lineages, left=True)
-        cache = store.cache_of(past, room=decoding.max_new_tokens)
-        alive = [not decoding.ended(answer) for answer in answers]
+        cache = store.cache_of(past, room=max(limits))
+        alive = [not decoding.ended(*answer) for answer in zip(answers, limits)]
         step = 0
         while any(alive):
             mask = [[*row, 1] for row in mask]
@@ -111,7 +116,7 @@ class TreeEngine:
             for row, token in enumerate(logits[:, -1].argmax(-1).tolist()):
                 if alive[row]:
                     answers[row].append(token)
-                    alive[row] = not decoding.ended(answers[row])
+                    alive[row] = not decoding.ended(answers[row], limits[row])
             step += 1
         return [decoding.cut(answer) for answer in answers]
 
@@ -214,7 +219,7 @@ def tree_agrees(runtime: Runtime) -> bool:
     forwards, and answers decoded in one batch: all that the tree does and the plain loop does not.
     """
     wants = _probe(runtime.lm.config.get_text_config().vocab_size)
-    probed = replace(runtime, blocks=(), decoding=replace(runtime.decoding, max_new_tokens=3))
+    probed = replace(runtime, blocks=())
     plain = PlainEngine(replace(probed, token_budget=1)).read(wants)
     batched = PlainEngine(replace(probed, token_budget=10_000)).read(wants)
     half = runtime.lm.dtype.itemsize < 4
@@ -244,7 +249,7 @@ def _probe(vocabulary: int) -> dict[Prefix, Want]:
     early, late = (*trunk[:4], *tokens[24:32]), (*trunk[:16], *tokens[32:37])
     on_branch = (*early[:7], *tokens[37:])
     prefixes = (trunk, early, late, on_branch)
-    return {p: Want(set(tokens), is_prompt=True, answer=p in (early, late)) for p in prefixes}
+    return {p: Want(set(tokens), is_prompt=True, answer=3 * (p in (early, late))) for p in prefixes}
 
 
 def choose_engine(name: str, runtime: Runtime) -> PlainEngine | TreeEngine:

@@ -13,7 +13,8 @@ from errors import UserError
 
 TOLERANCE = 1e-6  # largest difference that counts as equal
 IDENTITY = ("model", "target", "distractor", "metric_name", "n")
-BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.LAYER_KEYS)
+BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
+OF_TEXTS = ("scores", "extracted", "format_failure")  # of examples, beside their score
 COLUMNS = ("quantity", "h", "values", "stored", "recomputed", "difference", "verdict")
 
 Record = dict[str, Any]  # a result, a log or an example
@@ -24,29 +25,24 @@ def verify(path: Path) -> list[tuple[str, ...]]:
     beside = records.result_of_debug(path)
     log, result = records.read_debug(path), records.read_result(beside)
     examples = log["debug_examples"]
-    metric_name = "accuracy" if "label_logprobs" in examples[0] else "rouge"
+    metric_name = "accuracy" if "label_logprobs" in examples[0] else log["metric_name"]
     try:
-        rescored = rescore(examples, metric_name)
-        aggregates = metrics.aggregate(rescored, metric_name)
-    except (AttributeError, KeyError, TypeError) as error:
+        rescored = [example | judge(example, metric_name) for example in examples]
+        aggregates = metrics.aggregate(rescored, metric_name) | {"metric_name": metric_name}
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: it cannot be scored ({error!r:.90}).") from error
     except ValueError as error:
         return [("aggregates", "-", "0", "", f"none: {error!s:.90}", "", "MISMATCH")]
     return compare(flatten(result, examples), flatten(log | aggregates, rescored))
 
 
-def rescore(examples: list[Record], metric_name: str) -> list[Record]:
-    """Copies of the examples with the prediction and score that follow from what each recorded."""
-    if metric_name == "rouge":
-        pairs = [(example["model_prediction"], example["references"]) for example in examples]
-        scores = metrics.rouge_scores(*zip(*pairs))
-        return [example | {"score": score} for example, score in zip(examples, scores)]
-    rescored = []
-    for example in examples:
-        labels = example["label_logprobs"]
-        score = metrics.label_score(labels, example["expected_answer"])
-        rescored.append(example | {"model_prediction": metrics.best_label(labels), "score": score})
-    return rescored
+def judge(example: Record, metric_name: str) -> Record:
+    """The values of an example that follow from what else it recorded."""
+    if "label_logprobs" in example:
+        return metrics.judge_labels(example["label_logprobs"], example["expected_answer"])
+    text, references = example["model_prediction"], example["references"]
+    scores = metrics.text_scores(text, references)
+    return metrics.judge_text(text, references, metric_name, scores)
 
 
 def flatten(record: Record, examples: list[Record]) -> dict[tuple, Any]:
@@ -54,9 +50,11 @@ def flatten(record: Record, examples: list[Record]) -> dict[tuple, Any]:
     flat = {(name, "-", ""): record[name] for name in IDENTITY}
     for number, example in enumerate(examples):
         h, place = str(example["config"]["history_len"]), f"of example {number}"
-        flat["score", h, place] = example["score"]
-        if "label_logprobs" in example:
-            flat["model_prediction", h, place] = example["model_prediction"]
+        judged = ("model_prediction",) if "label_logprobs" in example else OF_TEXTS
+        for name in ("score", *judged):
+            if name in example:
+                inner = leaves(example[name])
+                flat |= {(name, h, f"{part} {place}".strip()): leaf for part, leaf in inner}
     for name in BY_LEN:
         for h, value in record[name].items():
             flat |= {(name, h, place): leaf for place, leaf in leaves(value)}

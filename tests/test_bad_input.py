@@ -164,6 +164,23 @@ def test_a_data_set_without_a_network_says_what_else_there_is(refusal, monkeypat
     assert all(word in said for word in ("--data_root", "HF_HUB_OFFLINE", "quiz"))
 
 
+@pytest.mark.usefixtures("no_model")
+def test_a_bad_task_file_is_refused_before_a_model_is_looked_for(refusal, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("mine:\n  source: rows.csv\n  promt: '{x}'\n")
+    said = refusal("--task_file", path, *PAIR)
+    assert f"{path}, line 3: task 'mine': key 'promt' is unknown; did you mean 'prompt'?" in said
+    assert "cannot read --task_file" in refusal("--task_file", tmp_path / "none.yaml", *PAIR)
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_task_that_no_file_names_lists_those_of_the_file_too(refusal, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("mine:\n  source: org/name\n  split: test\n  prompt: '{x}'\n  reference: y\n")
+    said = refusal("--task_file", path, *PAIR, "--target", "min")
+    assert "unknown task 'min'" in said and "posts, mine." in said
+
+
 # --- where results go
 
 

@@ -11,6 +11,7 @@ import hub
 import pytest
 
 import data
+import tasks
 from data import Pair, Turn
 from errors import UserError
 
@@ -161,6 +162,20 @@ def test_a_prompt_holds_what_its_row_holds(tmp_path):
     ]
 
 
+def test_the_text_tasks_hold_what_their_rows_hold(tmp_path):
+    hub.write_all(tmp_path)
+    headline, news, problem = (
+        rows(name, tmp_path).turns[1] for name in ("gigaword", "cnn_dailymail", "gsm8k")
+    )
+    assert headline.prompt.endswith("\nSentence: s1 .\nHeadline:")
+    assert news.prompt.endswith("\nArticle: n1\nSummary:")
+    assert problem.prompt.endswith("\nProblem: p1?\nSolution:")
+    assert headline.references == ("h1",)
+    assert news.references == ("a1 .\nb .",)
+    [whole] = problem.references  # a history shows all of it, the number is taken out when scored
+    assert whole.startswith("1 + 1000 = ") and whole.endswith("\n#### 1,001")
+
+
 # --- samples
 
 
@@ -199,6 +214,8 @@ def test_posts_have_two_references():
         ("mmlu.anatomy/validation", "mmlu.anatomy", "mmlu.anatomy/validation"),
         ("tweetqa", "tweetqa", "tweetqa/validation"),
         ("quiz/test", "quiz", "quiz/test"),
+        ("gsm8k", "gsm8k", "gsm8k/test"),
+        ("cnn_dailymail/train", "cnn_dailymail", "cnn_dailymail/train"),
     ],
 )
 def test_a_spec_is_name_subject_and_split(text, dataset, spec):
@@ -233,10 +250,19 @@ def test_the_rows_of_a_subject_keep_their_order(tmp_path, split, count):
         assert rows(f"mmlu.{subject}/{split}", tmp_path).turns == whole[start::2]
 
 
-def test_every_split_of_a_folder_can_be_read(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "splits", "count"),
+    [
+        ("rotten_tomatoes", ["train", "validation", "test"], 6),
+        ("gigaword", ["train", "validation", "test"], 5),
+        ("cnn_dailymail", ["train", "validation", "test"], 5),
+        ("gsm8k", ["train", "test"], 5),
+    ],
+)
+def test_every_split_of_a_folder_can_be_read(tmp_path, name, splits, count):
     hub.write_all(tmp_path)
-    for split in ("train", "validation", "test"):
-        assert len(rows(f"rotten_tomatoes/{split}", tmp_path).turns) == 6
+    for split in splits:
+        assert len(rows(f"{name}/{split}", tmp_path).turns) == count
 
 
 @pytest.mark.parametrize(
@@ -254,6 +280,16 @@ def test_an_unknown_split_or_subject_lists_the_known_ones(tmp_path, text, known)
         rows(text, hub.write_all(tmp_path))
     assert "none" in str(refused.value)
     assert all(name in str(refused.value) for name in known)
+
+
+def test_a_task_names_configuration_and_revision_of_its_hub_source(monkeypatch):
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: asked.append((a, k)) or [{}])
+    task = tasks.Task("one", "org/name", "{x}", "y", config="part", revision="v2", split="dev")
+    with pytest.raises(UserError, match="no column 'x'"):
+        data.load_rows(tasks.TaskSpec(task, None, "train"))
+    settings = {"split": "train", "streaming": False, "revision": "v2"}
+    assert asked == [(("org/name", "part"), settings)]
 
 
 def test_files_are_read_as_they_are_now(tmp_path):

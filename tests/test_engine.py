@@ -16,7 +16,8 @@ from tree_engine import TreeEngine, choose_engine, tree_agrees
 
 SHAPES = ("llama", "gpt2", "gpt_neox", "gemma2")
 NO_TREE = {"mamba"}  # no key-value cache to continue from
-DECODING = Decoding(max_new_tokens=6, eos_ids=(2,), stop_text=None, decode=str)
+DECODING = Decoding(eos_ids=(2,), stop_text=None, decode=str)
+MOST = 6  # tokens of an answer
 
 
 def runtime(family="llama", dtype=torch.float32, layers=True, **settings):
@@ -38,7 +39,8 @@ def prompts_of_a_conversation():
     for h in (0, 12, 37, 60):
         for seed in (1, 2):
             prompt = history[:h] + tokens(5 + seed, seed)
-            wants[prompt] = Want({5, 6}, is_prompt=True, answer=seed == 2, states=True)
+            most = MOST * (seed == 2)
+            wants[prompt] = Want({5, 6}, is_prompt=True, answer=most, states=True)
             wants[(*prompt, 5)] = Want({7})
             wants[(*prompt, 5, 7)] = Want({8, 9})
     return wants
@@ -110,11 +112,11 @@ def test_the_plain_loop_reads_what_the_bare_model_says(family):
 @pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
 def test_answers_are_plain_argmax(family, engine):
     prompts = [tokens(n, seed=n) for n in (3, 11, 30)]
-    wants = {prompt: Want(is_prompt=True, answer=True) for prompt in prompts}
+    wants = {prompt: Want(is_prompt=True, answer=MOST) for prompt in prompts}
     readings = engine(runtime(family)).read(wants)
     for prompt in prompts:
         sequence = list(prompt)
-        for _ in range(DECODING.max_new_tokens):
+        for _ in range(MOST):
             with torch.no_grad():
                 logits = tiny.model(family)(torch.tensor([sequence])).logits[0, -1]
             if (token := logits.argmax().item()) in DECODING.eos_ids:
@@ -124,9 +126,22 @@ def test_answers_are_plain_argmax(family, engine):
 
 
 @pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
+def test_each_answer_of_a_batch_has_its_own_most_tokens(engine):
+    prompts = [tokens(n, seed=n) for n in (4, 9, 11)]
+    whole = engine(runtime()).read({p: Want(is_prompt=True, answer=MOST) for p in prompts})
+    limits = dict(zip(prompts, (1, 4, 2 * MOST)))
+    found = engine(runtime()).read(
+        {p: Want(is_prompt=True, answer=most) for p, most in limits.items()}
+    )
+    for prompt, most in limits.items():
+        assert found[prompt].answer[:MOST] == whole[prompt].answer[:most]
+        assert len(found[prompt].answer) <= most
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
 def test_an_answer_ends_where_its_own_stop_text_is_however_long_its_neighbours_are(engine):
     prompts = [tokens(n, seed=n) for n in (4, 9)]
-    wants = {prompt: Want(is_prompt=True, answer=True) for prompt in prompts}
+    wants = {prompt: Want(is_prompt=True, answer=MOST) for prompt in prompts}
     whole = engine(runtime()).read(wants)
     second = whole[prompts[0]].answer[1]
     stops = dataclasses.replace(DECODING, stop_text="!", decode=lambda t: "!" * (second in t))
@@ -144,7 +159,7 @@ def test_every_distinct_token_runs_once():
     )
     wants = prompts_of_a_conversation()
     for want in wants.values():
-        want.answer = False
+        want.answer = 0
     subject.token_budget = 1  # one row a forward, so that nothing is padding
     TreeEngine(subject).read(wants)
     handle.remove()

@@ -22,6 +22,7 @@ PAIRS = list(product(TARGETS, DISTRACTORS))
 LIMIT, MAX_LEN, BLOCKS = 4, 2, 3
 SMALL = f"--limit {LIMIT} --max_len {MAX_LEN} --max_new_tokens 4 --device cpu".split()
 AGGREGATES = ("n", "metric_by_len", "debug_top5_by_len", "stats_by_len", *records.LAYER_KEYS)
+AGGREGATES += ("scores_by_len", "format_failures_by_len")
 ROOT = Path(experiment.__file__).parent
 
 
@@ -109,7 +110,7 @@ def test_a_result_keeps_its_contract(grid, pair):
     result = result_of(grid, *pair)
     assert (result["target"], result["distractor"]) == tuple(f"{name}/test" for name in pair)
     assert result["model"] == "tiny-llama"
-    assert result["metric_name"] == data.TASKS[pair[0]].metric_name
+    assert result["metric_name"] == data.TASKS[pair[0]].metric
     assert (result["n"], result["n_skipped"], result["skipped_target_idx"]) == (LIMIT, 0, [])
     for name in ("metric_by_len", "cos_by_len", "debug_top5_by_len", "stats_by_len"):
         assert list(result[name]) == ["0", "1", "2"]
@@ -129,7 +130,7 @@ def test_a_result_keeps_its_contract(grid, pair):
 
 def test_the_margin_at_the_last_block_is_that_of_the_label_logprobs(grid):
     result = result_of(grid, "quiz", "reviews")
-    assert list(result["config"]["margin_tokens"]) == list(data.LETTERS)
+    assert list(result["config"]["margin_tokens"]) == ["A", "B", "C", "D"]
     for example in examples_of(grid, "quiz", "reviews"):
         scores = dict(example["label_logprobs"])
         own = scores.pop(example["expected_answer"])
@@ -168,7 +169,10 @@ def test_config_holds_every_setting_as_it_was_resolved(grid, model, pair):
     labels = data.TASKS[pair[0]].labels
     assert config["label_continuations"] == {label: label for label in labels}
     assert config["generation"]["decoding"] == "greedy"
-    assert config["generation"]["max_new_tokens"] == 4
+    assert config["generation"]["max_new_tokens"] == config["max_new_tokens"] == 4
+    for role, name in zip(("target", "distractor"), pair):
+        task = dataclasses.replace(data.TASKS[name], max_new_tokens=4)
+        assert config["tasks"][role] == json.loads(json.dumps(task.describe()))
 
 
 def test_environment_says_with_what_a_result_was_made(grid):
@@ -207,8 +211,9 @@ def test_every_score_and_aggregate_recomputes_from_the_log(grid, pair):
             expected = float(best == example["expected_answer"])
             assert example["model_prediction"] == best
         else:
-            answer = [example["model_prediction"]], [example["references"]]
-            [expected] = metrics.rouge_scores(*answer)
+            scores = metrics.text_scores(example["model_prediction"], example["references"])
+            assert example["scores"] == scores
+            expected = scores["rouge"]
         assert example["score"] == expected
     recomputed = metrics.aggregate(examples, result["metric_name"])
     assert recomputed == {name: result[name] for name in AGGREGATES}
@@ -301,6 +306,20 @@ def test_other_rows_under_the_same_name_are_refused(grid, model, monkeypatch, ca
     monkeypatch.setitem(data.TASKS, "posts", changed)
     assert run(grid, model, "posts", "quiz") == 2
     assert "target_rows" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("setting", "value"), [("metric", "f1"), ("labels", ("A", "B", "C", "D", "E"))]
+)
+def test_a_task_that_is_scored_otherwise_is_refused(
+    grid, model, monkeypatch, capsys, setting, value
+):
+    name = "quiz" if setting == "labels" else "posts"
+    changed = dataclasses.replace(data.TASKS[name], **{setting: value})
+    monkeypatch.setitem(data.TASKS, name, changed)
+    assert run(grid, model, name, "reviews") == 2
+    assert f"other settings: target_{setting}" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_model")

@@ -61,7 +61,7 @@ def language_model(family, dtype=torch.float32, **settings):
 def two_lengths(lm, labels=LABELS):
     """Outcomes of one target without and with a turn of history."""
     zero = lm.encode(conversation(TURN), labels)
-    one = lm.encode(conversation(TURN, [Turn("the question", ("no!",))]), labels, zero)
+    one = lm.encode(conversation(TURN, [Turn("the question", ("no!",))]), labels, baseline=zero)
     return lm.run([zero, one])
 
 
@@ -179,7 +179,7 @@ def test_the_raw_lens_leaves_the_final_norm_out(family):
 def test_drift_is_the_cosine_of_hidden_states_with_those_without_history(family, engine):
     lm = language_model(family, engine=engine)
     zero = lm.encode(conversation(TURN), LABELS)
-    one = lm.encode(conversation(TURN, [Turn("the question", ("no!",))]), LABELS, zero)
+    one = lm.encode(conversation(TURN, [Turn("the question", ("no!",))]), LABELS, baseline=zero)
     here, there = (states_and_logits(lm.lm, prompt.ids)[0][0] for prompt in (one, zero))
     expected = torch.cosine_similarity(here, there, dim=-1).tolist()
     assert lm.run([one])[0].layers.drift == pytest.approx(expected, abs=1e-5)

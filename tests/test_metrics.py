@@ -1,6 +1,7 @@
 """Claims about scores and statistics, against numbers that were worked out by hand."""
 
 import random
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -58,15 +59,115 @@ def test_the_best_label_is_the_likeliest_and_of_equals_the_first(logprobs, best)
 )
 def test_rouge_is_the_f1_of_the_best_reference(prediction, references, score):
     for order in (references, references[::-1]):
-        assert metrics.rouge_scores([prediction], [order]) == [pytest.approx(score)]
+        assert metrics.text_scores(prediction, order)["rouge"] == pytest.approx(score)
 
 
-def test_rouge_scores_keep_the_order_and_are_no_sample():
-    predictions, references = ["a", "b", "a b"], [["a"], ["a", "c"], ["a"]]
-    once = metrics.rouge_scores(predictions, references)
-    assert once == [1, 0, pytest.approx(2 / 3)]
-    assert metrics.rouge_scores(predictions, references) == once
-    assert metrics.evaluated_rouge(predictions, references) == once
+def test_scores_through_evaluate_keep_the_order_and_are_no_sample():
+    predictions, references = ["x", "b", "x b"], [["x"], ["x", "c"], ["x"]]
+    once = list(map(metrics.text_scores, predictions, references))
+    assert [scores["rouge"] for scores in once] == [1, 0, pytest.approx(2 / 3)]
+    for _ in range(2):
+        assert metrics.evaluated_scores(predictions, references) == once
+
+
+# Worked out by hand: rouge1 and rouge2 count shared words and pairs of words, rouge is the longest
+# common subsequence; for f1 the articles and the punctuation are gone first.
+@pytest.mark.parametrize(
+    ("prediction", "references", "expected"),
+    [
+        # 2 of 3 and 4 words; 1 of 2 and 3 pairs; without articles 2 of 2 and 3 words
+        ("the cat sat", ["a cat sat down"], (4 / 7, 2 / 5, 4 / 7, 0, 4 / 5)),
+        ("d c b a", ["a b c d"], (1, 0, 1 / 4, 0, 1)),  # one pair is in order, c b a are not
+        ("The end!", ["end"], (2 / 3, 0, 2 / 3, 1, 1)),
+        ("x x y", ["x x z"], (2 / 3, 1 / 2, 2 / 3, 0, 2 / 3)),  # both x count
+        ("", ["x"], (0, 0, 0, 0, 0)),
+        ("x", ["z", "w x"], (2 / 3, 0, 2 / 3, 0, 2 / 3)),  # the best reference
+        # each score has its own best reference: the words are in the first, their order is not
+        ("w x y z", ["z y x w", "w x y q"], (1, 2 / 3, 3 / 4, 0, 1)),
+    ],
+)
+def test_text_scores_are_what_a_hand_gets(prediction, references, expected):
+    for order in (references, references[::-1]):
+        found = metrics.text_scores(prediction, order)
+        assert tuple(found) == metrics.TEXT_SCORES
+        assert tuple(found.values()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The  Cat's\tan (old) hat.", ["cats", "old", "hat"]),
+        ("Anna thinks a theme", ["anna", "thinks", "theme"]),
+        ("A the an", []),
+        ("U.S. re-run", ["us", "rerun"]),
+    ],
+)
+def test_words_are_compared_without_case_punctuation_and_articles(text, words):
+    assert metrics.normalised_words(text) == words
+
+
+# --- numbers
+
+
+NUMBERS = {
+    "#### 18": "18",
+    "6 * 3 = <<6*3=18>>18\n#### 18": "18",
+    "#### 12 no, wait\n#### 14": "14",
+    "#### 14 is 7 * 2": "14",  # what is marked, not what is last
+    "####18": "18",
+    "#### $1,250": "1250",
+    "#### -5": "-5",
+    "#### unknown, maybe 5": "5",
+    "The answer is 1,234.50 dollars.": "1234.5",
+    "She has 3 left, not 4.": "4",
+    "18.": "18",
+    "18.0": "18",
+    "007": "7",
+    ".5": "0.5",
+    "It is -7": "-7",
+    "It is \N{MINUS SIGN}7": "-7",
+    "10-3": "3",
+    "10 - 3": "3",
+    "f(2)-1": "1",
+    "1,2,3": "3",
+    "1,000,000 people": "1000000",
+    "12%": "12",
+    "\\boxed{42}": "42",
+    "**42**": "42",
+    "no number": None,
+    "####": None,
+    "": None,
+    "x, . - ,": None,
+}
+
+
+@pytest.mark.parametrize(("text", "number"), NUMBERS.items())
+def test_the_number_of_a_text(text, number):
+    assert metrics.find_number(text) == (None if number is None else Decimal(number))
+
+
+@pytest.mark.parametrize(
+    ("text", "score", "extracted", "failed"),
+    [
+        ("so 18", 1, "18", False),
+        ("#### 18.00", 1, "18.00", False),
+        ("#### 18 (and 5 more)", 1, "18", False),
+        ("19", 0, "19", False),
+        ("eighteen", 0, None, True),
+    ],
+)
+def test_a_text_without_a_number_is_wrong_and_a_format_failure(text, score, extracted, failed):
+    scores = metrics.text_scores(text, ["9 * 2 = 18\n#### 18"])
+    found = metrics.judge_text(text, ["9 * 2 = 18\n#### 18"], "accuracy", scores)
+    assert found == {
+        "score": score, "scores": scores, "extracted": extracted, "format_failure": failed
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", metrics.TEXT_SCORES)
+def test_the_headline_is_the_score_that_the_metric_names(name):
+    scores = dict.fromkeys(metrics.TEXT_SCORES, 0.25) | {name: 0.75}
+    assert metrics.judge_text("x", ["y"], name, scores) == {"score": 0.75, "scores": scores}
 
 
 # --- intervals
@@ -144,6 +245,40 @@ def test_rouge_is_a_plain_mean_with_a_bootstrap_interval():
     stats = found["stats_by_len"]["0"]
     assert (stats["low"], stats["high"]) == metrics.bootstrap_mean(np.array([0.1, 0.2, 0.6]))
     assert "bootstrap" in stats["interval"]
+
+
+@pytest.mark.parametrize("name", metrics.PROPORTIONS)
+def test_what_is_0_or_1_has_a_wilson_interval(name):
+    stats = of_scores([1, 0, 1], metric_name=name)["stats_by_len"]["0"]
+    assert (stats["low"], stats["high"]) == metrics.wilson(np.array([1.0, 0, 1]))
+
+
+def test_each_score_of_texts_has_a_mean_by_length():
+    def scores(value):
+        return {name: value / (1 + k) for k, name in enumerate(metrics.TEXT_SCORES)}
+
+    examples = [
+        example(h, i, scores=scores(value))
+        for h, row in enumerate([(1, 0.5), (0, 1)])
+        for i, value in enumerate(row)
+    ]
+    found = metrics.aggregate(examples, "rouge")["scores_by_len"]
+    assert found == {"0": pytest.approx(scores(0.75)), "1": pytest.approx(scores(0.5))}
+
+
+def test_format_failures_are_counted_by_length():
+    failed = [(True, False, True), (False, False, True)]
+    examples = [
+        example(h, i, format_failure=value)
+        for h, row in enumerate(failed)
+        for i, value in enumerate(row)
+    ]
+    assert metrics.aggregate(examples, "accuracy")["format_failures_by_len"] == {"0": 2, "1": 1}
+
+
+def test_label_tasks_have_neither_text_scores_nor_format_failures():
+    found = of_scores([1, 0], [0, 0])
+    assert found["scores_by_len"] == found["format_failures_by_len"] == {}
 
 
 def test_the_5_most_frequent_tokens_are_counted_per_length():

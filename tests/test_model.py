@@ -94,6 +94,16 @@ def test_label_and_generation_prompts_run_together():
     assert label.layers.cosines == text.layers.cosines
 
 
+@pytest.mark.parametrize("engine", ["tree", "plain"])
+def test_equal_prompts_with_other_limits_are_answered_to_their_own_limit(engine):
+    lm = language_model(engine=engine)
+    prompts = [lm.encode(MESSAGES, max_new_tokens=most) for most in (2, 7, 3)]
+    assert [prompt.longest - len(prompt.ids) for prompt in prompts] == [2, 7, 3]
+    together = [outcome.text for outcome in lm.run(prompts)]
+    assert together == [lm.run([prompt])[0].text for prompt in prompts]
+    assert together[1].startswith(together[0]) and together[0] != together[1]
+
+
 def test_penalties_of_a_checkpoint_do_not_reach_greedy_decoding():
     lm = tiny.model("llama")
     lm.generation_config.repetition_penalty = 9.0

@@ -19,7 +19,7 @@ RESULT = {
     "metric_name": "accuracy",
     "n": 1,
     "metric_by_len": {"0": 1.0, "1": 0.0},
-    **{key: {"0": [0.5, 1.0], "1": [0.25, None]} for key in records.LAYER_KEYS},
+    **{key: {"0": [0.5, 1.0], "1": [0.25, None]} for key in records.SOMETIMES},
     "debug_top5_by_len": {"0": [[" é\n", 1]], "1": [["A", 1]]},
     "stats_by_len": {"0": {"n": 1, "percent_change": None}, "1": {"n": 1}},
     "config": {},
@@ -251,7 +251,7 @@ def test_layers_may_be_left_out_of_both_files(tmp_path):
     path = tmp_path / "x.json"
     for kind, (read, content) in READERS.items():
         without = content
-        for key in records.LAYER_KEYS if kind == "result" else ("cosines",):
+        for key in records.SOMETIMES if kind == "result" else ("cosines",):
             keys = (key,) if kind == "result" else (*EXAMPLE, key)
             without = edited(without, *keys, value={} if kind == "result" else REMOVED)
         records.write_json(path, without)

@@ -36,14 +36,28 @@ def label_example(h: int, target: int) -> dict:
     }
 
 
-def text_example(h: int, target: int) -> dict:
+def text_example(h: int, target: int, metric_name: str = "rouge") -> dict:
     prediction = "a red car by the old house"[: 24 - 3 * h - target]
     references = ["a red car by the house", "the car"]
+    return judged_text(prediction, references, metric_name)
+
+
+def f1_example(h: int, target: int) -> dict:
+    return text_example(h, target, "f1")
+
+
+def number_example(h: int, target: int) -> dict:
+    prediction = ("so 18", "#### 18", "no idea", "17")[(h + target) % 4]
+    return judged_text(prediction, ["9 * 2 = 18\n#### 18"], "accuracy")
+
+
+def judged_text(prediction: str, references: list[str], metric_name: str) -> dict:
+    scores = metrics.text_scores(prediction, references)
     return {
         "model_prediction": prediction,
         "expected_answer": references[0],
         "references": references,
-        "score": metrics.rouge_scores([prediction], [references])[0],
+        **metrics.judge_text(prediction, references, metric_name, scores),
     }
 
 
@@ -69,7 +83,7 @@ def content_of(make, cosines: bool) -> tuple[list[dict], dict]:
 
 
 def metric_of(make) -> str:
-    return "accuracy" if make is label_example else "rouge"
+    return {text_example: "rouge", f1_example: "f1"}.get(make, "accuracy")
 
 
 def write_pair(
@@ -133,17 +147,24 @@ def complains(capsys, *words: str) -> bool:
 
 
 @pytest.mark.parametrize("cosines", [True, False])
-@pytest.mark.parametrize("make", [label_example, text_example])
+@pytest.mark.parametrize("make", [label_example, text_example, f1_example, number_example])
 def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     log = write_pair(tmp_path, make=make, cosines=cosines)
     assert verify(log) == 0
     text = capsys.readouterr().out
     assert "MISMATCH" not in text
     quantities = {line.split()[0] for line in text.splitlines()[1:-1]}
-    expected = {*IDENTITY, *BY_LEN, "score"}
-    expected -= set() if cosines else set(records.LAYER_KEYS)
-    expected -= set() if make is label_example else {"margin_by_len"}
-    expected |= {"model_prediction"} if make is label_example else set()
+    expected = {*IDENTITY, *BY_LEN, "score"} - set(records.SOMETIMES)
+    if make is label_example:
+        expected |= {"model_prediction"}
+    else:
+        expected |= {"scores", "scores_by_len"}
+    if make is number_example:
+        expected |= {"extracted", "format_failure", "format_failures_by_len"}
+    if cosines:
+        expected |= set(records.LAYER_KEYS) - (
+            set() if make is label_example else {"margin_by_len"}
+        )
     assert quantities == expected
 
 
@@ -188,6 +209,50 @@ def test_one_edited_number_of_the_result_is_a_mismatch(tmp_path, capsys, where):
     assert len(rows) > 1
 
 
+EDITS_OF_TEXT_RESULT = {
+    "mean of a score": (text_example, "scores_by_len", "1", "rouge2", 0.5),
+    "one score gone": (text_example, "scores_by_len", {}),
+    "metric of both": (f1_example, "metric_name", "rouge"),
+    "format failures": (number_example, "format_failures_by_len", "2", 0),
+    "no format failures": (number_example, "format_failures_by_len", {}),
+}
+
+
+@pytest.mark.parametrize("edited", EDITS_OF_TEXT_RESULT.values(), ids=EDITS_OF_TEXT_RESULT)
+def test_one_edited_number_about_texts_is_a_mismatch(tmp_path, capsys, edited):
+    make, *keys, value = edited
+    log = write_pair(tmp_path, make=make)
+    edit(records.result_of_debug(log), *keys, value=value)
+    assert verify(log) == 1
+    rows = [line for line in capsys.readouterr().out.splitlines() if "MISMATCH" in line]
+    assert all(line.startswith(keys[0]) for line in rows[:-1])
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(label_example, "f1"), (text_example, "f1"), (number_example, "rouge")]
+)
+def test_another_metric_in_both_files_is_a_mismatch(tmp_path, make, name):
+    log = write_pair(tmp_path, make=make)
+    for path in (log, records.result_of_debug(log)):
+        edit(path, "metric_name", value=name)
+    assert verify(log) == 1
+
+
+def test_an_unknown_metric_is_two_plain_lines_and_status_2(tmp_path, capsys):
+    log = write_pair(tmp_path, make=text_example)
+    edit(log, "metric_name", value="bleu")
+    assert verify(log) == 2
+    assert complains(capsys, "cannot be scored", "bleu")
+
+
+@pytest.mark.parametrize("value", [[], {"f1": 1}, {"0": {}, "1": {}}, {"0": [10**400]}])
+def test_scores_that_are_no_numbers_by_length_are_damage(tmp_path, capsys, value):
+    log = write_pair(tmp_path, make=text_example)
+    edit(records.result_of_debug(log), "scores_by_len", value=value)
+    assert verify(log) == 2
+    assert complains(capsys, "is damaged", "scores_by_len")
+
+
 def test_a_mismatch_of_statistics_names_the_field(tmp_path, capsys):
     log = write_pair(tmp_path)
     edit(records.result_of_debug(log), "stats_by_len", "1", "change_points_high", value=99.0)
@@ -205,6 +270,11 @@ EDITS_OF_LOG = {
     "rouge score": (text_example, "score", 0.25, "score"),
     "text": (text_example, "model_prediction", "something else", "score"),
     "references": (text_example, "references", ["something else"], "score"),
+    "one of the scores": (text_example, "scores", {"f1": 0.25}, "scores"),
+    "f1": (f1_example, "score", 0.25, "score"),
+    "number": (number_example, "extracted", "3", "extracted"),
+    "format failure": (number_example, "format_failure", False, "format_failure"),
+    "text of a number": (number_example, "model_prediction", "19", "extracted"),
 }
 
 
