@@ -22,7 +22,10 @@ from errors import UserError
 
 SCHEMA_VERSION = 1
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "numpy")
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
+    "numpy",
+)  # fmt: skip
 RESULT_KEYS = {
     "schema_version": int,
     "model": str,
