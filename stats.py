@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 ALPHA = 0.05  # two-sided
 POWER = 0.8
 RESAMPLES = 2000  # of a bootstrap
-MOST_FLIPS = 99_999  # of a permutation test; its smallest p-value is 1 / (1 + flips)
+MOST_FLIPS = 999_999  # of a permutation test; its smallest p-value is 1 / (1 + flips)
 MOST_SIGNS = 2 * 10**8  # flips times clusters: what a permutation test may cost
 BLOCK = 4_000_000  # numbers that are drawn at once
 
@@ -91,7 +91,7 @@ def stats_by_len(
             {"n": row.size, "n_targets": len(set(targets))}
             | {"clusters": {"unit": clusters.unit, "count": clusters.count}}
             | _interval(row, clusters, None if drawn is None else drawn[h], binary)
-            | _change(h, scores, changes, draws)
+            | _change(h, scores, changes, draws, later)
             | _test(h, later, p_values[h], corrected[h], binary)
             | _detectable(h, changes[h], later, binary)
         )
@@ -107,23 +107,21 @@ def _interval(row: np.ndarray, clusters: Clusters, drawn: Any, binary: bool) -> 
         low, high = wilson(row)
         return {"low": low, "high": high, "interval": f"{CONFIDENCE:.0%} Wilson"}
     method = {"interval": f"{CONFIDENCE:.0%} bootstrap over {clusters.unit}"}
-    return _ends("low", "high", drawn) | method
+    return _ends("low", "high", drawn, clusters) | method
 
 
-def _change(h: int, scores: np.ndarray, changes: np.ndarray, draws: Any) -> Stats:
+def _change(h: int, scores: np.ndarray, changes: np.ndarray, draws: Any, used: Clusters) -> Stats:
     """Change against h = 0 in points and in per cent, with paired bootstrap intervals."""
-    lengths = len(scores)
-    found = {"change_points": float(changes[h].mean())}
-    found |= _ends(
-        "change_points_low", "change_points_high", None if draws is None else draws[h + lengths]
-    )
+    moved = None if draws is None else draws[len(scores) + h]
     names = ("percent_change_low", "percent_change_high")
+    found = {"change_points": float(changes[h].mean())}
+    found |= _ends("change_points_low", "change_points_high", moved, used)
     found |= percent_change(float(scores[h].mean()), float(scores[0].mean()))
     if found["percent_change"] is None:
-        return found | _nulls("the metric is 0 at h = 0", *names)
+        return found | _nulls(found["percent_change_reason"], *names)
     if draws is not None and not draws[0].all():
         return found | _nulls("a resample has a metric of 0 at h = 0", *names)
-    return found | _ends(*names, None if draws is None else draws[h + lengths] / draws[0])
+    return found | _ends(*names, None if draws is None else moved / draws[0], used)
 
 
 def percent_change(value: float, baseline: float) -> Stats:
@@ -163,12 +161,16 @@ def _detectable(h: int, changes: np.ndarray, clusters: Clusters, binary: bool) -
     return {name: points}
 
 
-def _ends(low: str, high: str, drawn: np.ndarray | None) -> Stats:
+def _ends(low: str, high: str, drawn: np.ndarray | None, clusters: Clusters) -> Stats:
     """Percentile interval of resampled values, under these two names."""
     if drawn is None:
-        return _nulls("a single cluster cannot be resampled", low, high)
+        return _nulls(_alone(clusters), low, high)
+    return dict(zip((low, high), _percentiles(drawn)))
+
+
+def _percentiles(drawn: np.ndarray) -> tuple[float, float]:
     tail = (1 - CONFIDENCE) / 2
-    return dict(zip((low, high), np.quantile(drawn, (tail, 1 - tail)).tolist()))
+    return tuple(np.quantile(drawn, (tail, 1 - tail)).tolist())
 
 
 def _nulls(reason: str, *names: str) -> Stats:
@@ -202,8 +204,7 @@ def bootstrap_mean(values: np.ndarray, clusters: Clusters | None = None) -> tupl
     )
     if drawn is None:
         raise ValueError("a single cluster cannot be resampled")
-    found = _ends("low", "high", drawn[0])
-    return found["low"], found["high"]
+    return _percentiles(drawn[0])
 
 
 def bootstrap_means(rows: np.ndarray, clusters: Clusters) -> np.ndarray | None:
@@ -274,7 +275,10 @@ def sign_flip(changes: np.ndarray, clusters: Clusters) -> np.ndarray:
 def _sign_patterns(count: int) -> Iterator[np.ndarray]:
     """Blocks of rows of -1 and 1, [rows, count]: each pattern once, or a random lot of them."""
     if 2**count <= MOST_FLIPS:
-        yield 2.0 * (np.arange(2**count)[:, None] >> np.arange(count) & 1) - 1
+        start = 0
+        for rows in _blocks(2**count, count):
+            numbers = np.arange(start, start := start + rows)
+            yield 2.0 * (numbers[:, None] >> np.arange(count) & 1) - 1
         return
     rng = np.random.default_rng(0)
     for rows in _blocks(min(MOST_FLIPS, MOST_SIGNS // count), count):

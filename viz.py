@@ -1,6 +1,8 @@
-"""Figures of finished runs, and their verification. Reads result files only; needs no model.
+"""Figures and tables of finished runs, and their verification. Reads result files; needs no model.
 
     python viz.py metric --result_dir results/org@name__quiz --out_dir plots
+    python viz.py table --result_dir results --format latex --out table.tex
+    python viz.py grid --result_dir results --h 4 --out_dir plots
     python viz.py verify --debug_file results/org@name__quiz/test_vs_posts_test_debug.json
 
 Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
@@ -11,6 +13,9 @@ import sys
 from pathlib import Path
 
 import figures
+import grid
+import records
+import tables
 import verify
 from errors import UserError
 
@@ -19,6 +24,27 @@ def run_metric(arguments: argparse.Namespace) -> int:
     """Draw metric, change and cosines of every model and target below --result_dir."""
     groups = figures.load_groups(arguments.result_dir)
     print(*figures.save_figures(figures.metric_figures(groups), arguments.out_dir), sep="\n")
+    return 0
+
+
+def run_table(arguments: argparse.Namespace) -> int:
+    """Print or write one table of every result below the folders."""
+    frame = tables.make_frame(records.load_results(arguments.result_dir))
+    text = tables.render(frame, arguments.format)
+    if arguments.out is None:
+        print(text, end="")
+    else:
+        records.check_writable(arguments.out.parent)
+        arguments.out.write_text(text, encoding="utf-8")
+        print(arguments.out)
+    return 0
+
+
+def run_grid(arguments: argparse.Namespace) -> int:
+    """Draw a heat map of target by distractor for every model below the folders."""
+    frame = tables.make_frame(records.load_results(arguments.result_dir))
+    drawn = grid.grid_figures(frame, grid.choose_length(frame, arguments.h))
+    print(*figures.save_figures(drawn, arguments.out_dir), sep="\n")
     return 0
 
 
@@ -41,19 +67,36 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return status
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line; each command's function is under `run`."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     metric = commands.add_parser("metric", help="draw metric, change and cosines over h")
     metric.add_argument("--result_dir", required=True, help="folder of results, searched below")
-    metric.add_argument("--out_dir", default="plots", help="folder for figures (default: plots)")
     metric.set_defaults(run=run_metric)
+    table = commands.add_parser("table", help="one row per model, target, distractor and h")
+    table.add_argument("--format", choices=tables.FORMATS, default="markdown", help="%(default)s")
+    table.add_argument("--out", type=Path, metavar="FILE", help="file (default: printed)")
+    table.set_defaults(run=run_table)
+    heat = commands.add_parser("grid", help="heat maps of the change, target by distractor")
+    heat.add_argument("--h", type=int, help="history length (default: the longest of all pairs)")
+    heat.set_defaults(run=run_grid)
+    for command in (table, heat):
+        command.add_argument(
+            "--result_dir", required=True, nargs="+", help="folders of results, searched below"
+        )
+    for command in (metric, heat):
+        command.add_argument("--out_dir", default="plots", help="for figures (default: plots)")
     check = commands.add_parser("verify", help="recompute every stored number from debug logs")
     check.add_argument("--debug_file", required=True, nargs="+", help="..._debug.json files")
     check.set_defaults(run=run_verify)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = make_parser().parse_args(argv)
     try:
         return arguments.run(arguments)
     except (UserError, OSError) as error:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
 import stats
@@ -78,7 +79,7 @@ def test_a_single_example_has_no_bootstrap_interval():
         stats.bootstrap_mean(np.array([0.5]))
     (of_0,) = graded([0.5])
     assert of_0["low"] is of_0["high"] is None
-    assert "single cluster" in of_0["low_reason"]
+    assert "one cluster" in of_0["low_reason"]
 
 
 def test_two_clusters_of_equal_size_give_the_hand_made_distribution():
@@ -350,6 +351,13 @@ def test_sign_flips_find_the_detectable_change_about_8_times_in_10():
     assert np.mean(stats.sign_flip(changes, alone(16)) < 0.05) == pytest.approx(0.8, abs=0.06)
 
 
+def test_the_detectable_change_of_graded_scores_is_that_of_a_paired_t_test():
+    before, after = np.random.default_rng(15).random((2, 8))
+    sd = (100 * (after - before)).std(ddof=1)
+    power = TTestPower().power(graded(before, after)[1]["detectable_points"] / sd, 8, 0.05)
+    assert power == pytest.approx(0.8, abs=1e-4)
+
+
 def test_the_detectable_change_shrinks_with_the_square_root_of_n():
     assert stats.detectable_mean(10, 400) == pytest.approx(
         stats.detectable_mean(10, 1600) * 2, 0.01
@@ -451,3 +459,9 @@ def test_10_000_examples_at_9_lengths_take_a_few_seconds(is_binary):
         np.round(scores) if is_binary else scores, own(10_000), own(10_000), binary=is_binary
     )
     assert time.perf_counter() - started < 8
+
+
+def test_every_sign_pattern_comes_once_across_blocks(monkeypatch):
+    monkeypatch.setattr(stats, "BLOCK", 50)
+    (p,) = stats.sign_flip(np.array([[1.0] * 9 + [-1.0] * 2]), alone(11))
+    assert p == pytest.approx(scipy.stats.binomtest(2, 11).pvalue)
