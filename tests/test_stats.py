@@ -149,39 +149,6 @@ def test_a_clustered_interval_covers_where_a_plain_one_does_not():
     assert covered["plain"] / 150 < 0.75
 
 
-# --- percentage changes
-
-
-def test_a_percentage_change_is_relative_to_the_baseline():
-    assert stats.percent_change(0.3, 0.4) == {"percent_change": pytest.approx(-25)}
-    assert stats.percent_change(0.4, 0.4) == {"percent_change": 0}
-
-
-def test_a_percentage_interval_resamples_numerator_and_baseline_together():
-    scores = np.random.default_rng(5).random(30) + 0.5
-    of_1 = graded(scores, 0.75 * scores)[1]
-    ends = [of_1[f"percent_change{end}"] for end in ("", "_low", "_high")]
-    assert ends == [pytest.approx(-25)] * 3
-
-
-def test_a_percentage_interval_is_the_ratio_bootstrap_of_scipy():
-    before, after = np.random.default_rng(6).random((2, 40)) + 0.2
-    of_1 = graded(before, after)[1]
-    found = scipy.stats.bootstrap(
-        (after, before), lambda y, x, axis=-1: 100 * (y.mean(axis) / x.mean(axis) - 1),
-        paired=True, n_resamples=20_000, method="percentile", rng=np.random.default_rng(7),
-    ).confidence_interval  # fmt: skip
-    mine = of_1["percent_change_low"], of_1["percent_change_high"]
-    assert mine == pytest.approx((found.low, found.high), abs=1.5)
-
-
-def test_a_resample_without_a_hit_at_h_0_has_no_percentage_interval():
-    of_1 = binary(counts(6, 1), counts(6, 2))[1]
-    assert of_1["percent_change"] == pytest.approx(100)
-    assert of_1["percent_change_low"] is of_1["percent_change_high"] is None
-    assert "resample" in of_1["percent_change_low_reason"]
-
-
 # --- tests
 
 

@@ -1,15 +1,52 @@
-"""The percentage changes of Gupta et al. (2024) follow from the counts behind them."""
+"""Claims about percentage changes, those that Gupta et al. (2024) published among them."""
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import stats
 
 
+def graded(before, after, is_binary=False):
+    """Statistics of h = 1 for these scores at h = 0 and at h = 1."""
+    each = range(len(before))
+    return stats.stats_by_len(np.array([before, after]), each, each, binary=is_binary)[1]
+
+
 def stats_of(n, before, after):
     """Statistics of h = 1 for so many hits of n at h = 0 and at h = 1."""
-    rows = np.array([[1.0] * hits + [0.0] * (n - hits) for hits in (before, after)])
-    return stats.stats_by_len(rows, range(n), range(n), binary=True)[1]
+    rows = [[1.0] * hits + [0.0] * (n - hits) for hits in (before, after)]
+    return graded(*rows, is_binary=True)
+
+
+def test_a_percentage_change_is_relative_to_the_baseline():
+    assert stats.percent_change(0.3, 0.4) == {"percent_change": pytest.approx(-25)}
+    assert stats.percent_change(0.4, 0.4) == {"percent_change": 0}
+
+
+def test_a_percentage_interval_resamples_numerator_and_baseline_together():
+    scores = np.random.default_rng(5).random(30) + 0.5
+    of_1 = graded(scores, 0.75 * scores)
+    ends = [of_1[f"percent_change{end}"] for end in ("", "_low", "_high")]
+    assert ends == [pytest.approx(-25)] * 3
+
+
+def test_a_percentage_interval_is_the_ratio_bootstrap_of_scipy():
+    before, after = np.random.default_rng(6).random((2, 40)) + 0.2
+    of_1 = graded(before, after)
+    found = scipy.stats.bootstrap(
+        (after, before), lambda y, x, axis=-1: 100 * (y.mean(axis) / x.mean(axis) - 1),
+        paired=True, n_resamples=20_000, method="percentile", rng=np.random.default_rng(7),
+    ).confidence_interval  # fmt: skip
+    mine = of_1["percent_change_low"], of_1["percent_change_high"]
+    assert mine == pytest.approx((found.low, found.high), abs=1.5)
+
+
+def test_a_resample_without_a_hit_at_h_0_has_no_percentage_interval():
+    of_1 = stats_of(6, 1, 2)
+    assert of_1["percent_change"] == pytest.approx(100)
+    assert of_1["percent_change_low"] is of_1["percent_change_high"] is None
+    assert "resample" in of_1["percent_change_low_reason"]
 
 
 # n, zero-shot hits, hits after 6 turns, and the percentage that is published for them.
