@@ -257,6 +257,14 @@ def test_cells_that_are_not_significant_are_hatched_and_the_caption_says_so(tmp_
     assert "Holm" in text and "over the 16 comparisons" in text and "Hatched" in text
 
 
+def test_a_cell_that_only_the_correction_takes_away_is_hatched(tmp_path):
+    six_fewer = [0.0] * 6 + UNCHANGED[6:]  # p = 0.03125, and twice that after Holm
+    write(tmp_path, UNCHANGED, six_fewer)
+    write(tmp_path, UNCHANGED, UNCHANGED, distractor="quiz/test")
+    ((axes, _, _),) = grids_of(tmp_path).values()
+    assert cells_of(axes)[0, 0] == "(-15.0)"
+
+
 def test_the_stars_of_a_grid_are_those_of_the_table(tmp_path):
     write_grid(tmp_path)
     frame = frame_of(tmp_path)
