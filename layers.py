@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stats import CONFIDENCE, Clusters
+
 if TYPE_CHECKING:
     from model import Layers
 
 # Name of a measure in a result's `..._by_len` -> its key in an example of the debug log
 MEASURES = {"cos": "cosines", "drift": "drift", "margin": "margin", "agree": "agree"}
-CONFIDENCE = 0.95
 DECIMALS = 7
 
 Row = list[float | None]
@@ -71,68 +72,65 @@ def _clean(values: Sequence[float] | np.ndarray) -> Row:
 # -- many examples
 
 
-def aggregate(by_len: ByLen) -> dict[str, Any]:
+def aggregate(by_len: ByLen, at_0: Clusters, later: Clusters) -> dict[str, Any]:
     """Every layer aggregate of a result file; {} for a measure that was not read.
 
     `..._by_len` holds the mean over examples at each block; `decision_layer_by_len` the number of
     examples decided at each block; `layer_stats_by_len` the intervals, and at each block how many
-    examples were left out since their value was not finite.
+    examples were left out since their value was not finite. The clusters are those of the examples
+    at h = 0 and at longer histories.
     """
     found: dict[str, Any] = {}
     stats: dict[str, dict[str, Any]] = {h: {} for h in by_len}
+    clusters = {h: later if int(h) else at_0 for h in by_len}
     for name, key in MEASURES.items():
         found[f"{name}_by_len"] = {}
         for h, values in _tables(by_len, key).items():
-            found[f"{name}_by_len"][h], stats[h][name] = _mean_and_interval(values)
+            found[f"{name}_by_len"][h], stats[h][name] = _mean_and_interval(values, clusters[h])
     depth = max((len(row) for row in found["cos_by_len"].values()), default=0)
-    decisions = _decisions(by_len)
-    found["decision_layer_by_len"] = {
-        h: [blocks.count(block) for block in range(1, depth + 1)] for h, blocks in decisions.items()
-    }
-    for h, blocks in decisions.items():
-        stats[h]["decision_layer"] = _decision_stats(blocks)
+    found["decision_layer_by_len"] = {}
+    for h, values in _tables(by_len, "decision_layer").items():
+        counts = [int((values == block).sum()) for block in range(1, depth + 1)]
+        found["decision_layer_by_len"][h] = counts
+        stats[h]["decision_layer"] = _decision_stats(values, clusters[h])
     return found | {"layer_stats_by_len": stats if any(stats.values()) else {}}
 
 
 def _tables(by_len: ByLen, key: str) -> dict[str, np.ndarray]:
-    """A measure [n, L] by history length, NaN for null; {} unless every example has it."""
+    """A measure by history length, an entry per example, NaN for null; {} unless all have it."""
     if not all(key in example for group in by_len.values() for example in group):
         return {}
     return {h: np.array([e[key] for e in group], dtype=float) for h, group in by_len.items()}
 
 
-def _decisions(by_len: ByLen) -> dict[str, list[int | None]]:
-    if not all("decision_layer" in example for group in by_len.values() for example in group):
-        return {}
-    return {h: [example["decision_layer"] for example in group] for h, group in by_len.items()}
+def _mean_and_interval(values: np.ndarray, clusters: Clusters) -> tuple[Row, dict[str, Any]]:
+    """[N, L] -> mean at each block, and its interval by Student's t over the clusters.
 
-
-def _mean_and_interval(values: np.ndarray) -> tuple[Row, dict[str, Any]]:
-    """[n, L] -> mean at each block, and its interval over examples by Student's t; null is left
-    out, and one example has a mean but no interval.
+    Null is left out. The error of the mean is that of `stats.cluster_sd`, with independent
+    examples the usual one; a single cluster has a mean but no interval.
     """
     from scipy.stats import t
 
     known = np.isfinite(values)
     n = known.sum(axis=0)  # [L]
-    filled = np.where(known, values, 0)
-    mean = np.divide(filled.sum(axis=0), n, out=np.full(len(n), np.nan), where=n > 0)
-    squares = np.where(known, (values - mean) ** 2, 0).sum(axis=0)
-    spare = np.maximum(n - 1, 1)
-    half = t.ppf((1 + CONFIDENCE) / 2, spare) * np.sqrt(squares / spare / np.maximum(n, 1))
-    half = np.where(n > 1, half, np.nan)
+    total = np.where(known, values, 0).sum(axis=0)
+    mean = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+    spread = clusters.sums(np.where(known, values - mean, 0).T)  # [clusters, L]
+    count = (clusters.sums(known.T.astype(float)) > 0).sum(axis=0)  # clusters that are left [L]
+    spare = np.maximum(count - 1, 1)
+    error = np.sqrt(count * (spread**2).sum(axis=0) / spare) / np.maximum(n, 1)
+    half = np.where(count > 1, t.ppf((1 + CONFIDENCE) / 2, spare) * error, np.nan)
     return _clean(mean), {
         "low": _clean(mean - half),
         "high": _clean(mean + half),
-        "interval": f"{CONFIDENCE:.0%} Student's t over examples",
+        "interval": f"{CONFIDENCE:.0%} Student's t over {clusters.unit}",
         "excluded": (len(values) - n).tolist(),
     }
 
 
-def _decision_stats(blocks: Sequence[int | None]) -> dict[str, Any]:
-    """Mean decision layer of the examples that have one, and how many have none."""
-    decided = np.array([[block] for block in blocks], dtype=float)
-    [mean], stats = _mean_and_interval(decided)
+def _decision_stats(decided: np.ndarray, clusters: Clusters) -> dict[str, Any]:
+    """Mean decision layer of the examples that have one [N], and how many have none."""
+    [mean], stats = _mean_and_interval(decided[:, None], clusters)
     return {
         "mean": mean,
         "low": stats["low"][0],

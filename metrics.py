@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 import layers
+import stats
 
-CONFIDENCE = 0.95
-RESAMPLES = 2000  # of a bootstrap
 TOP = 5  # most frequent tokens that are kept
 TEXT_SCORES = ("rouge1", "rouge2", "rouge", "exact_match", "f1")  # of every generated text
 PROPORTIONS = ("accuracy", "exact_match")  # metrics that are 0 or 1 for an example
@@ -151,7 +150,8 @@ def judge_text(
 def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
     """Every aggregate of a result file, from the examples of one pair.
 
-    Raises ValueError unless the examples are the same targets at every history length 0..H.
+    Raises ValueError unless the examples are the same targets, each once under a seed, at every
+    history length 0..H. The statistics of each length are those of `stats.stats_by_len`.
     """
     by_len = _by_len(examples)
     scores = {h: np.array([example["score"] for example in group]) for h, group in by_len.items()}
@@ -159,24 +159,29 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
         "n": len(by_len["0"]),
         "metric_by_len": {h: float(values.mean()) for h, values in scores.items()},
         "debug_top5_by_len": {h: _top_tokens(group) for h, group in by_len.items()},
-        "stats_by_len": {
-            h: _stats(values, scores["0"], metric_name) for h, values in scores.items()
-        },
+        "stats_by_len": _stats_by_len(by_len, metric_name),
         "scores_by_len": _mean_scores(by_len),
         "format_failures_by_len": _format_failures(by_len),
-    } | layers.aggregate(by_len)
+    } | layers.aggregate(by_len, *(stats.find_clusters(*names) for names in _shared(by_len)))
 
 
 def _by_len(examples: Sequence[Example]) -> dict[str, list[Example]]:
     """Examples by history length, in the order of the targets, so that lengths can be paired."""
     longest = max(example["config"]["history_len"] for example in examples)
     by_len: dict[str, list[Example]] = {str(h): [] for h in range(longest + 1)}
-    for example in sorted(examples, key=lambda example: example["config"]["target_idx"]):
+    for example in sorted(examples, key=_identity):
         by_len[str(example["config"]["history_len"])].append(example)
-    targets = [[example["config"]["target_idx"] for example in group] for group in by_len.values()]
-    if any(row != targets[0] for row in targets):
+    first, *others = [list(map(_identity, group)) for group in by_len.values()]
+    if any(row != first for row in others):
         raise ValueError("the examples are not the same targets at every history length")
+    if len(set(first)) < len(first):
+        raise ValueError("a target is there twice at one history length under one seed")
     return by_len
+
+
+def _identity(example: Example) -> tuple[int, int]:
+    """Target and seed: what makes examples of two history lengths a pair."""
+    return example["config"]["target_idx"], example["config"].get("seed", 0)
 
 
 def _mean_scores(by_len: dict[str, list[Example]]) -> dict[str, dict[str, float]]:
@@ -202,51 +207,21 @@ def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:
     return [list(entry) for entry in counts.most_common(TOP)]
 
 
-def _stats(scores: np.ndarray, baseline: np.ndarray, metric_name: str) -> dict[str, Any]:
-    """Interval of the metric at one history length, and its change from the targets' h = 0."""
-    if metric_name in PROPORTIONS:
-        (low, high), method = wilson(scores), "Wilson"
-    else:
-        (low, high), method = bootstrap_mean(scores), "bootstrap over targets"
-    change = 100 * (scores - baseline)
-    change_low, change_high = bootstrap_mean(change)
-    return {
-        "n": len(scores),
-        "low": low,
-        "high": high,
-        "interval": f"{CONFIDENCE:.0%} {method}",
-        "change_points": float(change.mean()),
-        "change_points_low": change_low,
-        "change_points_high": change_high,
-        **percent_change(float(scores.mean()), float(baseline.mean())),
-    }
+def _shared(by_len: dict[str, list[Example]]) -> tuple[tuple[list, list], tuple[list, list]]:
+    """Names of the target and of the history of each example, at h = 0 and at all other lengths."""
+    identities = list(map(_identity, by_len["0"]))
+    numbers = [example["config"].get("history_number") for example in by_len["0"]]
+    histories = [
+        (seed, target, None) if number is None else (seed, None, number)
+        for (target, seed), number in zip(identities, numbers)
+    ]
+    targets = [target for target, _ in identities]
+    return (targets, identities), (targets, histories)
 
 
-def percent_change(value: float, baseline: float) -> dict[str, Any]:
-    """100 (m(h) - m(0)) / m(0) as in Gupta et al.; null with the reason where the baseline is 0."""
-    if baseline == 0:
-        return {"percent_change": None, "percent_change_reason": "the metric is 0 at h = 0"}
-    return {"percent_change": 100 * (value - baseline) / baseline}
-
-
-def wilson(correct: np.ndarray) -> tuple[float, float]:
-    """Wilson score interval of a proportion from 0/1 scores (Wilson 1927)."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(int(correct.sum()), len(correct)).proportion_ci(
-        CONFIDENCE, method="wilson"
-    )
-    return float(interval.low), float(interval.high)
-
-
-def bootstrap_mean(values: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean over examples (Efron 1979); always the same seed."""
-    from scipy.stats import bootstrap
-
-    if np.ptp(values) == 0:  # also a single value: nothing varies, so neither does its mean
-        return float(values[0]), float(values[0])
-    found = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="percentile",
-        batch=max(1, 2_000_000 // len(values)), rng=np.random.default_rng(0),
-    )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+def _stats_by_len(by_len: dict[str, list[Example]], metric_name: str) -> dict[str, Any]:
+    """Statistics of each history length; examples of one target or one history are clustered."""
+    scores = np.array([[example["score"] for example in group] for group in by_len.values()])
+    _, (targets, histories) = _shared(by_len)
+    found = stats.stats_by_len(scores, targets, histories, binary=metric_name in PROPORTIONS)
+    return dict(zip(by_len, found))

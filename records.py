@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ from errors import UserError
 
 SCHEMA_VERSION = 2
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "numpy")
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
+    "numpy",
+)  # fmt: skip
 LAYER_ROWS = ("cosines", "drift", "margin", "agree", "decision_layer")
 LAYER_KEYS = (
     *("cos_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
@@ -44,6 +47,12 @@ RESULT_KEYS = {
     "config": dict,
     "environment": dict,
 }
+STATS_KEYS = (
+    "n", "n_targets", "clusters", "low", "high", "interval",
+    "change_points", "change_points_low", "change_points_high",
+    "percent_change", "percent_change_low", "percent_change_high",
+    "test", "p_value", "p_holm", "detectable_points",
+)  # fmt: skip
 DEBUG_KEYS = {
     "model": str,
     "target": str,
@@ -215,6 +224,30 @@ def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         )
     for path in paths:
         yield path, read_result(path)
+
+
+def load_results(folders: Iterable[str | Path]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Results below the folders, each with its `path`, by model, target and distractor, sorted.
+
+    UserError where one key has two results, or one lacks a statistic.
+    """
+    found: dict[tuple[str, str, str], tuple[Path, dict[str, Any]]] = {}
+    for path, result in (pair for folder in folders for pair in find_results(folder)):
+        key = (result["model"], result["target"], result["distractor"])
+        other, _ = found.setdefault(key, (path, result))
+        if other.resolve() != path.resolve():
+            raise UserError(
+                f"{other} and {path} hold the same model, target and distractor.\n"
+                "Give them apart, in a --result_dir for each."
+            )
+        for h, entry in result["stats_by_len"].items():
+            lacking = next((name for name in STATS_KEYS if name not in entry), None)
+            if lacking:
+                raise UserError(
+                    f"{path} has no '{lacking}' for h = {h}: it is damaged, or older than that "
+                    "number.\nMake it again with: python experiment.py ... --overwrite"
+                )
+    return {key: found[key][1] | {"path": str(found[key][0])} for key in sorted(found)}
 
 
 def provenance(started: float) -> dict[str, Any]:

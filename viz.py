@@ -1,7 +1,9 @@
-"""Figures of finished runs, and their verification. Reads result files only; needs no model.
+"""Figures and tables of finished runs, and their verification. Reads result files; needs no model.
 
     python viz.py metric --result_dir results/org@name__quiz --out_dir plots
     python viz.py layers --result_dir results/org@name__quiz --out_dir plots
+    python viz.py table --result_dir results --format latex --out table.tex
+    python viz.py grid --result_dir results --h 4 --out_dir plots
     python viz.py verify --debug_file results/org@name__quiz/test_vs_posts_test_debug.json
 
 Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
@@ -13,7 +15,10 @@ from itertools import chain
 from pathlib import Path
 
 import figures
+import grid
 import layer_figures
+import records
+import tables
 import verify
 from errors import UserError
 
@@ -36,6 +41,27 @@ def run_layers(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_table(arguments: argparse.Namespace) -> int:
+    """Print or write one table of every result below the folders."""
+    frame = tables.make_frame(records.load_results(arguments.result_dir))
+    text = tables.render(frame, arguments.format)
+    if arguments.out is None:
+        print(text, end="")
+    else:
+        records.check_writable(arguments.out.parent)
+        arguments.out.write_text(text, encoding="utf-8")
+        print(arguments.out)
+    return 0
+
+
+def run_grid(arguments: argparse.Namespace) -> int:
+    """Draw a heat map of target by distractor for every model below the folders."""
+    frame = tables.make_frame(records.load_results(arguments.result_dir))
+    drawn = grid.grid_figures(frame, grid.choose_length(frame, arguments.h))
+    print(*figures.save_figures(drawn, arguments.out_dir), sep="\n")
+    return 0
+
+
 def run_verify(arguments: argparse.Namespace) -> int:
     """Verify every --debug_file; 0 where all hold, 1 on a mismatch, 2 where a file is damaged."""
     status = 0
@@ -55,23 +81,39 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return status
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line; each command's function is under `run`."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, run, text in (
-        ("metric", run_metric, "draw metric, change and cosines over h"),
-        ("layers", run_layers, "draw what a history changes at each layer"),
-    ):
-        command = commands.add_parser(name, help=text)
+    metric = commands.add_parser("metric", help="draw metric, change and cosines over h")
+    metric.set_defaults(run=run_metric)
+    layers = commands.add_parser("layers", help="draw what a history changes at each layer")
+    layers.set_defaults(run=run_layers)
+    table = commands.add_parser("table", help="one row per model, target, distractor and h")
+    table.add_argument("--format", choices=tables.FORMATS, default="markdown", help="%(default)s")
+    table.add_argument("--out", type=Path, metavar="FILE", help="file (default: printed)")
+    table.set_defaults(run=run_table)
+    heat = commands.add_parser("grid", help="heat maps of the change, target by distractor")
+    heat.add_argument("--h", type=int, help="history length (default: the longest of all pairs)")
+    heat.set_defaults(run=run_grid)
+    for command in (metric, layers):
         command.add_argument("--result_dir", required=True, help="folder of results")
-        command.add_argument("--out_dir", default="plots", help="folder for figures (plots)")
-        command.set_defaults(run=run)
+    for command in (table, heat):
+        command.add_argument(
+            "--result_dir", required=True, nargs="+", help="folders of results, searched below"
+        )
+    for command in (metric, layers, heat):
+        command.add_argument("--out_dir", default="plots", help="for figures (default: plots)")
     check = commands.add_parser("verify", help="recompute every stored number from debug logs")
     check.add_argument("--debug_file", required=True, nargs="+", help="..._debug.json files")
     check.set_defaults(run=run_verify)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = make_parser().parse_args(argv)
     try:
         return arguments.run(arguments)
     except (UserError, OSError) as error:

@@ -4,11 +4,12 @@ import warnings
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import t, ttest_1samp
 
 import layers
 import metrics
 from model import Layers
+from stats import cluster_sd, find_clusters
 
 LOGITS = {"A": (1.0, 0.0, 3.0, 2.0), "B": (2.0, 1.0, 1.0, 0.5), "C": (0.0, 4.0, 1.0, 1.5)}
 nan, inf = float("nan"), float("inf")
@@ -29,6 +30,13 @@ def read(**settings):
             **settings,
         }
     )
+
+
+def aggregate(group, targets=None):
+    """Aggregates of examples at h = 0, those of equal targets in one cluster."""
+    names = targets or range(len(group))
+    clusters = find_clusters(names, range(len(group)))
+    return layers.aggregate({"0": group}, clusters, clusters)
 
 
 # --- one example
@@ -103,14 +111,14 @@ def test_a_measure_that_some_examples_lack_is_left_out():
 
 
 def test_without_layers_every_layer_aggregate_is_empty():
-    assert set(map(str, layers.aggregate({"0": [example()]}).values())) == {"{}"}
+    assert set(map(str, aggregate([example()]).values())) == {"{}"}
 
 
 def test_null_is_left_out_of_the_mean_and_counted():
     group = [example(margin=[value, 1.0]) for value in (1.0, None, 4.0)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = layers.aggregate({"0": group})
+        found = aggregate(group)
     assert found["margin_by_len"] == {"0": [2.5, 1.0]}
     assert found["layer_stats_by_len"]["0"]["margin"]["excluded"] == [1, 0]
 
@@ -118,7 +126,7 @@ def test_null_is_left_out_of_the_mean_and_counted():
 def test_a_block_without_a_finite_value_has_no_mean_and_one_value_no_interval():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = layers.aggregate({"0": [example(drift=[None, 0.5]), example(drift=[None, None])]})
+        found = aggregate([example(drift=[None, 0.5]), example(drift=[None, None])])
     assert found["drift_by_len"] == {"0": [None, 0.5]}
     stats = found["layer_stats_by_len"]["0"]["drift"]
     assert stats["low"] == stats["high"] == [None, None] and stats["excluded"] == [2, 1]
@@ -127,15 +135,25 @@ def test_a_block_without_a_finite_value_has_no_mean_and_one_value_no_interval():
 def test_intervals_are_those_of_students_t():
     values = np.random.default_rng(0).normal(size=(12, 3))
     group = [example(margin=row) for row in values.tolist()]
-    stats = layers.aggregate({"0": group})["layer_stats_by_len"]["0"]["margin"]
+    stats = aggregate(group)["layer_stats_by_len"]["0"]["margin"]
     expected = ttest_1samp(values, 0).confidence_interval(0.95)
     assert stats["low"] == pytest.approx(expected.low, abs=1e-6)
     assert stats["high"] == pytest.approx(expected.high, abs=1e-6)
 
 
+def test_intervals_of_clusters_are_those_of_the_ratio_estimator():
+    values = np.random.default_rng(0).normal(size=12)
+    names = [0, 0, 0, 1, 2, 2, 3, 3, 4, 5, 5, 5]
+    stats = aggregate([example(margin=[v]) for v in values], names)["layer_stats_by_len"]["0"]
+    error = cluster_sd(values, find_clusters(names, range(12))) / 6**0.5
+    half = t.ppf(0.975, 5) * error
+    assert stats["margin"]["low"] == [pytest.approx(values.mean() - half, abs=1e-6)]
+    assert stats["margin"]["interval"] == "95% Student's t over targets"
+
+
 def test_decision_layers_are_counted_by_block():
     group = [example(cosines=[0, 0, 1], decision_layer=block) for block in (2, 3, 2, None, 3, 3)]
-    found = layers.aggregate({"0": group})
+    found = aggregate(group)
     assert found["decision_layer_by_len"] == {"0": [0, 2, 3]}
     stats = found["layer_stats_by_len"]["0"]["decision_layer"]
     assert stats["mean"] == pytest.approx(13 / 5) and stats["undecided"] == 1

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import metrics
+import stats
 
 
 def example(h, target, score=1.0, top5=(), **settings):
@@ -170,58 +171,21 @@ def test_the_headline_is_the_score_that_the_metric_names(name):
     assert metrics.judge_text("x", ["y"], name, scores) == {"score": 0.75, "scores": scores}
 
 
-# --- intervals
-
-
-@pytest.mark.parametrize(("hits", "n"), [(3, 8), (0, 5), (5, 5), (60, 100)])
-def test_wilson_is_its_formula(hits, n):
-    z, p = 1.959963984540054, hits / n
-    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    low, high = metrics.wilson(np.array([1.0] * hits + [0.0] * (n - hits)))
-    assert (low, high) == (pytest.approx(middle - half), pytest.approx(middle + half))
-
-
-def test_wilson_agrees_with_statsmodels():
-    proportion = pytest.importorskip("statsmodels.stats.proportion")
-    expected = proportion.proportion_confint(3, 8, method="wilson")
-    assert metrics.wilson(np.array([1.0] * 3 + [0.0] * 5)) == pytest.approx(expected)
-
-
-def test_a_bootstrap_is_the_same_every_time_and_contains_the_mean():
-    values = np.random.default_rng(1).random(30)
-    low, high = metrics.bootstrap_mean(values)
-    assert (low, high) == metrics.bootstrap_mean(values)
-    assert low < values.mean() < high
-    error = values.std() / 30**0.5  # of the mean: the interval is about 2 of them either way
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
-
-
-@pytest.mark.parametrize("values", [[0.5], [0.25] * 4])
-def test_what_does_not_vary_has_an_interval_of_one_point(values):
-    assert metrics.bootstrap_mean(np.array(values)) == (values[0], values[0])
-
-
 # --- changes
 
 
-def test_a_percentage_change_is_relative_to_the_baseline():
-    assert metrics.percent_change(0.3, 0.4) == {"percent_change": pytest.approx(-25)}
-    assert metrics.percent_change(0.4, 0.4) == {"percent_change": 0}
-
-
 def test_a_percentage_of_nothing_is_null_with_its_reason():
-    stats = of_scores([0, 0], [1, 0])["stats_by_len"]
-    for of_len in stats.values():
+    found = of_scores([0, 0], [1, 0])["stats_by_len"]
+    for of_len in found.values():
         assert of_len["percent_change"] is None
         assert "0 at h = 0" in of_len["percent_change_reason"]
-    assert stats["1"]["change_points"] == 50
+    assert found["1"]["change_points"] == 50
 
 
 def test_changes_are_paired_by_target():
     scores = np.random.default_rng(2).random(10)
-    stats = of_scores(scores, scores - 0.125, metric_name="rouge")["stats_by_len"]["1"]
-    ends = [stats[name] for name in ("change_points_low", "change_points_high")]
+    found = of_scores(scores, scores - 0.125, metric_name="rouge")["stats_by_len"]["1"]
+    ends = [found[name] for name in ("change_points_low", "change_points_high")]
     assert ends == [pytest.approx(-12.5)] * 2
 
 
@@ -233,24 +197,24 @@ def test_aggregates_are_what_a_hand_gets():
     assert found["n"] == 4
     assert found["metric_by_len"] == {"0": 0.5, "1": 0.25}
     assert found["cos_by_len"] == {}
-    stats = found["stats_by_len"]["1"]
-    assert (stats["n"], stats["change_points"], stats["percent_change"]) == (4, -25, -50)
-    assert (stats["low"], stats["high"]) == metrics.wilson(np.array([1.0, 0, 0, 0]))
-    assert "Wilson" in stats["interval"]
+    of_1 = found["stats_by_len"]["1"]
+    assert (of_1["n"], of_1["change_points"], of_1["percent_change"]) == (4, -25, -50)
+    assert (of_1["low"], of_1["high"]) == stats.wilson(np.array([1.0, 0, 0, 0]))
+    assert "Wilson" in of_1["interval"]
 
 
 def test_rouge_is_a_plain_mean_with_a_bootstrap_interval():
     found = of_scores([0.1, 0.2, 0.6], metric_name="rouge")
     assert found["metric_by_len"] == {"0": pytest.approx(0.3)}
-    stats = found["stats_by_len"]["0"]
-    assert (stats["low"], stats["high"]) == metrics.bootstrap_mean(np.array([0.1, 0.2, 0.6]))
-    assert "bootstrap" in stats["interval"]
+    of_0 = found["stats_by_len"]["0"]
+    assert (of_0["low"], of_0["high"]) == stats.bootstrap_mean(np.array([0.1, 0.2, 0.6]))
+    assert of_0["interval"] == "95% bootstrap over targets"
 
 
 @pytest.mark.parametrize("name", metrics.PROPORTIONS)
 def test_what_is_0_or_1_has_a_wilson_interval(name):
     stats = of_scores([1, 0, 1], metric_name=name)["stats_by_len"]["0"]
-    assert (stats["low"], stats["high"]) == metrics.wilson(np.array([1.0, 0, 1]))
+    assert (stats["low"], stats["high"]) == stats.wilson(np.array([1.0, 0, 1]))
 
 
 def test_each_score_of_texts_has_a_mean_by_length():
@@ -308,3 +272,46 @@ def test_aggregates_do_not_depend_on_the_order_of_the_log():
 def test_lengths_with_other_targets_are_not_compared(places):
     with pytest.raises(ValueError, match="not the same targets"):
         metrics.aggregate([example(h, target) for h, target in places], "accuracy")
+
+
+def test_a_target_is_paired_with_itself_under_the_same_seed():
+    places = [(h, target, seed) for h in range(2) for target in range(3) for seed in (7, 8)]
+    examples = [
+        example(h, target, float(seed == 7 if h else target == 0)) for h, target, seed in places
+    ]
+    for entry, (_, _, seed) in zip(examples, places):
+        entry["config"]["seed"] = seed
+    found = metrics.aggregate(examples[::-1], "accuracy")
+    of_1 = found["stats_by_len"]["1"]
+    assert (found["n"], of_1["n"], of_1["n_targets"]) == (6, 6, 3)
+    assert of_1["clusters"] == {"unit": "targets", "count": 3}
+    assert of_1["change_points"] == pytest.approx(100 * (3 - 2) / 6)
+    assert of_1["test"] == "sign-flip permutation over targets"
+    assert of_1["interval"] == "95% bootstrap over targets"
+    examples[-1]["config"]["seed"] = 9
+    with pytest.raises(ValueError, match="not the same targets"):
+        metrics.aggregate(examples, "accuracy")
+
+
+def test_a_target_that_is_there_twice_under_one_seed_is_refused():
+    with pytest.raises(ValueError, match="twice"):
+        metrics.aggregate([example(h, 0) for h in (0, 0, 1, 1)], "accuracy")
+
+
+def test_targets_that_share_a_history_are_clustered_but_not_at_h_0():
+    examples = examples_of([1, 0, 1, 0, 1, 1], [0, 0, 0, 1, 1, 0])
+    for entry in examples:
+        entry["config"]["history_number"] = entry["config"]["target_idx"] % 3
+    of_0, of_1 = metrics.aggregate(examples, "accuracy")["stats_by_len"].values()
+    assert of_0["clusters"] == {"unit": "targets", "count": 6}
+    assert of_1["clusters"] == {"unit": "histories", "count": 3}
+    assert (of_0["interval"], of_1["interval"]) == ("95% Wilson", "95% bootstrap over histories")
+
+
+def test_one_history_number_under_two_seeds_is_two_histories():
+    examples = examples_of([1, 0, 1, 0], [0, 0, 0, 1])
+    for entry in examples:
+        target = entry["config"]["target_idx"]
+        entry["config"] |= {"seed": target % 2, "history_number": target // 2}
+    of_1 = metrics.aggregate(examples, "accuracy")["stats_by_len"]["1"]
+    assert of_1["clusters"] == {"unit": "targets", "count": 4}

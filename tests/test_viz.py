@@ -11,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.collections import FillBetweenPolyCollection, LineCollection, PathCollection
 from PIL import Image
 
 import figures
@@ -190,6 +191,13 @@ EDITS_OF_RESULT = {
     "interval": ("stats_by_len", "1", "low", 0.0),
     "change in points": ("stats_by_len", "2", "change_points", 1.0),
     "percent change nulled": ("stats_by_len", "2", "percent_change", None),
+    "percent interval": ("stats_by_len", "1", "percent_change_high", 1.0),
+    "test": ("stats_by_len", "1", "test", "guess"),
+    "p-value": ("stats_by_len", "1", "p_value", 0.04),
+    "corrected p-value": ("stats_by_len", "1", "p_holm", 0.04),
+    "detectable change": ("stats_by_len", "1", "detectable_points", 1.0),
+    "clusters": ("stats_by_len", "1", "clusters", {"unit": "targets", "count": 5}),
+    "targets": ("stats_by_len", "1", "n_targets", 5),
     "n": ("n", 7),
     "model": ("model", "org/other"),
     "target": ("target", "quiz/dev"),
@@ -470,7 +478,7 @@ def test_a_folder_without_results_is_refused(tmp_path, capsys, folder):
     assert not (tmp_path / "plots").exists()
 
 
-@pytest.mark.parametrize("field", ["low", "percent_change"])
+@pytest.mark.parametrize("field", ["low", "percent_change", "p_holm"])
 def test_a_result_that_lacks_a_drawn_number_is_refused(tmp_path, capsys, field):
     result = records.result_of_debug(write_pair(tmp_path))
     without(result, "stats_by_len", "1", field)
@@ -507,10 +515,55 @@ def test_metric_figure_shows_the_stored_values_and_intervals(tmp_path):
     (axes,) = figures_of(tmp_path)["metric"].axes
     (line,) = axes.lines
     assert list(line.get_ydata()) == list(result["metric_by_len"].values())
-    (bars,) = axes.collections
-    stats = result["stats_by_len"].values()
-    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
-    assert ends == [[of_len["low"], of_len["high"]] for of_len in stats]
+    ends = [(of_len["low"], of_len["high"]) for of_len in result["stats_by_len"].values()]
+    assert bands_of(axes) == [ends]
+
+
+def bands_of(axes) -> list[list[tuple[float, float]]]:
+    """Lower and upper end at each history length of the bands on these axes."""
+    bands = [band for band in axes.collections if isinstance(band, FillBetweenPolyCollection)]
+    shapes = [band.get_paths()[0].vertices for band in bands]
+    lengths = [sorted(set(shape[:, 0].tolist())) for shape in shapes]
+    return [
+        [tuple(np.sort(shape[shape[:, 0] == h, 1])[[0, -1]].tolist()) for h in row]
+        for shape, row in zip(shapes, lengths)
+    ]
+
+
+def test_many_lines_have_bars_for_bands(tmp_path):
+    for name in "abcd":
+        log = write_pair(tmp_path, distractor=f"{name}/test")
+    (axes,) = figures_of(tmp_path)["metric"].axes
+    assert not bands_of(axes)
+    bars = [found for found in axes.collections if isinstance(found, LineCollection)]
+    stats = records.read_result(records.result_of_debug(log))["stats_by_len"].values()
+    for found in bars:
+        ends = [segment[:, 1].tolist() for segment in found.get_segments()]
+        assert ends == [[of_len["low"], of_len["high"]] for of_len in stats]
+    assert len(bars) == 4
+
+
+def test_change_figure_has_the_stored_interval(tmp_path):
+    log = write_pair(tmp_path, make=text_example)
+    stats = records.read_result(records.result_of_debug(log))["stats_by_len"].values()
+    (axes,) = figures_of(tmp_path)["change"].axes
+    names = ("percent_change_low", "percent_change_high")
+    assert bands_of(axes) == [[tuple(of_len[name] for name in names) for of_len in stats]]
+
+
+def test_points_that_survive_the_correction_are_filled_and_the_legend_says_so(tmp_path):
+    result = records.result_of_debug(write_pair(tmp_path))
+    for h, p in (("1", 0.049), ("2", 0.05)):
+        edit(result, "stats_by_len", h, "p_value", value=0.0001)
+        edit(result, "stats_by_len", h, "p_holm", value=p)
+    for name in ("metric", "change"):
+        figure = figures_of(tmp_path)[name]
+        (axes,) = figure.axes
+        filled = [dots for dots in axes.collections if isinstance(dots, PathCollection)]
+        (points,) = [dots.get_offsets().tolist() for dots in filled]
+        assert points == [[1, axes.lines[0].get_ydata()[1]]]
+        assert axes.lines[0].get_markerfacecolor() == "white"
+        assert "filled: p < 0.05" in figure.legends[0].get_title().get_text()
 
 
 def test_lines_of_distractors_stay_near_their_history_length_and_apart(tmp_path):
@@ -548,8 +601,18 @@ def test_a_percentage_change_of_null_is_a_gap_with_its_reason_and_never_zero(tmp
     assert "Gaps because the metric is 0 at h = 0: quiz/test" in axes.get_xlabel()
 
 
+def test_an_interval_of_null_is_left_out_with_its_reason(tmp_path):
+    result = records.result_of_debug(write_pair(tmp_path))
+    for end in ("low", "high"):
+        edit(result, "stats_by_len", "2", f"percent_change_{end}", value=None)
+        edit(result, "stats_by_len", "2", f"percent_change_{end}_reason", value="of rain")
+    (axes,) = figures_of(tmp_path)["change"].axes
+    assert np.isfinite(axes.lines[0].get_ydata()).all()
+    assert "No interval because of rain: posts/test" in axes.get_xlabel()
+
+
 def test_no_note_where_nothing_is_missing(tmp_path):
-    write_pair(tmp_path)
+    write_pair(tmp_path, make=text_example)
     (axes,) = figures_of(tmp_path)["change"].axes
     assert axes.get_xlabel() == "History length h (turns)"
 
