@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import records
-from data import Pair
 from errors import UserError
+from histories import KINDS, MIXES, Pair
 from tasks import BUNDLED, TASKS
 
 EMBEDDED = tuple(name for name, task in TASKS.items() if task.embedded)
@@ -18,6 +18,7 @@ DEMO_LIMIT = 10  # target examples where no --model is named, so that a first ru
 NOT_SETTINGS = {
     *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
 }
+RANDOM = "random"  # the distractor of --history random
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
 
 
@@ -47,7 +48,34 @@ class RunConfig:
         "but errors of targets that share a history are correlated",
         type=int,
     )
-    seed: int = _flag(0, "seed of the choice of targets and histories")
+    seed: tuple[int, ...] = _flag(
+        (0,), "the first one chooses the targets; each draws histories for them, which are pooled",
+        nargs="+", type=int,
+    )  # fmt: skip
+    history: str = _flag(
+        "teacher",
+        "what a history shows: reference answers (teacher), the model's own (model), or text "
+        "sampled from the model instead of the distractor (random)",
+        choices=KINDS,
+    )
+    mix: str = _flag(
+        "distractor",
+        "target-task turns in the history: none (distractor), half of the longest one first or "
+        "last, or every other turn",
+        choices=MIXES,
+    )
+    switch_cue: str | None = _flag(
+        None, "a sentence before the target prompt from h = 1; run with and without it", type=str
+    )
+    read: str = _flag(
+        "likelihood",
+        "label tasks by label likelihood, by the one label in the greedy text, or both",
+        choices=("likelihood", "generate", "both"),
+    )
+    sensitivity: bool = _flag(
+        False,
+        "tau for generated answers too (label tasks always have it); reads their prompts twice",
+    )
     prompt: str = _flag("auto", "prompt form; auto is chat where the tokenizer has a template",
                         choices=("auto", "chat", "plain"))  # fmt: skip
     max_new_tokens: int | None = _flag(
@@ -93,6 +121,7 @@ class RunConfig:
             settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
         task = pair.target.spec.task
         return settings | {
+            "seed": list(self.seed),
             "target_metric": task.metric,
             "target_labels": list(task.labels),
             "max_new_tokens": task.max_new_tokens,
@@ -112,11 +141,12 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
     )
     for setting in dataclasses.fields(RunConfig):
         options = dict(setting.metadata)
-        shown = " ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
-        if setting.default is False:
+        default = setting.default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        if default is False:
             options |= {"action": "store_true"}
-        elif setting.default is not None:
-            options["type"] = type(shown)
+        elif default is not None:
+            options.setdefault("type", type(shown))
             options["help"] += f" ({shown})"
         parser.add_argument(f"--{setting.name}", default=None, **options)
     parser.add_argument("--fp16", action="store_true", help="short for --dtype float16")
@@ -124,6 +154,8 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
     given = {key: value for key, value in parsed.items() if value is not None}
     if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
         parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
+    if given.get("history") == "random" and given.setdefault("distractor", [RANDOM]) != [RANDOM]:
+        parser.error("--history random takes the place of a distractor: leave --distractor out")
     if "model" not in given:
         given.setdefault("limit", DEMO_LIMIT)
     return RunConfig(
@@ -133,9 +165,14 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
 
 def check_settings(config: RunConfig) -> None:
     """UserError for settings that make no sense."""
-    for name, least in {"max_len": 0, "seed": 0, **dict.fromkeys(AT_LEAST_1, 1)}.items():
-        value = getattr(config, name)
+    numbers = [(name, getattr(config, name), 1) for name in AT_LEAST_1]
+    numbers += [("max_len", config.max_len, 0), *(("seed", seed, 0) for seed in config.seed)]
+    for name, value, least in numbers:
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: must be {least} or more.")
+    if len(set(config.seed)) < len(config.seed):
+        raise UserError("--seed: the same seed twice would count its examples twice.")
+    if config.switch_cue is not None and not config.switch_cue.strip():
+        raise UserError("--switch_cue: the sentence is empty.")
     if config.agree and config.no_cosine:
         raise UserError("--agree reads layers and --no_cosine does not: leave one of them out.")

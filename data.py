@@ -1,4 +1,4 @@
-"""The rows of tasks as turns, and the histories drawn from them. Never imports torch.
+"""The rows of tasks as turns. Never imports torch.
 
 One row becomes a turn: one user prompt, one reference answer. The same template renders a row
 wherever it stands, in the history or as the target, so that the two can never differ in form.
@@ -7,8 +7,7 @@ wherever it stands, in the history or as the target, so that the two can never d
 import csv
 import hashlib
 import json
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +21,6 @@ from tasks import TASKS, Task, TaskSpec
 from tasks import parse_spec as parse_spec
 
 Row = dict[str, Any]
-
-# {"role": "user" | "assistant", "content": text}, as chat templates take it
-Message = dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -250,111 +246,3 @@ def require_references(rows: TaskRows) -> None:
         raise UserError(
             f"'{spec}' has no reference answer in {missing} of {len(rows.turns)} rows. {advice}"
         )
-
-
-def target_order(count: int, seed: int, limit: int | None) -> list[int]:
-    """Row indices of the targets: a seeded shuffle of all rows, then the first `limit`."""
-    order = list(range(count))  # data sets come sorted by label
-    random.Random(f"targets/{seed}").shuffle(order)
-    return order[:limit]
-
-
-def draw_history(
-    rows: TaskRows, target: Turn, max_len: int, seed: int, number: int
-) -> tuple[int, ...]:
-    """Indices of the `max_len` distractor rows of a history; the h-turn history is its first h.
-
-    The draw depends on the seed, the distractor and the number alone, so that every process and
-    every target task gets the same one. Rows that ask what the target asks are passed over,
-    wherever they come from. Needs `rows.distinct > max_len`.
-    """
-    rng = random.Random(f"history/{seed}/{rows.spec}/{number}")
-    chosen: dict[int, None] = {}  # a dict keeps the order of drawing
-    prompts = {target.prompt}
-    while len(chosen) < max_len:
-        index = rng.randrange(len(rows.turns))
-        prompt = rows.turns[index].prompt
-        if prompt not in prompts:
-            prompts.add(prompt)
-            chosen[index] = None
-    return tuple(chosen)
-
-
-def conversation(target: Turn, history: Sequence[Turn] = ()) -> list[Message]:
-    """Chat messages: each history turn with its first reference, then the target's prompt."""
-    messages = []
-    for turn in history:
-        messages += [
-            {"role": "user", "content": turn.prompt},
-            {"role": "assistant", "content": turn.references[0]},
-        ]
-    return [*messages, {"role": "user", "content": target.prompt}]
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """One target task and one distractor task."""
-
-    target: TaskRows
-    distractor: TaskRows
-
-    def __str__(self) -> str:
-        return f"{self.target.spec} after {self.distractor.spec}"
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One target example of a pair with its longest history; h turns are the first h of it."""
-
-    pair: Pair
-    target_idx: int
-    history_number: int  # cases of the same number share their history
-    history_idx: tuple[int, ...]
-
-    @property
-    def target(self) -> Turn:
-        """The turn that is scored."""
-        return self.pair.target.turns[self.target_idx]
-
-    @property
-    def task(self) -> Task:
-        """The target task."""
-        return self.pair.target.spec.task
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The target task's labels; () for a generation task."""
-        return self.task.labels
-
-    def messages(self, h: int) -> list[Message]:
-        """The conversation with a history of h turns."""
-        return conversation(
-            self.target, [self.pair.distractor.turns[i] for i in self.history_idx[:h]]
-        )
-
-
-def plan_cases(
-    pairs: Sequence[Pair],
-    max_len: int,
-    seed: int,
-    limit: int | None = None,
-    num_histories: int | None = None,
-) -> list[list[Case]]:
-    """For each place in the order of targets, one case per pair that has a target there.
-
-    A history belongs to the place, not to the target's row: all pairs of a distractor share it.
-    With `num_histories` place i takes history i mod num_histories, and such places come together.
-    """
-    orders = {pair: target_order(len(pair.target.turns), seed, limit) for pair in pairs}
-    places = range(max(map(len, orders.values())))
-    numbers = {place: place % (num_histories or len(places)) for place in places}
-    plan = []
-    for place in sorted(places, key=numbers.__getitem__):
-        cases = []
-        for pair, order in orders.items():
-            if place < len(order):
-                drawn = (pair.distractor, pair.target.turns[order[place]], max_len, seed)
-                history = draw_history(*drawn, numbers[place])
-                cases.append(Case(pair, order[place], numbers[place], history))
-        plan.append(cases)
-    return plan

@@ -9,22 +9,25 @@ Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import data
-import layers
+import histories
 import metrics
 import records
-from config import RunConfig, check_settings, parse_args
-from data import Case, Pair
+from config import RANDOM, RunConfig, check_settings, parse_args
+from data import TaskRows
 from errors import UserError
+from examples import answer_tokens, asked_of, run_cases
+from histories import Case, Pair
+from replies import random_rows
 from tasks import TASKS, Task, parse_spec, read_tasks
 
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
-    from model import LanguageModel, Outcome, Prompt
+    from model import LanguageModel
 
 # -- planning
 
@@ -40,24 +43,35 @@ def known_tasks(config: RunConfig) -> dict[str, Task]:
     return {name: replace(task, max_new_tokens=limit) for name, task in known.items()}
 
 
-def load_pairs(config: RunConfig) -> list[Pair]:
-    """The grid of pairs, each data set loaded once; UserError for data that cannot be used."""
+def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
+    """The grid of pairs, each data set loaded once; UserError for data that cannot be used.
+
+    `pool` takes the place of the distractors.
+    """
     known = known_tasks(config)
-    specs = {text: parse_spec(text, known) for text in (*config.target, *config.distractor)}
+    names = config.target if pool else (*config.target, *config.distractor)
+    specs = {text: parse_spec(text, known) for text in names}
     rows = {spec: data.load_rows(spec, config.data_root) for spec in dict.fromkeys(specs.values())}
     for table in rows.values():
         data.require_references(table)
-    pairs = []
-    for target in dict.fromkeys(specs[text] for text in config.target):
-        for distractor in dict.fromkeys(specs[text] for text in config.distractor):
-            if rows[distractor].distinct <= config.max_len:
-                raise UserError(
-                    f"--max_len {config.max_len}: '{distractor}' has only "
-                    f"{rows[distractor].distinct} different rows, "
-                    "and a history needs one more than its length."
-                )
-            pairs.append(Pair(rows[target], rows[distractor]))
+    targets = [rows[spec] for spec in dict.fromkeys(specs[text] for text in config.target)]
+    distractors = [pool] if pool else [rows[specs[text]] for text in config.distractor]
+    pairs = [Pair(target, other) for target in targets for other in dict.fromkeys(distractors)]
+    for pair in pairs:
+        require_rows(pair, config)
     return pairs
+
+
+def require_rows(pair: Pair, config: RunConfig) -> None:
+    """UserError where a pair's tasks have too few different rows for its longest history."""
+    shape = histories.roles(config.mix, config.max_len)
+    for role, table in (("distractor", pair.distractor), ("target", pair.target)):
+        needed = len(shape) if pair.target is pair.distractor else shape.count(role)
+        if needed and table.distinct <= needed:
+            raise UserError(
+                f"--max_len {config.max_len}: '{table.spec}' has only {table.distinct} different "
+                f"rows, and a history of {needed} of its turns needs one more."
+            )
 
 
 def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
@@ -94,11 +108,12 @@ def drop_overflowing(
     plan: list[list[Case]], lm: "LanguageModel", config: RunConfig
 ) -> tuple[list[list[Case]], list[Case]]:
     """The plan without the cases too long for the model, and those; UserError if told to stop."""
-    dropped = [case for cases in plan for case in cases if _overflows(case, config.max_len, lm)]
+    longest = config.max_len
+    dropped = [case for cases in plan for case in cases if _overflows(case, longest, config, lm)]
     if dropped and config.on_overflow == "stop":
         case = dropped[0]
-        h = next(h for h in range(config.max_len + 1) if _overflows(case, h, lm))
-        needed = lm.tokens_needed(case.messages(h), case.labels, case.task.max_new_tokens)
+        h = next(h for h in range(longest + 1) if _overflows(case, h, config, lm))
+        needed = lm.tokens_needed(*_longest(case, h, config))
         raise UserError(
             f"{case.pair}, target {case.target_idx}, h = {h}: {needed} tokens, but the model's "
             f"context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too "
@@ -108,98 +123,45 @@ def drop_overflowing(
     return [[case for case in cases if case not in gone] for cases in plan], dropped
 
 
-def _overflows(case: Case, h: int, lm: "LanguageModel") -> bool:
-    asked = (case.messages(h), case.labels, case.task.max_new_tokens)
+def _overflows(case: Case, h: int, config: RunConfig, lm: "LanguageModel") -> bool:
+    asked = _longest(case, h, config)
     return not lm.surely_fits(*asked) and lm.tokens_needed(*asked) > lm.context
+
+
+def _longest(case: Case, h: int, config: RunConfig) -> tuple[list, tuple[str, ...], int]:
+    """The longest conversation asked at h turns, its labels, and what may come behind it in tokens.
+
+    Replies of the model's own are not known yet: each may be as long as its task allows.
+    """
+    cue = config.switch_cue if h else None
+    replies = 0
+    if config.history == "model":
+        tasks = (case.task, case.pair.distractor.spec.task)
+        replies = h * max(task.max_new_tokens for task in tasks)
+    return case.messages(h, cue), case.labels, answer_tokens(case, config) + replies
 
 
 # -- running
 
 
-def run_cases(
-    cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Callable[[int], None]
-) -> Iterator[tuple[Case, dict]]:
-    """Every prompt of these cases in one call of the model, all pairs and lengths -> examples."""
-    asked = [(case, h) for case in cases for h in range(config.max_len + 1)]
-    prompts = [prompt for case in cases for prompt in encode_case(case, config.max_len, lm)]
-    different = list(dict.fromkeys(prompts))  # h = 0 is one prompt for every distractor
-    outcomes = dict(zip(different, lm.run(different, advance)))
-    advance(len(prompts) - len(different))
-    found = [(case, h, prompt, outcomes[prompt]) for (case, h), prompt in zip(asked, prompts)]
-    verdicts = _judge([(case, outcome) for case, _, _, outcome in found])
-    for (case, h, prompt, outcome), verdict in zip(found, verdicts):
-        yield case, make_example(case, h, prompt, outcome, verdict, config)
-
-
-def encode_case(case: Case, max_len: int, lm: "LanguageModel") -> "list[Prompt]":
-    """The prompts of a case at h = 0, 1, ..., max_len; the first is the baseline of the others."""
-    most = case.task.max_new_tokens
-    baseline = lm.encode(case.messages(0), case.labels, most)
-    longer = (case.messages(h) for h in range(1, max_len + 1))
-    return [baseline, *(lm.encode(each, case.labels, most, baseline) for each in longer)]
-
-
-def _judge(found: Sequence[tuple[Case, "Outcome"]]) -> list[dict[str, Any]]:
-    """Score of each outcome, and what else follows from it, in order."""
-    written = [(o.text, list(case.target.references)) for case, o in found if not case.labels]
-    scores = iter(metrics.evaluated_scores(*zip(*written)) if written else ())
-    return [
-        metrics.judge_labels(outcome.label_logprobs, case.target.references[0])
-        if case.labels
-        else metrics.judge_text(
-            outcome.text, case.target.references, case.task.metric, next(scores)
-        )
-        for case, outcome in found
-    ]
-
-
-def make_example(
-    case: Case, h: int, prompt: "Prompt", outcome: "Outcome", verdict: dict, config: RunConfig
-) -> dict[str, Any]:
-    """One entry of the debug log."""
-    target, distractor = case.pair.target.spec, case.pair.distractor.spec
-    example = {
-        "prompt_text": prompt.text,
-        "model_prediction": outcome.text,
-        "expected_answer": case.target.references[0],
-        "config": {
-            "history_len": h,
-            "target_idx": case.target_idx,
-            "target_dataset": target.dataset,
-            "target_split": target.split,
-            "distractor_dataset": distractor.dataset,
-            "distractor_split": distractor.split,
-            "history_idx": list(case.history_idx[:h]),
-            "history_number": case.history_number,
-            "seed": config.seed,
-        },
-        **verdict,
-        "top5": list(outcome.top5),
-    }
-    if case.labels:
-        example["label_logprobs"] = outcome.label_logprobs
-    else:
-        example["references"] = list(case.target.references)
-    if outcome.layers is not None:
-        example |= layers.of_example(
-            outcome.layers, example["model_prediction"], case.target.references[0]
-        )
-    return example
-
-
 def run(config: RunConfig) -> list[Path]:
     """Run what is missing of the grid, write its results -> result files of the whole grid."""
     check_settings(config)
-    pairs = load_pairs(config)
+    started = time.time()
+    lm = pool = None
+    if config.history == RANDOM:  # the model has to be there before the pairs are
+        lm = _load(config)
+        pool = random_rows(lm, config.max_len, config.seed[0], config.max_new_tokens)
+    pairs = load_pairs(config, pool)
     waiting = unfinished(pairs, config)
     if not waiting:
         print("Complete already, with the same settings. --overwrite runs it again.")
         return [config.path(pair) for pair in pairs]
     for pair in waiting:
         records.check_writable(config.path(pair).parent, make=False)
-    started = time.time()
-    lm = _load(config)
-    plan = data.plan_cases(waiting, config.max_len, config.seed, config.limit, config.num_histories)
+    lm = lm or _load(config)
+    settings = (config.max_len, config.seed, config.limit, config.num_histories, config.mix)
+    plan = histories.plan_cases(waiting, *settings)
     plan, dropped = drop_overflowing(plan, lm, config)
     for pair in waiting:
         if not any(case.pair is pair for cases in plan for case in cases):
@@ -207,7 +169,7 @@ def run(config: RunConfig) -> list[Path]:
     examples = run_plan(plan, config, lm)
     environment = records.provenance(started) | lm.facts()
     for pair in waiting:
-        skipped = sorted(case.target_idx for case in dropped if case.pair is pair)
+        skipped = sorted({case.target_idx for case in dropped if case.pair is pair})
         made = {"config": describe_config(pair, config, lm), "environment": environment}
         write_pair(config.path(pair), pair, examples[pair], skipped, made)
     return [config.path(pair) for pair in pairs]
@@ -236,7 +198,7 @@ def run_plan(
     from tqdm import tqdm
 
     examples: dict[Pair, list[dict[str, Any]]] = {}
-    total = sum(map(len, plan)) * (config.max_len + 1)
+    total = sum(map(len, plan)) * len(asked_of(config))
     pause = 0.1 if sys.stderr.isatty() else 30  # seconds between two states of the bar
     with tqdm(total=total, unit="prompt", mininterval=pause, smoothing=0) as bar:
         for start in range(0, len(plan), config.batch_size):

@@ -4,20 +4,18 @@ Layers are blocks 1..L. An example is one entry of a debug log; its layer measur
 number per block, null where a hidden state was not finite. Used by the run and by viz. No torch.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stats import CONFIDENCE, Clusters
+from stats import Clusters, cleaned, mean_and_interval
 
 if TYPE_CHECKING:
     from model import Layers
 
 # Name of a measure in a result's `..._by_len` -> its key in an example of the debug log
 MEASURES = {"cos": "cosines", "drift": "drift", "margin": "margin", "agree": "agree"}
-DECIMALS = 7
 
 Row = list[float | None]
 ByLen = Mapping[str, Sequence[dict[str, Any]]]  # history length -> its examples
@@ -28,7 +26,7 @@ ByLen = Mapping[str, Sequence[dict[str, Any]]]  # history length -> its examples
 
 def of_example(read: "Layers", prediction: str, reference: str) -> dict[str, Any]:
     """The layer measures of one example, as its entry in the debug log holds them."""
-    found: dict[str, Any] = {"cosines": _clean(read.cosines), "drift": _clean(read.drift)}
+    found: dict[str, Any] = {"cosines": cleaned(read.cosines), "drift": cleaned(read.drift)}
     if read.label_logits:
         found["margin"] = margin(read.label_logits, reference)
         found["decision_layer"] = first_kept(leads(read.label_logits, prediction))
@@ -45,7 +43,7 @@ def margin(label_logits: Mapping[str, Sequence[float]], reference: str) -> Row:
     """
     others = [row for label, row in label_logits.items() if label != reference]
     best = np.max(np.array(others, dtype=float), axis=0)
-    return _clean(np.array(label_logits[reference], dtype=float) - best)
+    return cleaned(np.array(label_logits[reference], dtype=float) - best)
 
 
 def leads(label_logits: Mapping[str, Sequence[float]], label: str) -> list[bool]:
@@ -65,10 +63,6 @@ def first_kept(holds: Sequence[bool]) -> int | None:
     return kept + 1 if kept < len(holds) else None
 
 
-def _clean(values: Sequence[float] | np.ndarray) -> Row:
-    return [round(float(x), DECIMALS) if math.isfinite(x) else None for x in values]
-
-
 # -- many examples
 
 
@@ -86,7 +80,7 @@ def aggregate(by_len: ByLen, at_0: Clusters, later: Clusters) -> dict[str, Any]:
     for name, key in MEASURES.items():
         found[f"{name}_by_len"] = {}
         for h, values in _tables(by_len, key).items():
-            found[f"{name}_by_len"][h], stats[h][name] = _mean_and_interval(values, clusters[h])
+            found[f"{name}_by_len"][h], stats[h][name] = mean_and_interval(values, clusters[h])
     depth = max((len(row) for row in found["cos_by_len"].values()), default=0)
     found["decision_layer_by_len"] = {}
     for h, values in _tables(by_len, "decision_layer").items():
@@ -103,34 +97,9 @@ def _tables(by_len: ByLen, key: str) -> dict[str, np.ndarray]:
     return {h: np.array([e[key] for e in group], dtype=float) for h, group in by_len.items()}
 
 
-def _mean_and_interval(values: np.ndarray, clusters: Clusters) -> tuple[Row, dict[str, Any]]:
-    """[N, L] -> mean at each block, and its interval by Student's t over the clusters.
-
-    Null is left out. The error of the mean is that of `stats.cluster_sd`, with independent
-    examples the usual one; a single cluster has a mean but no interval.
-    """
-    from scipy.stats import t
-
-    known = np.isfinite(values)
-    n = known.sum(axis=0)  # [L]
-    total = np.where(known, values, 0).sum(axis=0)
-    mean = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
-    spread = clusters.sums(np.where(known, values - mean, 0).T)  # [clusters, L]
-    count = (clusters.sums(known.T.astype(float)) > 0).sum(axis=0)  # clusters that are left [L]
-    spare = np.maximum(count - 1, 1)
-    error = np.sqrt(count * (spread**2).sum(axis=0) / spare) / np.maximum(n, 1)
-    half = np.where(count > 1, t.ppf((1 + CONFIDENCE) / 2, spare) * error, np.nan)
-    return _clean(mean), {
-        "low": _clean(mean - half),
-        "high": _clean(mean + half),
-        "interval": f"{CONFIDENCE:.0%} Student's t over {clusters.unit}",
-        "excluded": (len(values) - n).tolist(),
-    }
-
-
 def _decision_stats(decided: np.ndarray, clusters: Clusters) -> dict[str, Any]:
     """Mean decision layer of the examples that have one [N], and how many have none."""
-    [mean], stats = _mean_and_interval(decided[:, None], clusters)
+    [mean], stats = mean_and_interval(decided[:, None], clusters)
     return {
         "mean": mean,
         "low": stats["low"][0],

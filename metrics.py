@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import layers
+import sensitivity
 import stats
 
 TOP = 5  # most frequent tokens that are kept
@@ -122,10 +123,41 @@ def evaluated_scores(
     return _text_metric().compute(predictions=list(predictions), references=groups)["scores"]
 
 
-def judge_labels(label_logprobs: dict[str, float], expected: str) -> Example:
-    """What of an example follows from its label log-probabilities."""
-    score = label_score(label_logprobs, expected)
-    return {"model_prediction": best_label(label_logprobs), "score": score}
+def judge_labels(
+    label_logprobs: dict[str, float], expected: str, read: str = "likelihood", text: str = ""
+) -> Example:
+    """What of an example follows from its label log-probabilities and, where it was read, its text.
+
+    `read` likelihood scores the likeliest label, generate the label in the text; both scores the
+    likeliest label and keeps the other beside it. A text without exactly one label is wrong, and a
+    format failure besides.
+    """
+    best = best_label(label_logprobs)
+    likeliest = {"model_prediction": best, "score": float(best == expected)}
+    if read == "likelihood":
+        return likeliest
+    label = find_label(text, tuple(label_logprobs))
+    score = float(label == expected)
+    written = {"generated_text": text, "generated_label": label, "generated_score": score}
+    written["format_failure"] = label is None
+    if read == "both":
+        return likeliest | written
+    return {"model_prediction": text if label is None else label, "score": score} | written
+
+
+def find_label(text: str, labels: Sequence[str]) -> str | None:
+    """The label that a text holds as a word of its own; None where it holds none or several.
+
+    Labels of one letter must be in their own case, since `a` is also a word; others in any.
+    """
+    found = [
+        label
+        for label in labels
+        if re.search(
+            rf"(?<!\w){re.escape(label)}(?!\w)", text, 0 if len(label) == 1 else re.IGNORECASE
+        )
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def judge_text(
@@ -155,6 +187,7 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
     """
     by_len = _by_len(examples)
     scores = {h: np.array([example["score"] for example in group]) for h, group in by_len.items()}
+    at_0, later = (stats.find_clusters(*names) for names in _shared(by_len))
     return {
         "n": len(by_len["0"]),
         "metric_by_len": {h: float(values.mean()) for h, values in scores.items()},
@@ -162,7 +195,10 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
         "stats_by_len": _stats_by_len(by_len, metric_name),
         "scores_by_len": _mean_scores(by_len),
         "format_failures_by_len": _format_failures(by_len),
-    } | layers.aggregate(by_len, *(stats.find_clusters(*names) for names in _shared(by_len)))
+        "reads_by_len": _reads(by_len),
+        "cue_by_len": _cue(by_len, metric_name),
+        "sensitivity_by_len": sensitivity.aggregate(by_len, later),
+    } | layers.aggregate(by_len, at_0, later)
 
 
 def _by_len(examples: Sequence[Example]) -> dict[str, list[Example]]:
@@ -195,10 +231,48 @@ def _mean_scores(by_len: dict[str, list[Example]]) -> dict[str, dict[str, float]
 
 
 def _format_failures(by_len: dict[str, list[Example]]) -> dict[str, int]:
-    """Texts without the number that is scored; {} where nothing is extracted."""
+    """Texts without the number or label that is scored; {} where nothing is extracted."""
     if not all("format_failure" in example for group in by_len.values() for example in group):
         return {}
     return {h: sum(example["format_failure"] for example in group) for h, group in by_len.items()}
+
+
+def _reads(by_len: dict[str, list[Example]]) -> dict[str, dict[str, float]]:
+    """Accuracy by likelihood and by text side by side; {} unless both were read."""
+    if not all("generated_score" in example for group in by_len.values() for example in group):
+        return {}
+    return {
+        h: {
+            "likelihood": float(np.mean([_likeliest_score(example) for example in group])),
+            "generate": float(np.mean([example["generated_score"] for example in group])),
+            "format_failure_rate": float(np.mean([example["format_failure"] for example in group])),
+        }
+        for h, group in by_len.items()
+    }
+
+
+def _likeliest_score(example: Example) -> float:
+    return label_score(example["label_logprobs"], example["expected_answer"])
+
+
+def _cue(by_len: dict[str, list[Example]], metric_name: str) -> dict[str, dict[str, Any]]:
+    """What a cue before the target changes, on the same targets under the same histories.
+
+    From h = 1: the metric with the cue, and the statistics of its difference to the metric without.
+    """
+    longer = {h: group for h, group in by_len.items() if int(h)}
+    if not longer or not all("cued" in each for group in longer.values() for each in group):
+        return {}
+    _, names = _shared(by_len)
+    found = {}
+    for h, group in longer.items():
+        rows = np.array([[e["score"] for e in group], [e["cued"]["score"] for e in group]])
+        compared = stats.stats_by_len(rows, *names, binary=metric_name in PROPORTIONS)[1]
+        found[h] = {"metric": float(rows[1].mean()), **compared}
+    corrected = stats.holm([entry["p_value"] for entry in found.values()])
+    for entry, p_holm in zip(found.values(), corrected):
+        entry["p_holm"] = p_holm
+    return {"0": {}} | found
 
 
 def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:

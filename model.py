@@ -9,7 +9,6 @@ Paper: Gupta et al., arXiv 2402.18216.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,11 +16,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from data import Message
 from engine import Decoding, Prefix, Reading, Runtime, Spot, Want, captured, input_device
 from errors import UserError
+from histories import Message
 from lens import Lens, find_parts, proved_lens
 from prefix_tree import common_length
+from prompts import Layers, Outcome, Prompt, wants_of
 from tasks import MAX_NEW_TOKENS
 from tree_engine import choose_engine
 
@@ -35,68 +35,6 @@ PROBE = (3, 5, 8, 13, 21, 34)  # token ids that every vocabulary has
 TEMPLATE_SETTINGS = {"date_string": "01 Jan 2025", "enable_thinking": False}
 PLAIN_STOP = "\nUser:"
 PROMPTS_AT_ONCE = 64  # whose states the lens reads together, in float32
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """An encoded conversation; for a label task also with each label behind it."""
-
-    text: str
-    ids: Prefix
-    labels: tuple[tuple[str, Prefix], ...] = ()
-    start: int = 0  # first position of `labels` that is scored, the same for all of them
-    answer: int = 0  # most tokens of its greedy answer; 0 for a label task
-    baseline: "Prompt | None" = None  # the same target without history; None: this is it
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence that the model has to read."""
-        return max([len(self.ids) + self.answer, *(len(ids) for _, ids in self.labels)])
-
-    @cached_property
-    def fork(self) -> "Fork | None":
-        """Where the labels part; None where no single token tells them all apart."""
-        sequences = [ids for _, ids in self.labels]
-        if len(sequences) < 2:
-            return None
-        shared = min(common_length(sequences[0], ids) for ids in sequences[1:])
-        tokens = tuple(ids[shared : shared + 1] for ids in sequences)
-        if () in tokens or len(set(tokens)) < len(tokens):
-            return None
-        return Fork(sequences[0][:shared], tuple(token for (token,) in tokens))
-
-
-@dataclass(frozen=True)
-class Fork:
-    """The position from which labels differ: what they share, and each one's next token.
-
-    All labels have the same log P up to it, so that there their logits differ by their log-odds.
-    """
-
-    prefix: Prefix
-    tokens: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Layers:
-    """What the blocks of a model hold at the end of a prompt: one number per block each, NaN where
-    a hidden state is not finite.
-    """
-
-    cosines: tuple[float, ...]  # of the lens logits with the final ones
-    drift: tuple[float, ...]  # cosine of the block's output with its output at the baseline's end
-    label_logits: dict[str, tuple[float, ...]] | None  # of each label's token, at the fork
-    agree: tuple[bool, ...] | None  # is the lens' likeliest token the model's? Where asked for
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the model made of a prompt."""
-
-    top5: tuple[str, ...]  # likeliest next tokens
-    layers: Layers | None  # where they are read
-    label_logprobs: dict[str, float] | None  # label -> sum of log P over its tokens
-    text: str | None  # greedy answer; None for a label task, which has label_logprobs
 
 
 class LanguageModel:
@@ -167,15 +105,17 @@ class LanguageModel:
         self,
         messages: Sequence[Message],
         labels: Sequence[str] = (),
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         baseline: Prompt | None = None,
     ) -> Prompt:
         """Tokenise a conversation, and again with each label behind it: a token may span the seam.
 
-        Without labels it is answered, in at most `max_new_tokens`. `baseline` is the same target's
-        prompt without history, which drift is measured from. Raises UserError where two labels
-        cannot be told apart by their tokens.
+        It is answered in at most `max_new_tokens`: by default MAX_NEW_TOKENS, with labels 0, which
+        is not at all. `baseline` is the same target's prompt without history, which drift is
+        measured from. Raises UserError where two labels cannot be told apart by their tokens.
         """
+        if max_new_tokens is None:
+            max_new_tokens = 0 if labels else MAX_NEW_TOKENS
         text = self.render(messages)
         ids = self._tokens(text)
         if not labels:
@@ -186,7 +126,7 @@ class LanguageModel:
         if empty or len(set(full.values())) < len(full):
             names = ", ".join(labels)
             raise UserError(f"labels {names} cannot be told apart by this model's tokens.")
-        return Prompt(text, ids, tuple(full.items()), start, baseline=baseline)
+        return Prompt(text, ids, tuple(full.items()), start, max_new_tokens, baseline)
 
     def _tokens(self, text: str) -> Prefix:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -256,11 +196,13 @@ class LanguageModel:
             label: sum(readings[ids[:k]].logprobs[ids[k]] for k in range(prompt.start, len(ids)))
             for label, ids in prompt.labels
         }
+        reply = self._reply(here.answer[: prompt.answer]) if prompt.answer else ()
         return Outcome(
             top5=tuple(self.tokenizer.decode([token]) for token in here.top_tokens),
             layers=layers,
             label_logprobs=scores or None,
-            text=None if scores else self._text(here.answer[: prompt.answer]),
+            text=self._text(reply) if prompt.answer else None,
+            reply=reply,
         )
 
     @torch.inference_mode()
@@ -304,28 +246,52 @@ class LanguageModel:
                 found[prompt] = dict(zip(names, map(tuple, rows)))
         return found
 
-    def _text(self, answer: Prefix) -> str:
-        text = self.tokenizer.decode(answer, skip_special_tokens=True)
+    def _text(self, reply: Prefix) -> str:
+        text = self.tokenizer.decode(reply, skip_special_tokens=True)
         stop_text = self.decoding.stop_text
         return (text.partition(stop_text)[0] if stop_text else text).strip()
 
+    def _reply(self, answer: Prefix) -> Prefix:
+        """The tokens of an answer up to the one in which its stop text begins."""
+        stop_text = self.decoding.stop_text
+        before, stop, _ = self.tokenizer.decode(answer).partition(stop_text or "\0")
+        while stop and answer and len(self.tokenizer.decode(answer)) > len(before):
+            answer = answer[:-1]
+        return answer
 
-def wants_of(prompts: Sequence[Prompt]) -> dict[Prefix, Want]:
-    """What to read for these prompts: each one's end, its baseline's end, and every position before
-    a label token.
-    """
-    wants: dict[Prefix, Want] = {}
-    for prompt in prompts:
-        want = wants.setdefault(prompt.ids, Want())
-        want.is_prompt = want.states = True
-        want.answer = max(want.answer, prompt.answer)
-        for prefix in (prompt.baseline and prompt.baseline.ids, prompt.fork and prompt.fork.prefix):
-            if prefix:
-                wants.setdefault(prefix, Want()).states = True
-        for _, ids in prompt.labels:
-            for k in range(prompt.start, len(ids)):
+    def continued(self, prompt: Prompt, text: str) -> tuple[Prefix, int]:
+        """A prompt's tokens with a text behind it, and where that begins to differ from them."""
+        ids = self._tokens(prompt.text + self.continuation(text))
+        return ids, common_length(ids, prompt.ids)
+
+    def logprobs(self, sequences: Sequence[tuple[Prefix, int]]) -> list[float]:
+        """log P of the tokens of each sequence from a position on (nats); 0 for no tokens."""
+        wants: dict[Prefix, Want] = {}
+        for ids, start in sequences:
+            for k in range(start, len(ids)):
                 wants.setdefault(ids[:k], Want()).next_tokens.add(ids[k])
-    return wants
+        readings = self.engine.read(wants) if wants else {}
+        return [
+            sum(readings[ids[:k]].logprobs[ids[k]] for k in range(start, len(ids)))
+            for ids, start in sequences
+        ]
+
+    def sample(self, count: int, max_new_tokens: int, seed: int) -> list[str]:
+        """Texts sampled from the model after its beginning-of-text token, at temperature 1."""
+        known = (self.tokenizer.bos_token_id, *self.decoding.eos_ids, 0)
+        begin = next(token for token in known if token is not None)
+        ends = list(self.decoding.eos_ids) or None
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            eos_token_id=ends, pad_token_id=ends[0] if ends else 0,
+        )  # fmt: skip
+        ids = torch.full((count, 1), begin, device=input_device(self.lm))
+        mask = torch.ones_like(ids)
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(seed)
+            rows = self.lm.generate(ids, attention_mask=mask, generation_config=settings)
+        texts = self.tokenizer.batch_decode(rows[:, 1:].tolist(), skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
 
 def prove_lens(lm, kind: str = "logit") -> Lens:

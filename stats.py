@@ -6,7 +6,7 @@ several seeds of one target, or targets that were given one history. A number th
 computed is None, with the reason under the same name and `_reason`.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ CONFIDENCE = 0.95
 ALPHA = 0.05  # two-sided
 POWER = 0.8
 RESAMPLES = 2000  # of a bootstrap
-MOST_FLIPS = 999_999  # of a permutation test; its smallest p-value is 1 / (1 + flips)
-MOST_SIGNS = 2 * 10**8  # flips times clusters: what a permutation test may cost
+MOST_FLIPS = 99_999  # of a permutation test; its smallest p-value is 1 / (1 + flips)
+MOST_SIGNS = 10**8  # flips times clusters: what a permutation test may cost
 BLOCK = 4_000_000  # numbers that are drawn at once
+DECIMALS = 7  # of measures that are stored for every example
 
 Stats = dict[str, Any]
 
@@ -227,6 +228,36 @@ def bootstrap_means(rows: np.ndarray, clusters: Clusters) -> np.ndarray | None:
         drawn.append(np.array(counts, dtype=float) @ totals)
     sums = np.concatenate(drawn).T  # [K + 1, RESAMPLES]
     return sums[:-1] / sums[-1]
+
+
+def mean_and_interval(values: np.ndarray, clusters: Clusters) -> tuple[list, Stats]:
+    """Mean of each column of values [N, L], and its interval by Student's t over the clusters.
+
+    What is not finite is left out and counted. The error of the mean is that of `cluster_sd`, with
+    independent examples the usual one; a single cluster has a mean but no interval (None).
+    """
+    from scipy.stats import t
+
+    known = np.isfinite(values)
+    n = known.sum(axis=0)  # [L]
+    total = np.where(known, values, 0).sum(axis=0)
+    mean = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+    spread = clusters.sums(np.where(known, values - mean, 0).T)  # [clusters, L]
+    count = (clusters.sums(known.T.astype(float)) > 0).sum(axis=0)  # clusters that are left [L]
+    spare = np.maximum(count - 1, 1)
+    error = np.sqrt(count * (spread**2).sum(axis=0) / spare) / np.maximum(n, 1)
+    half = np.where(count > 1, t.ppf((1 + CONFIDENCE) / 2, spare) * error, np.nan)
+    return cleaned(mean), {
+        "low": cleaned(mean - half),
+        "high": cleaned(mean + half),
+        "interval": f"{CONFIDENCE:.0%} Student's t over {clusters.unit}",
+        "excluded": (len(values) - n).tolist(),
+    }
+
+
+def cleaned(values: Iterable[float]) -> list[float | None]:
+    """Values as they are stored: rounded, and None for what is not finite."""
+    return [round(float(x), DECIMALS) if np.isfinite(x) else None for x in values]
 
 
 def change_p_values(scores: np.ndarray, clusters: Clusters, *, binary: bool) -> list[float | None]:

@@ -14,7 +14,8 @@ from errors import UserError
 TOLERANCE = 1e-6  # largest difference that counts as equal
 IDENTITY = ("model", "target", "distractor", "metric_name", "n")
 BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
-OF_TEXTS = ("scores", "extracted", "format_failure")  # of examples, beside their score
+# What of an example follows from what else it holds, beside its score
+OF_TEXTS = ("scores", "extracted", "format_failure", "generated_label", "generated_score", "cued")
 COLUMNS = ("quantity", "h", "values", "stored", "recomputed", "difference", "verdict")
 
 Record = dict[str, Any]  # a result, a log or an example
@@ -27,7 +28,8 @@ def verify(path: Path) -> list[tuple[str, ...]]:
     examples = log["debug_examples"]
     metric_name = "accuracy" if "label_logprobs" in examples[0] else log["metric_name"]
     try:
-        rescored = [example | judge(example, metric_name) for example in examples]
+        read = result["config"].get("read", "likelihood")
+        rescored = [example | judge(example, metric_name, read) for example in examples]
         aggregates = metrics.aggregate(rescored, metric_name) | {"metric_name": metric_name}
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged: it cannot be scored ({error!r:.90}).") from error
@@ -36,13 +38,19 @@ def verify(path: Path) -> list[tuple[str, ...]]:
     return compare(flatten(result, examples), flatten(log | aggregates, rescored))
 
 
-def judge(example: Record, metric_name: str) -> Record:
+def judge(example: Record, metric_name: str, read: str) -> Record:
     """The values of an example that follow from what else it recorded."""
     if "label_logprobs" in example:
-        return metrics.judge_labels(example["label_logprobs"], example["expected_answer"])
-    text, references = example["model_prediction"], example["references"]
-    scores = metrics.text_scores(text, references)
-    return metrics.judge_text(text, references, metric_name, scores)
+        scores, expected = example["label_logprobs"], example["expected_answer"]
+        found = metrics.judge_labels(scores, expected, read, example.get("generated_text", ""))
+    else:
+        text, references = example["model_prediction"], example["references"]
+        scores = metrics.text_scores(text, references)
+        found = metrics.judge_text(text, references, metric_name, scores)
+    if "cued" in example:
+        cued = {k: v for k, v in example.items() if k != "cued"} | example["cued"]
+        found["cued"] = example["cued"] | judge(cued, metric_name, read)
+    return found
 
 
 def flatten(record: Record, examples: list[Record]) -> dict[tuple, Any]:
@@ -50,8 +58,8 @@ def flatten(record: Record, examples: list[Record]) -> dict[tuple, Any]:
     flat = {(name, "-", ""): record[name] for name in IDENTITY}
     for number, example in enumerate(examples):
         h, place = str(example["config"]["history_len"]), f"of example {number}"
-        judged = ("model_prediction",) if "label_logprobs" in example else OF_TEXTS
-        for name in ("score", *judged):
+        judged = ("model_prediction",) if "label_logprobs" in example else ()
+        for name in ("score", *judged, *OF_TEXTS):
             if name in example:
                 inner = leaves(example[name])
                 flat |= {(name, h, f"{part} {place}".strip()): leaf for part, leaf in inner}

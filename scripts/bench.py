@@ -23,13 +23,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import data
-from data import Case, Pair
+from config import RunConfig
 from engine import PlainEngine
-from experiment import encode_case
+from examples import encode_case
+from histories import Case, Pair, plan_cases
 from lens import block_output
 from loading import DTYPES, load_model
-from model import LanguageModel, Prompt, wants_of
+from model import LanguageModel
 from prefix_tree import PrefixTree
+from prompts import Prompt, wants_of
 from tree_engine import TreeEngine
 
 
@@ -193,7 +195,9 @@ def print_rows(rows: Sequence[Row], examples: Sequence[Sequence[Prompt]]) -> Non
 
 def encode_cases(lm: LanguageModel, cases: Sequence[Case], max_len: int) -> list[Prompt]:
     """The different prompts of these cases at every history length."""
-    return list(dict.fromkeys(p for case in cases for p in encode_case(case, max_len, lm)))
+    config = RunConfig(max_len=max_len)
+    encoded = (each for case in cases for each in encode_case(case, config, lm))
+    return list(dict.fromkeys(prompt for *_, prompt in encoded))
 
 
 def variant(lm: LanguageModel, engine: type, lens: bool = True, agree: bool = False, **settings):
@@ -207,7 +211,7 @@ def variant(lm: LanguageModel, engine: type, lens: bool = True, agree: bool = Fa
 
 def compare_engines(lm: LanguageModel, args: argparse.Namespace, pair: Pair, max_len: int) -> None:
     """The table of one max_len."""
-    plan = data.plan_cases([pair], max_len, args.seed, args.n)
+    plan = plan_cases([pair], max_len, [args.seed], args.n)
     examples = [encode_cases(lm, cases, max_len) for cases in plan]
     tree, plain = variant(lm, TreeEngine), variant(lm, PlainEngine, token_budget=2048)
     without, more = variant(lm, TreeEngine, lens=False), variant(lm, TreeEngine, agree=True)
@@ -242,7 +246,7 @@ def compare_growth(lm: LanguageModel, args: argparse.Namespace, pair: Pair) -> N
     """Seconds of the tree at growing max_len, and the ratio of each to the one before."""
     tree, rows = variant(lm, TreeEngine), []
     for max_len in args.growth:
-        [cases] = data.plan_cases([pair], max_len, args.seed, 1)
+        [cases] = plan_cases([pair], max_len, [args.seed], 1)
         prompts = encode_cases(lm, cases, max_len)
         rows.append(Row(f"max_len {max_len}", lambda _, p=prompts: tree.run(p), len))
     measure(rows, [[]], args.repeats)
@@ -255,7 +259,7 @@ def compare_grid(lm: LanguageModel, args: argparse.Namespace) -> None:
     """All pairs of three tasks in one call against one call per pair, encoding included."""
     rows = [data.load_rows(data.parse_spec(text), args.data_root) for text in args.grid]
     pairs = [Pair(target, distractor) for target in rows for distractor in rows]
-    [cases] = data.plan_cases(pairs, args.max_len[0], args.seed, 1)
+    [cases] = plan_cases(pairs, args.max_len[0], [args.seed], 1)
 
     def together(_: object) -> None:
         lm.run(encode_cases(lm, cases, args.max_len[0]))

@@ -11,9 +11,11 @@ import hub
 import pytest
 
 import data
+import histories
 import tasks
-from data import Pair, Turn
+from data import Turn
 from errors import UserError
+from histories import Pair
 
 SAMPLES = ("quiz", "reviews", "posts")
 ROOT = Path(data.__file__).parent
@@ -23,14 +25,14 @@ def rows(text, data_root=None):
     return data.load_rows(data.parse_spec(text), data_root)
 
 
-def histories(distractor, max_len=6, seed=0):
+def drawn_histories(distractor, max_len=6, seed=0):
     target = Turn("another", ("x",))
-    return [data.draw_history(rows(distractor), target, max_len, seed, i) for i in range(20)]
+    return [histories.draw_history(rows(distractor), target, max_len, seed, i) for i in range(20)]
 
 
 def plan(*pairs, max_len=3, seed=0, **settings):
     pairs = [Pair(rows(target), rows(distractor)) for target, distractor in pairs]
-    return data.plan_cases(pairs, max_len, seed, **settings)
+    return histories.plan_cases(pairs, max_len, [seed], **settings)
 
 
 # --- histories
@@ -38,24 +40,26 @@ def plan(*pairs, max_len=3, seed=0, **settings):
 
 @pytest.mark.parametrize("h", range(6))
 def test_histories_are_nested(h):
-    assert histories("quiz", max_len=h) == [longest[:h] for longest in histories("quiz")]
+    assert drawn_histories("quiz", max_len=h) == [
+        longest[:h] for longest in drawn_histories("quiz")
+    ]
 
 
 def test_histories_follow_the_seed():
-    assert histories("quiz", seed=1) == histories("quiz", seed=1)
-    assert histories("quiz", seed=1) != histories("quiz", seed=2)
+    assert drawn_histories("quiz", seed=1) == drawn_histories("quiz", seed=1)
+    assert drawn_histories("quiz", seed=1) != drawn_histories("quiz", seed=2)
 
 
 def test_histories_differ_from_number_to_number():
-    assert len(set(histories("quiz"))) == 20
+    assert len(set(drawn_histories("quiz"))) == 20
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_histories_and_targets_are_the_same_in_another_process(hash_seed):
     code = (
-        "import data, json\n"
+        "import data, histories, json\n"
         "rows = data.load_rows(data.parse_spec('quiz'))\n"
-        "plan = data.plan_cases([data.Pair(rows, rows)], 3, 7, 20)\n"
+        "plan = histories.plan_cases([histories.Pair(rows, rows)], 3, [7], 20)\n"
         "print(json.dumps([[case.target_idx, case.history_idx] for [case] in plan]))\n"
     )
     found = run_python(code, PYTHONHASHSEED=hash_seed)
@@ -76,7 +80,7 @@ def test_a_target_is_known_under_another_index_of_another_spec(tmp_path, subject
     part = rows(f"mmlu.{subject}", tmp_path)
     for target in rows("mmlu", tmp_path).turns:
         others = {i for i, turn in enumerate(part.turns) if turn.prompt != target.prompt}
-        assert set(data.draw_history(part, target, 3, 0, 0)) <= others
+        assert set(histories.draw_history(part, target, 3, 0, 0)) <= others
         assert len(others) == (3 if target in part.turns else 4)
 
 
@@ -84,7 +88,7 @@ def test_equal_prompts_at_several_indices_are_one_row():
     twice = data.TaskRows(data.parse_spec("posts"), tuple(Turn(p, ("x",)) for p in "aabbc"))
     assert twice.distinct == 3
     for number in range(20):
-        drawn = data.draw_history(twice, Turn("a", ("x",)), 2, 0, number)
+        drawn = histories.draw_history(twice, Turn("a", ("x",)), 2, 0, number)
         assert {twice.turns[i].prompt for i in drawn} == {"b", "c"}
 
 
@@ -111,7 +115,7 @@ def test_a_limit_takes_the_beginning_of_the_whole_plan():
 
 def test_targets_of_different_number_are_all_planned():
     pairs = [Pair(rows(name), rows("quiz")) for name in SAMPLES]
-    cases = [case for place in data.plan_cases(pairs, 1, 0) for case in place]
+    cases = [case for place in histories.plan_cases(pairs, 1, [0]) for case in place]
     for pair in pairs:
         planned = sorted(case.target_idx for case in cases if case.pair is pair)
         assert planned == list(range(len(pair.target.turns)))
@@ -128,10 +132,10 @@ def test_num_histories_bounds_the_histories_and_keeps_every_target():
 
 
 def test_target_order_is_a_seeded_shuffle():
-    order = data.target_order(50, 3, None)
+    order = histories.target_order(50, 3, None)
     assert sorted(order) == list(range(50)) != order
-    assert data.target_order(50, 3, None) == order != data.target_order(50, 4, None)
-    assert data.target_order(50, 3, 8) == order[:8]
+    assert histories.target_order(50, 3, None) == order != histories.target_order(50, 4, None)
+    assert histories.target_order(50, 3, 8) == order[:8]
 
 
 # --- turns
@@ -141,8 +145,8 @@ def test_target_order_is_a_seeded_shuffle():
 def test_one_template_renders_history_and_target(tmp_path, name):
     data_root = None if data.TASKS[name].embedded else hub.write_all(tmp_path)
     turn, other = rows(name, data_root).turns[:2]
-    [asked] = data.conversation(turn)
-    history = data.conversation(other, [turn])
+    [asked] = histories.conversation(turn)
+    history = histories.conversation(other, [turn])
     assert history[0] == asked
     assert history[1] == {"role": "assistant", "content": turn.references[0]}
     assert [message["role"] for message in history] == ["user", "assistant", "user"]

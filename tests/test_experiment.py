@@ -13,6 +13,7 @@ import tiny
 
 import data
 import experiment
+import histories
 import metrics
 import records
 from config import DEMO_LIMIT, RunConfig, parse_args
@@ -21,8 +22,7 @@ TARGETS, DISTRACTORS = ("quiz", "posts"), ("reviews", "quiz")
 PAIRS = list(product(TARGETS, DISTRACTORS))
 LIMIT, MAX_LEN, BLOCKS = 4, 2, 3
 SMALL = f"--limit {LIMIT} --max_len {MAX_LEN} --max_new_tokens 4 --device cpu".split()
-AGGREGATES = ("n", "metric_by_len", "debug_top5_by_len", "stats_by_len", *records.LAYER_KEYS)
-AGGREGATES += ("scores_by_len", "format_failures_by_len")
+AGGREGATES = ("n", "metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
 ROOT = Path(experiment.__file__).parent
 
 
@@ -187,14 +187,14 @@ def test_a_log_holds_every_prompt_once(grid, pair):
     target, distractor = (data.load_rows(data.parse_spec(name)) for name in pair)
     examples = examples_of(grid, *pair)
     places = [(e["config"]["target_idx"], e["config"]["history_len"]) for e in examples]
-    chosen = data.target_order(len(target.turns), 0, LIMIT)
+    chosen = histories.target_order(len(target.turns), 0, LIMIT)
     assert sorted(places) == sorted(product(chosen, range(MAX_LEN + 1)))
     for example in examples:
         config = example["config"]
         turn = target.turns[config["target_idx"]]
         history = [distractor.turns[i] for i in config["history_idx"]]
         assert len(history) == config["history_len"]
-        texts = [message["content"] for message in data.conversation(turn, history)]
+        texts = [message["content"] for message in histories.conversation(turn, history)]
         assert all(text in example["prompt_text"] for text in texts)
         assert example["expected_answer"] == turn.references[0]
         assert len(example["top5"]) == 5
@@ -289,7 +289,7 @@ def test_the_same_settings_are_complete_and_left_as_they_are(grid, model, capsys
 OTHER = {
     "--max_len 1": "max_len 2 there, 1 now",
     "--limit 3": "limit 4 there, 3 now",
-    "--seed 7": "seed 0 there, 7 now",
+    "--seed 7": "seed [0] there, [7] now",
     "--prompt plain": "prompt 'chat' there, 'plain' now",
     "--engine plain": "engine 'tree' there, 'plain' now",
     "--dtype bfloat16": "dtype 'float32' there, 'bfloat16' now",

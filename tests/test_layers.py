@@ -8,7 +8,7 @@ from scipy.stats import t, ttest_1samp
 
 import layers
 import metrics
-from model import Layers
+from prompts import Layers
 from stats import cluster_sd, find_clusters
 
 LOGITS = {"A": (1.0, 0.0, 3.0, 2.0), "B": (2.0, 1.0, 1.0, 0.5), "C": (0.0, 4.0, 1.0, 1.5)}
@@ -104,9 +104,7 @@ def test_means_are_over_examples_block_by_block():
 
 
 def test_a_measure_that_some_examples_lack_is_left_out():
-    found = layers.aggregate(
-        {"0": [example(cosines=[0.5, 1.0], drift=[1, 1]), example(drift=[1, 1])]}
-    )
+    found = aggregate([example(cosines=[0.5, 1.0], drift=[1, 1]), example(drift=[1, 1])])
     assert found["cos_by_len"] == {} and found["drift_by_len"] == {"0": [1.0, 1.0]}
 
 

@@ -9,9 +9,10 @@ from accelerate import cpu_offload, disk_offload
 from accelerate.hooks import remove_hook_from_submodules
 from transformers import AutoTokenizer
 
-from data import Turn, conversation
+from data import Turn
 from engine import Want
 from errors import UserError
+from histories import conversation
 from lens import Lens, block_output, find_parts, proved_lens
 from model import LanguageModel, prove_lens
 

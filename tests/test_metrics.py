@@ -213,8 +213,8 @@ def test_rouge_is_a_plain_mean_with_a_bootstrap_interval():
 
 @pytest.mark.parametrize("name", metrics.PROPORTIONS)
 def test_what_is_0_or_1_has_a_wilson_interval(name):
-    stats = of_scores([1, 0, 1], metric_name=name)["stats_by_len"]["0"]
-    assert (stats["low"], stats["high"]) == stats.wilson(np.array([1.0, 0, 1]))
+    found = of_scores([1, 0, 1], metric_name=name)["stats_by_len"]["0"]
+    assert (found["low"], found["high"]) == stats.wilson(np.array([1.0, 0, 1]))
 
 
 def test_each_score_of_texts_has_a_mean_by_length():

@@ -4,9 +4,10 @@ import pytest
 import tiny
 import torch
 
-from data import Turn, conversation
+from data import Turn
 from engine import PlainEngine
 from errors import UserError
+from histories import conversation
 from model import LanguageModel
 
 SHAPES = ("llama", "gpt2", "gpt_neox", "gemma2")

@@ -1,0 +1,71 @@
+"""Histories that the model makes itself: its own replies, or turns sampled from it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from data import TaskRows, Turn
+from errors import UserError
+from histories import Case, Past, conversation
+from tasks import MAX_NEW_TOKENS, Task, TaskSpec
+
+if TYPE_CHECKING:
+    from model import LanguageModel
+
+POOL = 20  # sampled turns that histories are drawn from, as in Gupta et al.
+SAMPLED_TOKENS = 150  # most tokens of a sampled user text
+
+
+def with_model_replies(cases: Sequence[Case], lm: "LanguageModel") -> list[Case]:
+    """The same cases, with the model's greedy replies in the history, each made after the ones
+    before it. Equal beginnings of histories are answered once.
+    """
+    replies: dict[tuple[str, ...], str] = {}  # user texts up to a turn -> the reply to the last
+    for k in range(max((len(case.history) for case in cases), default=0)):
+        asked = {_asked(case, k + 1): case for case in cases if len(case.history) > k}
+        prompts = []
+        for texts, case in asked.items():
+            task = case.pair.target.spec.task
+            if case.history[k].role == "distractor":
+                task = case.pair.distractor.spec.task
+            past = [Turn(texts[j], (replies[texts[: j + 1]],)) for j in range(k)]
+            messages = conversation(Turn(texts[k], ()), past)
+            prompts.append(lm.encode(messages, max_new_tokens=task.max_new_tokens))
+        for texts, outcome in zip(asked, lm.run(prompts)):
+            replies[texts] = outcome.text
+    return [replace(case, history=_replied(case, replies)) for case in cases]
+
+
+def _asked(case: Case, length: int) -> tuple[str, ...]:
+    return tuple(past.turn.prompt for past in case.history[:length])
+
+
+def _replied(case: Case, replies: dict[tuple[str, ...], str]) -> tuple[Past, ...]:
+    texts = _asked(case, len(case.history))
+    return tuple(
+        replace(past, turn=Turn(texts[k], (replies[texts[: k + 1]],)))
+        for k, past in enumerate(case.history)
+    )
+
+
+def random_rows(
+    lm: "LanguageModel", max_len: int, seed: int, max_new_tokens: int | None
+) -> TaskRows:
+    """A pool of unrelated turns: user texts sampled from the model, each with its greedy reply.
+
+    The same seed gives the same pool on the same device. UserError where the model samples too few
+    different texts.
+    """
+    count = max(POOL, max_len + 1)
+    sampled = dict.fromkeys(lm.sample(2 * count, SAMPLED_TOKENS, seed))
+    texts = [text for text in sampled if text][:count]
+    if len(texts) <= max_len:
+        raise UserError("--history random: the model samples too few different texts.")
+    task = Task("random", source="sampled from the model", prompt="{text}", reference="reply",
+                split="model", max_new_tokens=max_new_tokens or MAX_NEW_TOKENS)  # fmt: skip
+    prompts = [
+        lm.encode(conversation(Turn(text, ())), max_new_tokens=task.max_new_tokens)
+        for text in texts
+    ]
+    turns = (Turn(text, (outcome.text,)) for text, outcome in zip(texts, lm.run(prompts)))
+    return TaskRows(TaskSpec(task, None, task.split), tuple(turns))
