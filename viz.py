@@ -18,6 +18,7 @@ import figures
 import grid
 import layer_figures
 import records
+import study_figures
 import tables
 import verify
 from errors import UserError
@@ -26,7 +27,11 @@ from errors import UserError
 def run_metric(arguments: argparse.Namespace) -> int:
     """Draw metric, change and cosines of every model and target below --result_dir."""
     groups = figures.load_groups(arguments.result_dir)
-    drawn = chain(figures.metric_figures(groups), layer_figures.cosine_figures(groups))
+    drawn = chain(
+        figures.metric_figures(groups),
+        study_figures.study_figures(groups),
+        layer_figures.cosine_figures(groups),
+    )
     print(*figures.save_figures(drawn, arguments.out_dir), sep="\n")
     return 0
 
