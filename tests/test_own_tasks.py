@@ -79,9 +79,7 @@ def test_tasks_of_a_file_run_as_target_and_distractor_and_verify(tmp_path, model
             assert (result["n"], list(result["metric_by_len"])) == (6, ["0", "1"])
             logs.append(str(records.debug_path(path_of(tmp_path / "out", target, distractor))))
     assert viz.main(["verify", "--debug_file", *logs]) == 0
-    assert (
-        viz.main(["metric", "--result_dir", str(tmp_path / "out"), "--out_dir", str(tmp_path)]) == 0
-    )
+    assert viz.main(["table", "--result_dir", str(tmp_path / "out")]) == 0
 
 
 def test_what_a_file_says_of_a_task_is_in_the_result_and_reaches_the_model(tmp_path, model):

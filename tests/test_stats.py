@@ -328,7 +328,7 @@ def designs(draw):
     return np.array(rows), is_binary, draw(names), draw(names)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(designs())
 def test_no_number_is_ever_nan_and_every_null_has_its_reason(design):
     scores, is_binary, targets, histories = design
@@ -342,7 +342,7 @@ def test_no_number_is_ever_nan_and_every_null_has_its_reason(design):
             assert of_len["change_points_low"] <= of_len["change_points_high"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(designs())
 def test_swapping_two_lengths_turns_the_change_round_and_keeps_the_p_value(design):
     scores, is_binary, targets, histories = design
@@ -354,7 +354,7 @@ def test_swapping_two_lengths_turns_the_change_round_and_keeps_the_p_value(desig
     assert there["p_value"] == back["p_value"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.floats(1e-9, 1), min_size=1, max_size=12))
 def test_holm_never_lowers_a_p_value_nor_changes_their_order(p_values):
     corrected = stats.holm(p_values)
