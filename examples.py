@@ -49,6 +49,7 @@ def run_cases(
             example |= _layers(each)
     for example, replies in zip(examples, reply_logprobs(found, config, lm)):
         example |= replies
+    advance(sum(read_again(each.case, config) for each in found if not each.cued))
     whole = {(each.case, each.h): e for e, each in zip(examples, found) if not each.cued}
     for example, each in zip(examples, found):
         if each.cued:
@@ -81,6 +82,16 @@ def asked_of(config: RunConfig) -> list[tuple[int, str | None]]:
     """History length and cue of every prompt of a case."""
     cues = (None,) if config.switch_cue is None else (None, config.switch_cue)
     return [(0, None), *((h, cue) for h in range(1, config.max_len + 1) for cue in cues)]
+
+
+def read_again(case: Case, config: RunConfig) -> bool:
+    """Are the prompts of a case read a second time, with the answers behind them?"""
+    return config.sensitivity and not case.labels
+
+
+def reads_of(case: Case, config: RunConfig) -> int:
+    """How often a prompt of this case is read, with every length, cue and second time."""
+    return len(asked_of(config)) + read_again(case, config) * (config.max_len + 1)
 
 
 def answer_tokens(case: Case, config: RunConfig) -> int:
@@ -151,7 +162,7 @@ def reply_logprobs(
     again = {
         each: _sequences(each, zero[each.case], lm)
         for each in found
-        if config.sensitivity and not each.case.labels and not each.cued
+        if read_again(each.case, config) and not each.cued
     }
     different = list(dict.fromkeys(s for wanted in again.values() for s in wanted.values()))
     sums = dict(zip(different, lm.logprobs(different)))

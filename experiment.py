@@ -21,7 +21,7 @@ import records
 from config import RANDOM, RunConfig, check_settings, parse_args
 from data import TaskRows
 from errors import UserError
-from examples import answer_tokens, asked_of, run_cases
+from examples import answer_tokens, reads_of, run_cases
 from histories import Case, Pair
 from replies import random_rows
 from tasks import TASKS, Task, parse_spec, read_tasks
@@ -198,7 +198,7 @@ def run_plan(
     from tqdm import tqdm
 
     examples: dict[Pair, list[dict[str, Any]]] = {}
-    total = sum(map(len, plan)) * len(asked_of(config))
+    total = sum(reads_of(case, config) for cases in plan for case in cases)
     pause = 0.1 if sys.stderr.isatty() else 30  # seconds between two states of the bar
     with tqdm(total=total, unit="prompt", mininterval=pause, smoothing=0) as bar:
         for start in range(0, len(plan), config.batch_size):
