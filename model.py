@@ -147,17 +147,20 @@ class LanguageModel:
         return dict(zip(labels, map(self.tokenizer.decode, ([token] for token in fork.tokens))))
 
     def tokens_needed(
-        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int
+        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int, more: int = 0
     ) -> int:
-        """Tokens of a prompt with its longest label, or the longest answer it may get."""
-        return self.encode(messages, labels, max_new_tokens).longest
+        """Tokens of a prompt with its longest label, or the longest answer it may get.
+
+        `more` tokens are yet to come into the prompt.
+        """
+        return self.encode(messages, labels, max_new_tokens).longest + more
 
     def surely_fits(
-        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int
+        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int, more: int = 0
     ) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
-        behind = max([len(label.encode()) for label in labels], default=max_new_tokens)
-        most = len(self.render(messages).encode()) + behind + 8
+        behind = max([max_new_tokens, *(len(label.encode()) for label in labels)])
+        most = len(self.render(messages).encode()) + behind + more + 8
         return self.context is None or most <= self.context
 
     def facts(self) -> dict[str, Any]:
