@@ -123,3 +123,97 @@ def test_target_order_is_a_seeded_shuffle():
     assert sorted(order) == list(range(50)) != order
     assert histories.target_order(50, 3, None) == order != histories.target_order(50, 4, None)
     assert histories.target_order(50, 3, 8) == order[:8]
+
+
+# --- mixes
+
+ROLES = {  # max_len -> a letter for each turn of target_first, target_last and interleaved
+    0: ("", "", ""),
+    1: ("d", "d", "d"),
+    2: ("td", "dt", "dt"),
+    3: ("tdd", "ddt", "dtd"),
+    4: ("ttdd", "ddtt", "dtdt"),
+    5: ("ttddd", "dddtt", "dtdtd"),
+}
+MIXED = ("target_first", "target_last", "interleaved")
+
+
+def mixed(mix, target, distractor, max_len=5, **settings):
+    """The cases of a pair, both roles in one table where they are one task."""
+    table = rows(target)
+    pair = Pair(table, table if target == distractor else rows(distractor))
+    return [case for [case] in histories.plan_cases([pair], max_len, [0], mix=mix, **settings)]
+
+
+@pytest.mark.parametrize("max_len", ROLES)
+def test_roles_by_hand(max_len):
+    names = {"d": "distractor", "t": "target"}
+    for mix, letters in zip(MIXED, ROLES[max_len]):
+        assert histories.roles(mix, max_len) == tuple(names[letter] for letter in letters)
+    assert histories.roles("distractor", max_len) == ("distractor",) * max_len
+
+
+@pytest.mark.parametrize("mix", histories.MIXES)
+@pytest.mark.parametrize("pair", [("quiz", "reviews"), ("quiz", "quiz")])
+def test_a_turn_is_a_row_of_the_task_of_its_role(mix, pair):
+    for case in mixed(mix, *pair, limit=20):
+        tables = {"target": case.pair.target, "distractor": case.pair.distractor}
+        assert tuple(past.role for past in case.history) == histories.roles(mix, 5)
+        assert all(past.turn == tables[past.role].turns[past.idx] for past in case.history)
+
+
+@pytest.mark.parametrize("mix", MIXED)
+@pytest.mark.parametrize("distractor", ["quiz", "reviews"])
+def test_under_a_mix_no_row_occurs_twice_and_none_is_the_target(mix, distractor):
+    for case in mixed(mix, "quiz", distractor, max_len=12):
+        asked = [case.target.prompt, *(past.turn.prompt for past in case.history)]
+        assert len(set(asked)) == 13
+
+
+@pytest.mark.parametrize("mix", histories.MIXES)
+def test_the_conversation_of_h_turns_is_the_beginning_of_the_longer_ones(mix):
+    for case in mixed(mix, "quiz", "posts", limit=8):
+        longest = case.messages(5)
+        for h in range(6):
+            assert case.messages(h) == [*longest[: 2 * h], longest[-1]]
+
+
+def test_interleaved_histories_of_a_smaller_max_len_are_beginnings():
+    for mix in ("interleaved", "distractor"):
+        longest = mixed(mix, "quiz", "reviews", limit=8)
+        for max_len in range(5):
+            shorter = mixed(mix, "quiz", "reviews", max_len, limit=8)
+            for one, other in zip(longest, shorter, strict=True):
+                assert one.history[:max_len] == other.history
+
+
+def test_a_mix_keeps_the_distractors_that_it_has_room_for():
+    plain = mixed("distractor", "quiz", "reviews", limit=8)
+    for mix in MIXED:
+        for one, other in zip(mixed(mix, "quiz", "reviews", limit=8), plain, strict=True):
+            kept = [past for past in one.history if past.role == "distractor"]
+            assert tuple(kept) == other.history[: len(kept)]
+
+
+# --- seeds
+
+
+def planned(seeds, limit=5):
+    pairs = [Pair(rows("quiz"), rows("reviews"))]
+    return [c for place in histories.plan_cases(pairs, 3, seeds, limit) for c in place]
+
+
+def test_the_first_seed_chooses_the_targets_and_each_draws_histories():
+    cases = planned([4, 7, 9])
+    chosen = histories.target_order(len(rows("quiz").turns), 4, 5)
+    for seed in (4, 7, 9):
+        assert [case.target_idx for case in cases if case.seed == seed] == chosen
+    assert len({case.history_idx for case in cases}) == len(cases) == 15
+    assert len({(case.target_idx, *map(str, case.messages(0))) for case in cases}) == 5
+
+
+def test_the_history_of_a_place_under_a_seed_is_that_of_the_seed_alone():
+    together = {s: [c.history_idx for c in planned([0, 1, 2]) if c.seed == s] for s in range(3)}
+    for seed, histories_idx in together.items():
+        alone = {case.history_number: case.history_idx for case in planned([seed], limit=None)}
+        assert histories_idx == [alone[place] for place in range(5)]
