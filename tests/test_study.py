@@ -199,29 +199,33 @@ def test_the_log_says_which_task_each_turn_is_of(study, lm, mix, distractor):
 
 @pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize(
-    ("tasks", "mix", "said"),
+    ("target", "distractor", "mix", "max_len"),
     [
-        ("reviews posts", "target_first", "'reviews/test' has only 144 different rows, and a hi"),
-        ("reviews reviews", "interleaved", "'reviews/test' has only 144 different rows, and a hi"),
-        ("posts reviews", "distractor", "'reviews/test' has only 144 different rows, and a hi"),
+        ("reviews", "reviews", "interleaved", 144),  # one table for both roles
+        ("posts", "reviews", "distractor", 144),
+        ("quiz", "reviews", "target_last", 287),  # 144 of the distractor and 143 of the target
     ],
 )
-def test_too_few_rows_for_a_mix_are_refused(tmp_path, model, capsys, tasks, mix, said):
-    target, distractor = tasks.split()
-    halved = target != distractor and mix != "distractor"
-    flags = f"--target {target} --distractor {distractor} --mix {mix} --max_len "
-    assert run(tmp_path, model, flags + ("288" if halved else "144")) == 2
-    complaint = capsys.readouterr().err
-    assert said in complaint or (halved and "different rows, and a history of 144" in complaint)
+def test_too_few_rows_for_a_mix_are_refused(
+    tmp_path, model, capsys, target, distractor, mix, max_len
+):
+    flags = f"--target {target} --distractor {distractor} --mix {mix} --max_len {max_len}"
+    assert run(tmp_path, model, flags) == 2
+    said = capsys.readouterr().err
+    assert f"--max_len {max_len}: 'reviews/test' has only 144 different rows" in said
+    assert "a history of 144 of its turns needs one more" in said
 
 
-def test_a_mix_needs_of_each_task_only_its_own_turns():
-    for target, distractor in (("reviews", "quiz"), ("quiz", "reviews")):
-        pair = Pair(rows(target), rows(distractor))
-        most = 2 * min(pair.target.distinct, pair.distractor.distinct) - 2
-        experiment.require_rows(pair, RunConfig(max_len=most, mix="interleaved"))
-        with pytest.raises(UserError, match="needs one more"):
-            experiment.require_rows(pair, RunConfig(max_len=most + 2, mix="interleaved"))
+@pytest.mark.parametrize("mix", histories.MIXES[1:])
+def test_a_mix_needs_of_each_task_one_row_more_than_its_own_turns(mix):
+    few, many = made_up("few", "abc"), made_up("many", "abcdefghij")
+    experiment.require_rows(Pair(few, many), RunConfig(max_len=5, mix=mix))
+    with pytest.raises(UserError, match="'few/test' has only 3 .* history of 3 of its turns"):
+        experiment.require_rows(Pair(few, many), RunConfig(max_len=6, mix=mix))
+    with pytest.raises(UserError, match="'few/test' has only 3 .* history of 3 of its turns"):
+        experiment.require_rows(Pair(many, few), RunConfig(max_len=5, mix=mix))
+    with pytest.raises(UserError, match="'few/test' has only 3 .* history of 3 of its turns"):
+        experiment.require_rows(Pair(few, few), RunConfig(max_len=3, mix=mix))
 
 
 # --- replies of the model's own
