@@ -220,11 +220,11 @@ def test_too_few_rows_for_a_mix_are_refused(
 def test_a_mix_needs_of_each_task_one_row_more_than_its_own_turns(mix):
     few, many = made_up("few", "abc"), made_up("many", "abcdefghij")
     experiment.require_rows(Pair(few, many), RunConfig(max_len=5, mix=mix))
-    with pytest.raises(UserError, match="'few/test' has only 3 .* history of 3 of its turns"):
+    with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
         experiment.require_rows(Pair(few, many), RunConfig(max_len=6, mix=mix))
-    with pytest.raises(UserError, match="'few/test' has only 3 .* history of 3 of its turns"):
+    with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
         experiment.require_rows(Pair(many, few), RunConfig(max_len=5, mix=mix))
-    with pytest.raises(UserError, match="'few/test' has only 3 .* history of 3 of its turns"):
+    with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
         experiment.require_rows(Pair(few, few), RunConfig(max_len=3, mix=mix))
 
 
