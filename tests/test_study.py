@@ -496,6 +496,8 @@ FOUND = [
     ("It is not likely.", ("likely", "not likely"), "not likely"),
     ("Likely", ("likely", "not likely"), "likely"),
     ("likely or not likely", ("likely", "not likely"), None),
+    ("yes", ("Yes", "yes"), "yes"),
+    ("YES", ("Yes", "yes"), None),
     ("C++", ("C++", "C#"), "C++"),
     ("a.b", ("a.b", "axb"), "a.b"),
 ]
