@@ -128,8 +128,9 @@ def _overflows(case: Case, h: int, config: RunConfig, lm: "LanguageModel") -> bo
     return not lm.surely_fits(*asked) and lm.tokens_needed(*asked) > lm.context
 
 
-def _longest(case: Case, h: int, config: RunConfig) -> tuple[list, tuple[str, ...], int]:
-    """The longest conversation asked at h turns, its labels, and what may come behind it in tokens.
+def _longest(case: Case, h: int, config: RunConfig) -> tuple[list, tuple[str, ...], int, int]:
+    """The longest conversation asked at h turns, the texts that are read behind it, the most tokens
+    of its answer, and the most tokens that are yet to come into it.
 
     Replies of the model's own are not known yet: each may be as long as its task allows.
     """
@@ -138,7 +139,8 @@ def _longest(case: Case, h: int, config: RunConfig) -> tuple[list, tuple[str, ..
     if config.history == "model":
         tasks = (case.task, case.pair.distractor.spec.task)
         replies = h * max(task.max_new_tokens for task in tasks)
-    return case.messages(h, cue), case.labels, answer_tokens(case, config) + replies
+    behind = case.labels or (case.target.references[:1] if config.sensitivity else ())
+    return case.messages(h, cue), behind, answer_tokens(case, config), replies
 
 
 # -- running

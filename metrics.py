@@ -148,16 +148,16 @@ def judge_labels(
 def find_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that a text holds as a word of its own; None where it holds none or several.
 
-    Labels of one letter must be in their own case, since `a` is also a word; others in any.
+    Labels of one letter must be in their own case, since `a` is also a word, and so must labels
+    that differ in case alone; others in any. Where one label is a part of another, as in `likely`
+    and `not likely`, the longer one is read first.
     """
-    found = [
-        label
-        for label in labels
-        if re.search(
-            rf"(?<!\w){re.escape(label)}(?!\w)", text, 0 if len(label) == 1 else re.IGNORECASE
-        )
-    ]
-    return found[0] if len(found) == 1 else None
+    found, lower = set(), [label.lower() for label in labels]
+    for label in sorted(labels, key=len, reverse=True):
+        case = re.IGNORECASE if len(label) > 1 and lower.count(label.lower()) == 1 else 0
+        text, count = re.subn(rf"(?<!\w){re.escape(label)}(?!\w)", "\0", text, flags=case)
+        found |= {label} if count else set()
+    return found.pop() if len(found) == 1 else None
 
 
 def judge_text(

@@ -147,17 +147,20 @@ class LanguageModel:
         return dict(zip(labels, map(self.tokenizer.decode, ([token] for token in fork.tokens))))
 
     def tokens_needed(
-        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int
+        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int, more: int = 0
     ) -> int:
-        """Tokens of a prompt with its longest label, or the longest answer it may get."""
-        return self.encode(messages, labels, max_new_tokens).longest
+        """Tokens of a prompt with its longest label, or the longest answer it may get.
+
+        `more` tokens are yet to come into the prompt.
+        """
+        return self.encode(messages, labels, max_new_tokens).longest + more
 
     def surely_fits(
-        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int
+        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int, more: int = 0
     ) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
-        behind = max([len(label.encode()) for label in labels], default=max_new_tokens)
-        most = len(self.render(messages).encode()) + behind + 8
+        behind = max([max_new_tokens, *(len(label.encode()) for label in labels)])
+        most = len(self.render(messages).encode()) + behind + more + 8
         return self.context is None or most <= self.context
 
     def facts(self) -> dict[str, Any]:
@@ -196,13 +199,13 @@ class LanguageModel:
             label: sum(readings[ids[:k]].logprobs[ids[k]] for k in range(prompt.start, len(ids)))
             for label, ids in prompt.labels
         }
-        reply = self._reply(here.answer[: prompt.answer]) if prompt.answer else ()
+        answer = here.answer[: prompt.answer] if prompt.answer else ()
         return Outcome(
             top5=tuple(self.tokenizer.decode([token]) for token in here.top_tokens),
             layers=layers,
             label_logprobs=scores or None,
-            text=self._text(reply) if prompt.answer else None,
-            reply=reply,
+            text=self._text(answer) if prompt.answer else None,
+            reply=self._reply(answer),
         )
 
     @torch.inference_mode()
@@ -246,15 +249,17 @@ class LanguageModel:
                 found[prompt] = dict(zip(names, map(tuple, rows)))
         return found
 
-    def _text(self, reply: Prefix) -> str:
-        text = self.tokenizer.decode(reply, skip_special_tokens=True)
+    def _text(self, answer: Prefix) -> str:
+        text = self.tokenizer.decode(answer, skip_special_tokens=True)
         stop_text = self.decoding.stop_text
         return (text.partition(stop_text)[0] if stop_text else text).strip()
 
     def _reply(self, answer: Prefix) -> Prefix:
         """The tokens of an answer up to the one in which its stop text begins."""
         stop_text = self.decoding.stop_text
-        before, stop, _ = self.tokenizer.decode(answer).partition(stop_text or "\0")
+        if stop_text is None:
+            return answer
+        before, stop, _ = self.tokenizer.decode(answer).partition(stop_text)
         while stop and answer and len(self.tokenizer.decode(answer)) > len(before):
             answer = answer[:-1]
         return answer

@@ -15,35 +15,38 @@ if TYPE_CHECKING:
 POOL = 20  # sampled turns that histories are drawn from, as in Gupta et al.
 SAMPLED_TOKENS = 150  # most tokens of a sampled user text
 
+Asked = tuple[tuple[str, int], ...]  # user texts, and the most tokens of each one's reply
+
 
 def with_model_replies(cases: Sequence[Case], lm: "LanguageModel") -> list[Case]:
     """The same cases, with the model's greedy replies in the history, each made after the ones
     before it. Equal beginnings of histories are answered once.
     """
-    replies: dict[tuple[str, ...], str] = {}  # user texts up to a turn -> the reply to the last
+    replies: dict[Asked, str] = {}  # the turns up to one -> the reply to it
     for k in range(max((len(case.history) for case in cases), default=0)):
-        asked = {_asked(case, k + 1): case for case in cases if len(case.history) > k}
+        asked = dict.fromkeys(_asked(case, k + 1) for case in cases if len(case.history) > k)
         prompts = []
-        for texts, case in asked.items():
-            task = case.pair.target.spec.task
-            if case.history[k].role == "distractor":
-                task = case.pair.distractor.spec.task
-            past = [Turn(texts[j], (replies[texts[: j + 1]],)) for j in range(k)]
-            messages = conversation(Turn(texts[k], ()), past)
-            prompts.append(lm.encode(messages, max_new_tokens=task.max_new_tokens))
-        for texts, outcome in zip(asked, lm.run(prompts)):
-            replies[texts] = outcome.text
+        for turns in asked:
+            past = [Turn(turns[j][0], (replies[turns[: j + 1]],)) for j in range(k)]
+            text, most = turns[k]
+            messages = conversation(Turn(text, ()), past)
+            prompts.append(lm.encode(messages, max_new_tokens=most))
+        for turns, outcome in zip(asked, lm.run(prompts)):
+            replies[turns] = outcome.text
     return [replace(case, history=_replied(case, replies)) for case in cases]
 
 
-def _asked(case: Case, length: int) -> tuple[str, ...]:
-    return tuple(past.turn.prompt for past in case.history[:length])
-
-
-def _replied(case: Case, replies: dict[tuple[str, ...], str]) -> tuple[Past, ...]:
-    texts = _asked(case, len(case.history))
+def _asked(case: Case, length: int) -> Asked:
+    tasks = {"distractor": case.pair.distractor.spec.task, "target": case.task}
     return tuple(
-        replace(past, turn=Turn(texts[k], (replies[texts[: k + 1]],)))
+        (past.turn.prompt, tasks[past.role].max_new_tokens) for past in case.history[:length]
+    )
+
+
+def _replied(case: Case, replies: dict[Asked, str]) -> tuple[Past, ...]:
+    turns = _asked(case, len(case.history))
+    return tuple(
+        replace(past, turn=Turn(past.turn.prompt, (replies[turns[: k + 1]],)))
         for k, past in enumerate(case.history)
     )
 
