@@ -197,7 +197,7 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
         "format_failures_by_len": _format_failures(by_len),
         "reads_by_len": _reads(by_len),
         "cue_by_len": _cue(by_len, metric_name),
-        "sensitivity_by_len": sensitivity.aggregate(by_len, later),
+        "sensitivity_by_len": sensitivity.aggregate(by_len, at_0, later),
     } | layers.aggregate(by_len, at_0, later)
 
 

@@ -23,7 +23,9 @@ VARIANTS = {"tau": "zero_shot", "confidence": "own", "loss": "reference"}
 Logprob = Mapping[str, float]  # sum over the tokens, and their number
 
 
-def aggregate(by_len: Mapping[str, Sequence[dict[str, Any]]], clusters: Clusters) -> dict[str, Any]:
+def aggregate(
+    by_len: Mapping[str, Sequence[dict[str, Any]]], at_0: Clusters, later: Clusters
+) -> dict[str, Any]:
     """Each variant, and the reference's log-likelihood, by history length; {} where not read.
 
     An entry holds `sum` and `per_token`, each a mean over examples with its interval. A reply of no
@@ -41,13 +43,12 @@ def aggregate(by_len: Mapping[str, Sequence[dict[str, Any]]], clusters: Clusters
                     np.array(_values(before[reply])) - _values(here[reply])
                     for before, here in zip(without, now)
                 ],
-                clusters,
+                later,
             )
             for name, reply in VARIANTS.items()
         }
-        found[h]["reference_logprob"] = _both(
-            [_values(here["reference"]) for here in now], clusters
-        )
+        references = [_values(here["reference"]) for here in now]
+        found[h]["reference_logprob"] = _both(references, later if int(h) else at_0)
     return found
 
 

@@ -28,7 +28,7 @@ def example(zero_shot, own, reference):
 def aggregate(*groups):
     clusters = stats.find_clusters(range(len(groups[0])), range(len(groups[0])))
     by_len = {str(h): [example(*each) for each in group] for h, group in enumerate(groups)}
-    return sensitivity.aggregate(by_len, clusters)
+    return sensitivity.aggregate(by_len, clusters, clusters)
 
 
 def means(entry):
@@ -94,7 +94,7 @@ def test_pairs_are_of_one_target():
 
 def test_where_it_was_not_read_there_is_none():
     clusters = stats.find_clusters([0], [0])
-    assert sensitivity.aggregate({"0": [example(*WITH[0])], "1": [{}]}, clusters) == {}
+    assert sensitivity.aggregate({"0": [example(*WITH[0])], "1": [{}]}, clusters, clusters) == {}
 
 
 # --- log-probabilities
