@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from model import LanguageModel, Outcome, Prompt
 
 
+# What is kept of a prompt with the cue, inside the example without it
+OF_CUED = {"prompt_text", "model_prediction", "score", "label_logprobs", "scores", "extracted"}
+OF_CUED |= {"format_failure", "generated_text", "generated_label", "generated_score"}
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """A prompt of a case at one history length, with or without the cue, and what came of it."""
@@ -55,11 +60,6 @@ def run_cases(
         if each.cued:
             whole[each.case, each.h]["cued"] = {k: example[k] for k in example if k in OF_CUED}
     yield from ((case, example) for (case, _), example in whole.items())
-
-
-# What is kept of a prompt with the cue, inside the example without it
-OF_CUED = {"prompt_text", "model_prediction", "score", "label_logprobs", "scores", "extracted"}
-OF_CUED |= {"format_failure", "generated_text", "generated_label", "generated_score"}
 
 
 def encode_case(
