@@ -15,10 +15,7 @@ from typing import Any
 
 from errors import UserError
 from metrics import find_number
-from tasks import BUNDLED as BUNDLED
-from tasks import SAMPLES as SAMPLES
 from tasks import TASKS, Task, TaskSpec
-from tasks import parse_spec as parse_spec
 
 Row = dict[str, Any]
 

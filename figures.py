@@ -92,12 +92,17 @@ def save_figures(figures: Iterable[tuple[str, Any]], out_dir: str | Path) -> lis
 
 def metric_figures(groups: dict[tuple[str, str], Group]) -> Iterator[tuple[str, Any]]:
     """Stem and figure of each model and target: the metric, and its change."""
-    distractors = sorted({distractor for group in groups.values() for distractor in group})
-    styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(distractors)}
+    styles = line_styles(groups)
     for (model, target), group in groups.items():
         title = f"{model}\ntarget {target}"
         yield figure_stem(model, target, "metric"), draw_metric(title, group, styles)
         yield figure_stem(model, target, "change"), draw_change(title, group, styles)
+
+
+def line_styles(groups: dict[tuple[str, str], Group]) -> Group:
+    """Colour and marker of each distractor, the same in every figure of these results."""
+    distractors = sorted({distractor for group in groups.values() for distractor in group})
+    return {name: STYLES[i % len(STYLES)] for i, name in enumerate(distractors)}
 
 
 def draw_metric(title: str, group: Group, styles: Group) -> Any:

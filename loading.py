@@ -13,10 +13,10 @@ from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data import BUNDLED
 from engine import input_device
 from errors import UserError
 from model import PROBE, LanguageModel
+from tasks import BUNDLED
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MaskedLM")  # in names of architectures

@@ -195,19 +195,6 @@ def wilson(correct: np.ndarray) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def bootstrap_mean(values: np.ndarray, clusters: Clusters | None = None) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean [N]; ValueError for a single example or cluster.
-
-    Without `clusters` the examples are independent.
-    """
-    drawn = bootstrap_means(
-        values[None], clusters or find_clusters(range(len(values)), range(len(values)))
-    )
-    if drawn is None:
-        raise ValueError("a single cluster cannot be resampled")
-    return _percentiles(drawn[0])
-
-
 def bootstrap_means(rows: np.ndarray, clusters: Clusters) -> np.ndarray | None:
     """Means of rows [K, N] in RESAMPLES resamples of whole clusters [K, RESAMPLES].
 

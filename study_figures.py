@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from errors import UserError
-from figures import METRICS, STYLES, Group, figure_stem
+from figures import METRICS, Group, figure_stem, line_styles
 
 PANELS = {
     "tau": "tau: zero-shot reply",
@@ -17,6 +17,7 @@ PANELS = {
 
 def study_figures(groups: dict[tuple[str, str], Group]) -> Iterator[tuple[str, Any]]:
     """Stem and figure of each model and target, for what its results hold of the two."""
+    styles = line_styles(groups)
     for (model, target), group in groups.items():
         for key, name, draw in (
             ("sensitivity_by_len", "sensitivity", draw_sensitivity),
@@ -26,7 +27,7 @@ def study_figures(groups: dict[tuple[str, str], Group]) -> Iterator[tuple[str, A
             if not held:
                 continue
             try:
-                figure = draw(f"{model}\ntarget {target}", held)
+                figure = draw(f"{model}\ntarget {target}", held, styles)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 path = next(iter(held.values()))["path"]
                 raise UserError(
@@ -35,13 +36,14 @@ def study_figures(groups: dict[tuple[str, str], Group]) -> Iterator[tuple[str, A
             yield figure_stem(model, target, name), figure
 
 
-def draw_sensitivity(title: str, group: Group) -> Any:
+def draw_sensitivity(title: str, group: Group, styles: Group) -> Any:
     """Loss of log-likelihood (nats per token) over history length, a panel for each variant."""
     figure, panels = _panels(title, len(PANELS))
     for axes, (name, label) in zip(panels, PANELS.items()):
         axes.set_title(label, fontsize="small")
         axes.axhline(0, color="0.4", linewidth=0.8)
-        for style, (distractor, result) in zip(STYLES, group.items()):
+        for distractor, result in group.items():
+            style = styles[distractor]
             by_len = result["sensitivity_by_len"].values()
             entries = [of_len[name]["per_token"] for of_len in by_len]
             mean, low, high = (_column(entries, key) for key in ("mean", "low", "high"))
@@ -53,11 +55,12 @@ def draw_sensitivity(title: str, group: Group) -> Any:
     return figure
 
 
-def draw_cue(title: str, group: Group) -> Any:
+def draw_cue(title: str, group: Group, styles: Group) -> Any:
     """The metric with and without the cue, and their difference, on the same targets."""
     figure, (values, differences) = _panels(title, 2)
     differences.axhline(0, color="0.4", linewidth=0.8)
-    for style, (distractor, result) in zip(STYLES, group.items()):
+    for distractor, result in group.items():
+        style = styles[distractor]
         plain = list(result["metric_by_len"].values())
         entries = [entry for h, entry in result["cue_by_len"].items() if int(h)]
         h = range(1, len(entries) + 1)

@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from urllib.request import urlopen
 
-import data
 import experiment
+import tasks
 import viz
 
 HUB_MODEL, HUB_TASK = "Qwen/Qwen2.5-0.5B-Instruct", "rotten_tomatoes"
@@ -37,7 +37,7 @@ def cached() -> bool:
     """True where the cache holds both the model and the data set."""
     from huggingface_hub import try_to_load_from_cache
 
-    source = data.TASKS[HUB_TASK].source
+    source = tasks.TASKS[HUB_TASK].source
     model = try_to_load_from_cache(HUB_MODEL, "model.safetensors")
     rows = try_to_load_from_cache(source, "README.md", repo_type="dataset")
     return isinstance(model, str) and isinstance(rows, str)
@@ -48,7 +48,7 @@ def choose() -> tuple[str, str]:
     if cached() or hub_answers():
         return HUB_MODEL, HUB_TASK
     print(f"The Hub does not answer: the bundled model on sample reviews instead of {HUB_MODEL}.")
-    return data.BUNDLED, "reviews"
+    return tasks.BUNDLED, "reviews"
 
 
 def test_debug() -> None:

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import data
+import tasks
 from config import RunConfig
 from engine import PlainEngine
 from examples import encode_case
@@ -257,7 +258,7 @@ def compare_growth(lm: LanguageModel, args: argparse.Namespace, pair: Pair) -> N
 
 def compare_grid(lm: LanguageModel, args: argparse.Namespace) -> None:
     """All pairs of three tasks in one call against one call per pair, encoding included."""
-    rows = [data.load_rows(data.parse_spec(text), args.data_root) for text in args.grid]
+    rows = [data.load_rows(tasks.parse_spec(text), args.data_root) for text in args.grid]
     pairs = [Pair(target, distractor) for target in rows for distractor in rows]
     [cases] = plan_cases(pairs, args.max_len[0], [args.seed], 1)
 
@@ -281,7 +282,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--model", default=data.BUNDLED)
+    parser.add_argument("--model", default=tasks.BUNDLED)
     parser.add_argument("--task", default="mmlu/test", help="target task (mmlu/test)")
     parser.add_argument("--distractor", default="mmlu/test", help="distractor task (mmlu/test)")
     parser.add_argument("--data_root", help="folder in the Hub's layout")
@@ -300,7 +301,7 @@ def main() -> None:
     print(
         f"{args.model} on {facts['device']}, {torch.get_num_threads()} threads, {facts['engine']}"
     )
-    specs = (data.parse_spec(text) for text in (args.task, args.distractor))
+    specs = (tasks.parse_spec(text) for text in (args.task, args.distractor))
     pair = Pair(*(data.load_rows(spec, args.data_root) for spec in specs))
     for max_len in args.max_len:
         compare_engines(lm, args, pair, max_len)

@@ -28,11 +28,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-import data
 import experiment
+import tasks
 import test_debug
 from config import parse_args
-from data import BUNDLED
+from tasks import BUNDLED
 
 ROOT = Path(experiment.__file__).parent
 MODEL = "org/none"  # of runs that must end before a model is looked for
@@ -123,7 +123,7 @@ def test_a_flag_that_is_not_known_ends_with_2(flags, capsys):
 @pytest.mark.parametrize(
     ("task", "what", "known"),
     [
-        ("imdb", "task 'imdb'", data.TASKS),
+        ("imdb", "task 'imdb'", tasks.TASKS),
         ("quiz/dev", "split 'dev'", ["test"]),
         ("quiz.law", "'quiz.law'", ["astronomy", "sports"]),
         ("reviews.film", "'reviews.film'", ["reviews/test"]),
@@ -153,7 +153,7 @@ def test_a_split_without_references_is_refused(refusal, tmp_path, side):
 @pytest.mark.parametrize("task", ["mmlu", "rotten_tomatoes", "tweetqa"])
 def test_a_data_set_that_is_not_there_is_refused(refusal, tmp_path, task):
     said = refusal("--data_root", tmp_path, *PAIR, "--target", task)
-    assert f"no folder {data.TASKS[task].source}" in said
+    assert f"no folder {tasks.TASKS[task].source}" in said
 
 
 @pytest.mark.usefixtures("no_model")

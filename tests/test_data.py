@@ -20,15 +20,15 @@ ROOT = Path(data.__file__).parent
 
 
 def rows(text, data_root=None):
-    return data.load_rows(data.parse_spec(text), data_root)
+    return data.load_rows(tasks.parse_spec(text), data_root)
 
 
 # --- turns
 
 
-@pytest.mark.parametrize("name", data.TASKS)
+@pytest.mark.parametrize("name", tasks.TASKS)
 def test_one_template_renders_history_and_target(tmp_path, name):
-    data_root = None if data.TASKS[name].embedded else hub.write_all(tmp_path)
+    data_root = None if tasks.TASKS[name].embedded else hub.write_all(tmp_path)
     turn, other = rows(name, data_root).turns[:2]
     [asked] = histories.conversation(turn)
     history = histories.conversation(other, [turn])
@@ -78,12 +78,12 @@ def test_samples_have_120_different_rows_with_references(name):
 @pytest.mark.parametrize("name", ["quiz", "reviews"])
 def test_labels_of_samples_are_balanced(name):
     counts = Counter(turn.references[0] for turn in rows(name).turns)
-    assert set(counts) == set(data.TASKS[name].labels)
+    assert set(counts) == set(tasks.TASKS[name].labels)
     assert max(counts.values()) == min(counts.values())
 
 
 def test_the_quiz_has_10_subjects():
-    lines = (data.SAMPLES / "quiz.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (tasks.SAMPLES / "quiz.jsonl").read_text(encoding="utf-8").splitlines()
     assert len({json.loads(line)["subject"] for line in lines}) >= 10
 
 
@@ -108,18 +108,18 @@ def test_posts_have_two_references():
     ],
 )
 def test_a_spec_is_name_subject_and_split(text, dataset, spec):
-    parsed = data.parse_spec(text)
+    parsed = tasks.parse_spec(text)
     assert (parsed.dataset, str(parsed)) == (dataset, spec)
-    assert data.parse_spec(str(parsed)) == parsed
+    assert tasks.parse_spec(str(parsed)) == parsed
 
 
 @pytest.mark.parametrize("text", ["", "imdb", "MMLU", "quiz/test/more", "reviews.film", "/test"])
 def test_what_is_no_spec_is_refused(text):
     with pytest.raises(UserError):
-        data.parse_spec(text)
+        tasks.parse_spec(text)
 
 
-@pytest.mark.parametrize("name", data.TASKS)
+@pytest.mark.parametrize("name", tasks.TASKS)
 def test_a_default_split_has_references(tmp_path, name):
     data.require_references(rows(name, hub.write_all(tmp_path)))
 
@@ -205,7 +205,7 @@ def test_a_damaged_folder_is_refused(tmp_path, damage):
 
 
 def test_samples_need_neither_torch_nor_datasets():
-    code = "import data, sys; data.load_rows(data.parse_spec('quiz')); print(*sys.modules)"
+    code = "import data, sys, tasks; data.load_rows(tasks.parse_spec('quiz')); print(*sys.modules)"
     assert not {"torch", "transformers", "datasets"} & set(run_python(code).split())
 
 

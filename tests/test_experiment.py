@@ -16,6 +16,7 @@ import experiment
 import histories
 import metrics
 import records
+import tasks
 from config import DEMO_LIMIT, RunConfig, parse_args
 
 TARGETS, DISTRACTORS = ("quiz", "posts"), ("reviews", "quiz")
@@ -110,7 +111,7 @@ def test_a_result_keeps_its_contract(grid, pair):
     result = result_of(grid, *pair)
     assert (result["target"], result["distractor"]) == tuple(f"{name}/test" for name in pair)
     assert result["model"] == "tiny-llama"
-    assert result["metric_name"] == data.TASKS[pair[0]].metric
+    assert result["metric_name"] == tasks.TASKS[pair[0]].metric
     assert (result["n"], result["n_skipped"], result["skipped_target_idx"]) == (LIMIT, 0, [])
     for name in ("metric_by_len", "cos_by_len", "debug_top5_by_len", "stats_by_len"):
         assert list(result[name]) == ["0", "1", "2"]
@@ -166,12 +167,12 @@ def test_config_holds_every_setting_as_it_was_resolved(grid, model, pair):
     resolved = {"prompt": "chat", "dtype": "float32", "engine": "tree"}
     assert {name: config[name] for name in resolved} == resolved
     assert config["requested"] == dict.fromkeys(resolved, "auto")
-    labels = data.TASKS[pair[0]].labels
+    labels = tasks.TASKS[pair[0]].labels
     assert config["label_continuations"] == {label: label for label in labels}
     assert config["generation"]["decoding"] == "greedy"
     assert config["generation"]["max_new_tokens"] == config["max_new_tokens"] == 4
     for role, name in zip(("target", "distractor"), pair):
-        task = dataclasses.replace(data.TASKS[name], max_new_tokens=4)
+        task = dataclasses.replace(tasks.TASKS[name], max_new_tokens=4)
         assert config["tasks"][role] == json.loads(json.dumps(task.describe()))
 
 
@@ -184,7 +185,7 @@ def test_environment_says_with_what_a_result_was_made(grid):
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_log_holds_every_prompt_once(grid, pair):
-    target, distractor = (data.load_rows(data.parse_spec(name)) for name in pair)
+    target, distractor = (data.load_rows(tasks.parse_spec(name)) for name in pair)
     examples = examples_of(grid, *pair)
     places = [(e["config"]["target_idx"], e["config"]["history_len"]) for e in examples]
     chosen = histories.target_order(len(target.turns), 0, LIMIT)
@@ -302,8 +303,8 @@ OTHER = {
 
 @pytest.mark.usefixtures("no_model")
 def test_other_rows_under_the_same_name_are_refused(grid, model, monkeypatch, capsys):
-    changed = dataclasses.replace(data.TASKS["posts"], prompt="{Question}")
-    monkeypatch.setitem(data.TASKS, "posts", changed)
+    changed = dataclasses.replace(tasks.TASKS["posts"], prompt="{Question}")
+    monkeypatch.setitem(tasks.TASKS, "posts", changed)
     assert run(grid, model, "posts", "quiz") == 2
     assert "target_rows" in capsys.readouterr().err
 
@@ -316,8 +317,8 @@ def test_a_task_that_is_scored_otherwise_is_refused(
     grid, model, monkeypatch, capsys, setting, value
 ):
     name = "quiz" if setting == "labels" else "posts"
-    changed = dataclasses.replace(data.TASKS[name], **{setting: value})
-    monkeypatch.setitem(data.TASKS, name, changed)
+    changed = dataclasses.replace(tasks.TASKS[name], **{setting: value})
+    monkeypatch.setitem(tasks.TASKS, name, changed)
     assert run(grid, model, name, "reviews") == 2
     assert f"other settings: target_{setting}" in capsys.readouterr().err
 
@@ -434,8 +435,8 @@ def test_a_context_that_no_target_fits_is_refused(tmp_path, capsys):
 def test_no_flags_mean_the_bundled_model_on_the_embedded_grid():
     config = parse_args([])
     assert config == RunConfig(limit=DEMO_LIMIT)
-    assert (config.model, config.max_len) == (data.BUNDLED, 4)
-    names = tuple(name for name, task in data.TASKS.items() if task.embedded)
+    assert (config.model, config.max_len) == (tasks.BUNDLED, 4)
+    names = tuple(name for name, task in tasks.TASKS.items() if task.embedded)
     assert config.target == config.distractor == names
 
 

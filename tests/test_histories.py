@@ -8,6 +8,7 @@ from test_data import SAMPLES, rows, run_python
 
 import data
 import histories
+import tasks
 from data import Turn
 from histories import Pair
 
@@ -44,8 +45,8 @@ def test_histories_differ_from_number_to_number():
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_histories_and_targets_are_the_same_in_another_process(hash_seed):
     code = (
-        "import data, histories, json\n"
-        "rows = data.load_rows(data.parse_spec('quiz'))\n"
+        "import data, histories, json, tasks\n"
+        "rows = data.load_rows(tasks.parse_spec('quiz'))\n"
         "plan = histories.plan_cases([histories.Pair(rows, rows)], 3, [7], 20)\n"
         "print(json.dumps([[case.target_idx, case.history_idx] for [case] in plan]))\n"
     )
@@ -72,7 +73,7 @@ def test_a_target_is_known_under_another_index_of_another_spec(tmp_path, subject
 
 
 def test_equal_prompts_at_several_indices_are_one_row():
-    twice = data.TaskRows(data.parse_spec("posts"), tuple(Turn(p, ("x",)) for p in "aabbc"))
+    twice = data.TaskRows(tasks.parse_spec("posts"), tuple(Turn(p, ("x",)) for p in "aabbc"))
     assert twice.distinct == 3
     for number in range(20):
         drawn = histories.draw_history(twice, Turn("a", ("x",)), 2, 0, number)

@@ -207,7 +207,7 @@ def test_rouge_is_a_plain_mean_with_a_bootstrap_interval():
     found = of_scores([0.1, 0.2, 0.6], metric_name="rouge")
     assert found["metric_by_len"] == {"0": pytest.approx(0.3)}
     of_0 = found["stats_by_len"]["0"]
-    assert (of_0["low"], of_0["high"]) == stats.bootstrap_mean(np.array([0.1, 0.2, 0.6]))
+    assert 0.1 <= of_0["low"] < 0.3 < of_0["high"] <= 0.6
     assert of_0["interval"] == "95% bootstrap over targets"
 
 

@@ -87,11 +87,20 @@ def test_a_result_that_lacks_what_is_drawn_is_refused_by_name(log, tmp_path, cap
     assert complains(capsys, str(records.result_of_debug(log)), "damaged", keys[0])
 
 
+def test_a_distractor_has_one_colour_in_all_figures(log):
+    write_pair(log.parents[1], distractor="a/first", cosines=False)  # has no sensitivity
+    groups = figures.load_groups(log.parents[1])
+    metric = dict(figures.metric_figures(groups))["org@name__quiz_test__metric"]
+    [line] = [each for each in metric.axes[0].lines if each.get_label().startswith("posts")]
+    panel = drawn(log)["sensitivity"].axes[0]
+    [other] = [each for each in panel.lines if str(each.get_label()).startswith("posts")]
+    assert line.get_color() == other.get_color() != figures.COLOURS[0]
+
+
 def test_n_and_units_are_written_on_both(log):
     for figure in drawn(log).values():
         figure.canvas.draw()
         texts = " ".join(text.get_text() for text in figure.legends[0].get_texts())
         assert f"n = {TARGETS}" in texts
-        assert any(unit in figure.axes[-1].get_ylabel() for unit in ("points", "nats")) or any(
-            unit in figure.axes[0].get_ylabel() for unit in ("points", "nats")
-        )
+        labels = " ".join(axes.get_ylabel() for axes in figure.axes)
+        assert "points" in labels or "nats" in labels
