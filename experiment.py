@@ -54,9 +54,12 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
     rows = {spec: data.load_rows(spec, config.data_root) for spec in dict.fromkeys(specs.values())}
     for table in rows.values():
         data.require_references(table)
-    targets = [rows[spec] for spec in dict.fromkeys(specs[text] for text in config.target)]
-    distractors = [pool] if pool else [rows[specs[text]] for text in config.distractor]
-    pairs = [Pair(target, other) for target in targets for other in dict.fromkeys(distractors)]
+
+    def tables(names: Sequence[str]) -> list[TaskRows]:
+        return [rows[spec] for spec in dict.fromkeys(specs[name] for name in names)]
+
+    distractors = [pool] if pool else tables(config.distractor)
+    pairs = [Pair(target, other) for target in tables(config.target) for other in distractors]
     for pair in pairs:
         require_rows(pair, config)
     return pairs
