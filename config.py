@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,16 @@ class RunConfig:
         """Where a pair's result goes."""
         target, distractor = str(pair.target.spec), str(pair.distractor.spec)
         return records.result_path(self.out_dir, self.model, target, distractor)
+
+
+def changed_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Settings that differ; one asked for as `auto` may match the word or what it became."""
+    asked = {**found, **found.get("requested", {})}
+    return [
+        f"{name} {found.get(name)!r} there, {value!r} now"
+        for name, value in wanted.items()
+        if value not in (found.get(name), asked.get(name))
+    ]
 
 
 def parse_args(argv: Sequence[str] | None, description: str | None = None) -> RunConfig:

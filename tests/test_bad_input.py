@@ -29,6 +29,7 @@ from transformers import (
 )
 
 import experiment
+import planning
 import tasks
 import test_debug
 from config import parse_args
@@ -101,7 +102,7 @@ def test_the_rows_of_a_subject_are_counted_alone(refusal, tmp_path):
     said = refusal(*data_root, *task, "--max_len", 4)
     assert "'mmlu.anatomy/test' has only 4 different rows" in said
     longest = parse_args([*map(str, data_root), *task, "--max_len", "3"])
-    assert len(experiment.load_pairs(longest)) == 1
+    assert len(planning.load_pairs(longest)) == 1
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from test_experiment import (
 import experiment
 import histories
 import metrics
+import planning
 import records
 import stats
 import verify
@@ -159,7 +160,7 @@ def test_the_first_seed_alone_is_what_it_is_among_others(study):
 def test_the_pooled_result_is_that_of_the_single_logs_together(study, model, lm, target):
     flags = ["--model", str(model), "--target", target, "--distractor", "reviews", *SMALL]
     config = parse_args(flags)
-    [pair] = experiment.load_pairs(config)
+    [pair] = planning.load_pairs(config)
     plan = histories.plan_cases([pair], MAX_LEN, SEEDS, LIMIT)
     together = []
     for seed in SEEDS:
@@ -219,13 +220,13 @@ def test_too_few_rows_for_a_mix_are_refused(
 @pytest.mark.parametrize("mix", histories.MIXES[1:])
 def test_a_mix_needs_of_each_task_one_row_more_than_its_own_turns(mix):
     few, many = made_up("few", "abc"), made_up("many", "abcdefghij")
-    experiment.require_rows(Pair(few, many), RunConfig(max_len=5, mix=mix))
+    planning.require_rows(Pair(few, many), RunConfig(max_len=5, mix=mix))
     with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
-        experiment.require_rows(Pair(few, many), RunConfig(max_len=6, mix=mix))
+        planning.require_rows(Pair(few, many), RunConfig(max_len=6, mix=mix))
     with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
-        experiment.require_rows(Pair(many, few), RunConfig(max_len=5, mix=mix))
+        planning.require_rows(Pair(many, few), RunConfig(max_len=5, mix=mix))
     with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
-        experiment.require_rows(Pair(few, few), RunConfig(max_len=3, mix=mix))
+        planning.require_rows(Pair(few, few), RunConfig(max_len=3, mix=mix))
 
 
 # --- replies of the model's own
@@ -779,9 +780,9 @@ def test_the_context_must_hold_the_longest_that_can_be_asked(monkeypatch, lm, ta
         monkeypatch.setattr(LanguageModel, "context", context)
         skipping = RunConfig(**(vars(config) | {"on_overflow": "skip"}))
         kept = [[] if dropped else [case]]
-        assert experiment.drop_overflowing([[case]], lm, skipping) == (kept, dropped)
+        assert planning.drop_overflowing([[case]], lm, skipping) == (kept, dropped)
     with pytest.raises(UserError, match=f"h = 2: {needed[-1]} tokens"):
-        experiment.drop_overflowing([[case]], lm, config)
+        planning.drop_overflowing([[case]], lm, config)
 
 
 def test_a_reference_that_sensitivity_reads_counts(monkeypatch, lm):
@@ -792,14 +793,14 @@ def test_a_reference_that_sensitivity_reads_counts(monkeypatch, lm):
     monkeypatch.setattr(LanguageModel, "context", len(lm._tokens(reference)) - 1)
     for sensitivity, dropped in ((False, []), (True, [case])):
         config = RunConfig(max_len=1, sensitivity=sensitivity, on_overflow="skip")
-        assert experiment.drop_overflowing([[case]], lm, config)[1] == dropped
+        assert planning.drop_overflowing([[case]], lm, config)[1] == dropped
 
 
 def test_no_prompt_is_sure_to_fit_that_does_not(monkeypatch, lm):
     for target, settings in OVERFLOWS:
         case, config, needed = case_and_needed(lm, target, **settings)
         for h in range(MAX_LEN + 1):
-            asked = experiment._longest(case, h, config)
+            asked = planning._longest(case, h, config)
             assert lm.tokens_needed(*asked) == needed[h]
             monkeypatch.setattr(LanguageModel, "context", needed[h] - 1)
             assert not lm.surely_fits(*asked)
