@@ -17,6 +17,7 @@ DEMO_LIMIT = 10  # target examples where no --model is named, so that a first ru
 # Flags that say where and how to run; all others decide what is measured.
 NOT_SETTINGS = {
     *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
+    "quiet",
 }
 RANDOM = "random"  # the distractor of --history random
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
@@ -113,6 +114,7 @@ class RunConfig:
     )
     out_dir: str = _flag("results", "folder of the results")
     overwrite: bool = _flag(False, "replace results that exist with other settings")
+    quiet: bool = _flag(False, "show no progress")
 
     def requested(self, pair: Pair) -> dict[str, Any]:
         """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved)."""

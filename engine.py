@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria
 
-from errors import UserError
+from errors import OutOfMemory, UserError
 from lens import block_output
 
 Prefix = tuple[int, ...]
@@ -92,6 +92,7 @@ class Runtime:
     decoding: Decoding
     token_budget: int  # of one forward, with padding and cached tokens; one longer row still runs
     forward_cost: float  # time of a forward apart from its tokens, in tokens
+    tokens: int = 0  # that were run until now, padding not counted
 
     def tensor(self, rows: Sequence) -> Tensor:
         """Token ids, positions or masks on the device that takes the model's input."""
@@ -117,7 +118,7 @@ def run_halving(
 ) -> list:
     """`work` on all items together; where memory runs out, on halves of them, and says so.
 
-    The token budget of later forwards is halved too. UserError where a single item does not fit.
+    The token budget of later forwards is halved too. OutOfMemory where a single item does not fit.
     """
     try:
         return work(items)
@@ -126,9 +127,7 @@ def run_halving(
         if not out_of_memory and "can't allocate memory" not in str(error):
             raise
         if len(items) == 1:
-            raise UserError(
-                "out of memory on a single prompt. Use a smaller --max_len or --dtype bfloat16."
-            ) from error
+            raise OutOfMemory("out of memory on a single prompt") from error
     runtime.token_budget = max(1, runtime.token_budget // 2)
     print(f"out of memory: {runtime.token_budget} tokens a forward from now on", file=sys.stderr)
     if torch.cuda.is_available():
@@ -229,6 +228,7 @@ class PlainEngine:
             inputs = {"input_ids": self.runtime.tensor(ids)}
             if len(set(map(len, prefixes))) > 1:
                 inputs["attention_mask"] = self.runtime.tensor(mask)
+            self.runtime.tokens += sum(map(len, prefixes))
             return read_forward(self.runtime, spots, use_cache=False, **inputs)
 
         for prefixes in self.runtime.chunks(wants):
@@ -260,6 +260,7 @@ class PlainEngine:
                 stopping_criteria=[_Ended(decoding, len(ids[0]), max(limits))],
             )
         answers = rows[:, len(ids[0]) :].tolist()
+        self.runtime.tokens += sum(map(len, prefixes)) + sum(map(len, answers))
         return [decoding.cut(row[:most]) for row, most in zip(answers, limits)]
 
 

@@ -40,7 +40,7 @@ def run_cases(
 ) -> Iterator[tuple[Case, dict]]:
     """Every prompt of these cases in one call of the model, all pairs and lengths -> examples."""
     if config.history == "model":
-        cases = with_model_replies(cases, lm)
+        cases = with_model_replies(cases, lm, advance)
     asked = [each for case in cases for each in encode_case(case, config, lm)]
     prompts = [prompt for *_, prompt in asked]
     different = list(dict.fromkeys(prompts))  # h = 0 is one prompt for every distractor
@@ -90,8 +90,11 @@ def read_again(case: Case, config: RunConfig) -> bool:
 
 
 def reads_of(case: Case, config: RunConfig) -> int:
-    """How often a prompt of this case is read, with every length, cue and second time."""
-    return len(asked_of(config)) + read_again(case, config) * (config.max_len + 1)
+    """How often a prompt of this case is read: every length and cue, a second time where it is, and
+    the model's own replies before.
+    """
+    replies = len(case.history) if config.history == "model" else 0
+    return len(asked_of(config)) + read_again(case, config) * (config.max_len + 1) + replies
 
 
 def answer_tokens(case: Case, config: RunConfig) -> int:

@@ -7,21 +7,27 @@ Several targets and distractors make a grid of pairs, run in one process with th
 Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 """
 
+import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import histories
 import metrics
 import records
-from config import RANDOM, RunConfig, check_settings, parse_args
-from errors import UserError
+from config import NOT_SETTINGS, RANDOM, RunConfig, check_settings, parse_args
+from errors import OutOfMemory, Terminated, UserError
 from examples import reads_of, run_cases
 from histories import Case, Pair
-from planning import drop_overflowing, load_pairs, unfinished
+from journal import Entry, Journal, Kept, remove_journals, skipped_entry
+from planning import drop_overflowing, load_pairs, require_targets, unfinished
+from progress import Progress
 from replies import random_rows
+from team import Team, joined
 
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel
@@ -30,32 +36,47 @@ if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
 def run(config: RunConfig) -> list[Path]:
     """Run what is missing of the grid, write its results -> result files of the whole grid."""
     check_settings(config)
+    with (
+        joined(config.device, config.device_map) as team,
+        records.claimed(config.out_dir) if team.is_first else nullcontext(),
+    ):
+        return run_share(config, team)
+
+
+def run_share(config: RunConfig, team: Team) -> list[Path]:
+    """This process's share of the run; the first process writes the results."""
     started = time.time()
     lm = pool = None
     if config.history == RANDOM:  # the model has to be there before the pairs are
         lm = _load(config)
         pool = random_rows(lm, config.max_len, config.seed[0], config.max_new_tokens)
-    pairs = load_pairs(config, pool)
-    waiting = unfinished(pairs, config)
+    with team.first_alone():  # what is wrong is said once
+        pairs = load_pairs(config, pool)
+        paths = [config.path(pair) for pair in pairs]
+        waiting = unfinished(pairs, config)
+        for pair in waiting:
+            records.check_writable(config.path(pair).parent, make=False)
+        for pair in pairs:
+            if team.is_first and pair not in waiting:  # left by a run that was killed at its end
+                remove_journals(config.path(pair))
     if not waiting:
-        print("Complete already, with the same settings. --overwrite runs it again.")
-        return [config.path(pair) for pair in pairs]
-    for pair in waiting:
-        records.check_writable(config.path(pair).parent, make=False)
+        if team.is_first:
+            print("Complete already, with the same settings. --overwrite runs it again.")
+        return paths
     lm = lm or _load(config)
     settings = (config.max_len, config.seed, config.limit, config.num_histories, config.mix)
     plan = histories.plan_cases(waiting, *settings)
     plan, dropped = drop_overflowing(plan, lm, config)
-    for pair in waiting:
-        if not any(case.pair is pair for cases in plan for case in cases):
-            raise UserError(f"{pair}: no target fits the model's context of {lm.context} tokens.")
-    examples = run_plan(plan, config, lm)
-    environment = records.provenance(started) | lm.facts()
-    for pair in waiting:
-        skipped = sorted({case.target_idx for case in dropped if case.pair is pair})
-        made = {"config": describe_config(pair, config, lm), "environment": environment}
-        write_pair(config.path(pair), pair, examples[pair], skipped, made)
-    return [config.path(pair) for pair in pairs]
+    require_targets(plan, waiting, lm)
+    journals = {
+        pair: Journal(config.path(pair), measured(pair, config, lm), config.max_len, team.rank)
+        for pair in waiting
+    }
+    run_plan(plan, journals, config, lm, team)
+    if team.is_first:
+        environment = records.provenance(started) | lm.facts() | {"processes": team.size}
+        finish(plan, dropped, journals, config, lm, environment)
+    return paths
 
 
 def _load(config: RunConfig) -> "LanguageModel":
@@ -75,20 +96,138 @@ def _load(config: RunConfig) -> "LanguageModel":
 
 
 def run_plan(
-    plan: list[list[Case]], config: RunConfig, lm: "LanguageModel"
-) -> dict[Pair, list[dict[str, Any]]]:
-    """Walk over the target examples, a batch at a time -> the examples of each pair."""
-    from tqdm import tqdm
+    plan: Sequence[Sequence[Case]],
+    journals: Mapping[Pair, Journal],
+    config: RunConfig,
+    lm: "LanguageModel",
+    team: Team,
+) -> None:
+    """Run what no journal has yet, a batch of target examples at a time, into the journals.
 
-    examples: dict[Pair, list[dict[str, Any]]] = {}
-    total = sum(reads_of(case, config) for cases in plan for case in cases)
-    pause = 0.1 if sys.stderr.isatty() else 30  # seconds between two states of the bar
-    with tqdm(total=total, unit="prompt", mininterval=pause, smoothing=0) as bar:
-        for start in range(0, len(plan), config.batch_size):
-            cases = [case for place in plan[start : start + config.batch_size] for case in place]
-            for case, example in run_cases(cases, config, lm, bar.update):
-                examples.setdefault(case.pair, []).append(example)
-    return examples
+    A batch of which anything is missing is run whole: the same prompts together give the same
+    numbers to the last digit, whenever and by whichever process they are run.
+    """
+    kept = read_journals(journals, config, team)
+    budgets = [held.token_budget for held in kept.values() if held.token_budget]
+    lm.runtime.token_budget = min([lm.runtime.token_budget, *budgets])
+    size = config.batch_size
+    batches = [
+        [case for place in plan[start : start + size] for case in place]
+        for start in range(0, len(plan), size)
+    ]
+    waiting = [batch for batch in batches if any(case.key not in kept[case.pair] for case in batch)]
+    share = team.share(waiting)
+    done = sum(map(len, batches)) - sum(map(len, waiting))
+    total = done + sum(map(len, share))
+    quiet = config.quiet or not team.is_first
+    with Progress(total, done, lambda: lm.runtime.tokens, quiet) as progress:
+        for pair, held in kept.items():
+            for examples in held.examples.values():
+                progress.count(str(pair.target.spec), examples)
+            held.forget_examples()
+        for batch in share:
+            progress.begin(len(batch), sum(reads_of(case, config) for case in batch))
+            for pair, entries in run_batch(batch, kept, config, lm, progress.advance).items():
+                journals[pair].append(entries)
+                found = [entry["example"] for entry in entries if "example" in entry]
+                progress.count(str(pair.target.spec), found)
+            progress.finish()
+    team.wait()
+
+
+def read_journals(
+    journals: Mapping[Pair, Journal], config: RunConfig, team: Team
+) -> dict[Pair, Kept]:
+    """What is finished of each pair; the same for every process, since none appends before all
+    have read.
+    """
+    if team.is_first:
+        for journal in journals.values():
+            journal.prepare(config.overwrite)
+    team.wait()
+    kept = {pair: journal.read() for pair, journal in journals.items()}
+    team.wait()
+    finished = sum(len(held.examples) for held in kept.values())
+    damaged = sum(held.damaged for held in kept.values())
+    if team.is_first and finished:
+        print(f"Going on: {finished} target examples are there already.", file=sys.stderr)
+    if team.is_first and damaged:
+        print(f"{damaged} damaged lines of journals are made again.", file=sys.stderr)
+    return kept
+
+
+def run_batch(
+    batch: Sequence[Case],
+    kept: Mapping[Pair, Kept],
+    config: RunConfig,
+    lm: "LanguageModel",
+    advance: Callable[[int], None],
+) -> dict[Pair, list[Entry]]:
+    """Run some cases together -> what the journals lack of them."""
+    budget = lm.runtime.token_budget
+    examples, skipped = fitting(
+        [case for case in batch if case.key not in kept[case.pair].skipped], config, lm, advance
+    )
+    entries: dict[Pair, list[Entry]] = {}
+    for case, example in examples:
+        if case.key not in kept[case.pair]:
+            entries.setdefault(case.pair, []).append({"example": example})
+    for case, reason in skipped.items():
+        entries.setdefault(case.pair, []).append(skipped_entry(case.key, reason))
+    if lm.runtime.token_budget < budget:  # a run that goes on need not find that out again
+        for lines in entries.values():
+            lines.append({"token_budget": lm.runtime.token_budget})
+    return entries
+
+
+def fitting(
+    cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Callable[[int], None]
+) -> tuple[list[tuple[Case, dict]], dict[Case, str]]:
+    """The examples of cases, and the cases with a prompt that memory cannot hold by itself.
+
+    UserError for the first of those where the run is to stop at prompts that are too long.
+    """
+    try:
+        return list(run_cases(cases, config, lm, advance)), {}
+    except OutOfMemory as error:
+        if len(cases) > 1:
+            parts = [fitting([case], config, lm, advance) for case in cases]
+            found = [each for examples, _ in parts for each in examples]
+            return found, {case: reason for _, gone in parts for case, reason in gone.items()}
+        [case] = cases
+        where = f"{case.pair}, target {case.target_idx}, seed {case.seed}: {error}"
+        if config.on_overflow == "stop":
+            raise UserError(
+                f"{where}. Use a smaller --max_len,\n--dtype bfloat16, or --on_overflow skip to "
+                "leave such targets out at every h. What was finished is kept."
+            ) from error
+        print(f"{where}; skipped", file=sys.stderr)
+        return [], {case: str(error)}
+
+
+def finish(
+    plan: Sequence[Sequence[Case]],
+    dropped: Sequence[Case],
+    journals: Mapping[Pair, Journal],
+    config: RunConfig,
+    lm: "LanguageModel",
+    environment: dict[str, Any],
+) -> None:
+    """Make the results of what all journals hold, and delete these when all results are there."""
+    for pair, journal in journals.items():
+        cases = [case for place in plan for case in place if case.pair is pair]
+        kept = journal.read_all([case.key for case in cases])
+        examples = [example for case in cases for example in kept.examples.get(case.key, ())]
+        if not examples:
+            raise UserError(f"{pair}: no target fits into memory.")
+        skipped = sorted(
+            {case.target_idx for case in dropped if case.pair is pair}
+            | {target_idx for target_idx, _ in kept.skipped}
+        )
+        made = {"config": describe_config(pair, config, lm), "environment": environment}
+        write_pair(config.path(pair), pair, examples, skipped, made)
+    for pair in journals:
+        remove_journals(config.path(pair))
 
 
 def write_pair(
@@ -114,6 +253,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
     asked = config.requested(pair)
     return asked | {
         "requested": {name: asked[name] for name in ("prompt", "dtype", "engine")},
+        "revision": lm.revision,
         "prompt": lm.prompt_form,
         "engine": lm.engine.name,
         "dtype": lm.facts()["dtype"],
@@ -126,6 +266,13 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
         "data_root": config.data_root,
         "task_file": config.task_file,
     }
+
+
+def measured(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:
+    """The resolved settings that decide a pair's numbers: what a journal goes on with."""
+    settings = describe_config(pair, config, lm)
+    kept = {k: v for k, v in settings.items() if k not in {"requested", *NOT_SETTINGS}}
+    return kept | {"schema_version": records.SCHEMA_VERSION}
 
 
 def print_table(paths: Sequence[Path]) -> None:
@@ -149,17 +296,31 @@ def print_table(paths: Sequence[Path]) -> None:
     print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
 
 
+def terminate(number: int, frame: object) -> None:
+    """End the run as Ctrl-C does: a cluster sends SIGTERM some time before it kills."""
+    raise Terminated
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry: 0 done, 2 something the user can put right, 130 interrupted."""
+    """Command line entry: 0 done, 2 something the user can put right, 130 or 143 interrupted."""
     config = parse_args(argv, __doc__)
+    rank = int(os.environ.get("RANK", "0"))
+    signal.signal(signal.SIGTERM, terminate)
     try:
-        print_table(run(config))
+        paths = run(config)
+        if rank == 0:
+            print_table(paths)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{f'process {rank}: ' if rank else ''}error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written for the pairs under way.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        if rank == 0:
+            print(
+                f"\ninterrupted. Every target example that was finished is kept in "
+                f"{config.out_dir}.\nThe same command goes on from there.",
+                file=sys.stderr,
+            )
+        return 143 if isinstance(stopped, Terminated) else 130
     return 0
 
 

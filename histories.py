@@ -104,6 +104,11 @@ class Case:
     history: tuple[Past, ...]
 
     @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from the other cases of its pair: the target's row, and the seed."""
+        return self.target_idx, self.seed
+
+    @property
     def history_idx(self) -> tuple[int, ...]:
         """Row of each turn of the history, in its own task."""
         return tuple(past.idx for past in self.history)

@@ -1,5 +1,6 @@
 """Loading a Hugging Face causal LM by name or path, with plain words where that fails."""
 
+import hashlib
 import importlib.util
 import os
 import sys
@@ -19,6 +20,8 @@ from model import PROBE, LanguageModel
 from tasks import BUNDLED
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MODEL_FILES = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin", ".gguf")
+HASHED_ENDS = 2**16  # bytes of a file's beginning and end
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MaskedLM")  # in names of architectures
 
 
@@ -67,7 +70,27 @@ def load_model(
         )
     lm = (lm if device_map else lm.to(where)).eval()
     check_causal(lm, name)
-    return LanguageModel(lm, tokenizer, prompt_form, lens, agree, engine)
+    revision = revision_of(path, lm)
+    return LanguageModel(lm, tokenizer, prompt_form, lens, agree, engine, revision=revision)
+
+
+def revision_of(path: str, lm) -> str | None:
+    """Which state of a model this is: the Hub's commit, or for a folder a hash over its files.
+
+    Of large files the ends are hashed: training changes all weights, and reading them again would
+    take as long as loading them.
+    """
+    if not Path(path).is_dir():
+        return getattr(lm.config, "_commit_hash", None)
+    found = hashlib.sha256()
+    for file in sorted(file for file in Path(path).iterdir() if file.suffix in MODEL_FILES):
+        size = file.stat().st_size
+        found.update(f"{file.name} {size} ".encode())
+        with open(file, "rb") as content:
+            found.update(content.read(HASHED_ENDS))
+            content.seek(max(0, size - HASHED_ENDS))
+            found.update(content.read())
+    return f"files {found.hexdigest()[:16]}"
 
 
 def check_causal(lm, name: str) -> None:

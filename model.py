@@ -48,11 +48,15 @@ class LanguageModel:
         lens: str | None = "logit",
         agree: bool = False,
         engine: str = "auto",
+        *,
+        revision: str | None = None,
     ):
         """`lm` is a Hugging Face causal LM; `prompt_form` is auto, chat or plain, `engine` auto,
         tree or plain, `lens` logit, raw or None (no layers); `agree` reads Layers.agree too.
-        UserError where the form, the engine or the lens does not fit the model.
+        `revision` says which state of the model it is. UserError where the form, the engine or the
+        lens does not fit the model.
         """
+        self.revision = revision
         self.lm = lm.eval()
         self.tokenizer = tokenizer
         self.prompt_form = _resolve_prompt_form(prompt_form, tokenizer)

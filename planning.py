@@ -16,6 +16,7 @@ from data import TaskRows
 from errors import UserError
 from examples import answer_tokens
 from histories import Case, Pair
+from journal import refuse_other_journals
 from tasks import TASKS, Task, parse_spec, read_tasks
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ def require_rows(pair: Pair, config: RunConfig) -> None:
 
 
 def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
-    """The pairs without a result; UserError where one has a result made with other settings."""
+    """The pairs without a result; UserError where one has a result, or was begun, with other
+    settings.
+    """
     if config.overwrite:
         return list(pairs)
     there = [pair for pair in pairs if config.path(pair).exists()]
@@ -84,7 +87,11 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
         if not log.exists():
             raise UserError(f"{log} is missing beside its result. --overwrite makes both again.")
         records.read_debug(log)
-    return [pair for pair in pairs if pair not in there]
+    waiting = [pair for pair in pairs if pair not in there]
+    for pair in waiting:
+        wanted = {name: value for name, value in config.requested(pair).items() if value != "auto"}
+        refuse_other_journals(config.path(pair), wanted)
+    return waiting
 
 
 def drop_overflowing(
@@ -104,6 +111,16 @@ def drop_overflowing(
         )
     gone = set(dropped)
     return [[case for case in cases if case not in gone] for cases in plan], dropped
+
+
+def require_targets(
+    plan: Sequence[Sequence[Case]], pairs: Sequence[Pair], lm: "LanguageModel"
+) -> None:
+    """UserError for a pair of which no case is left."""
+    left = {case.pair for cases in plan for case in cases}
+    for pair in pairs:
+        if pair not in left:
+            raise UserError(f"{pair}: no target fits the model's context of {lm.context} tokens.")
 
 
 def _overflows(case: Case, h: int, config: RunConfig, lm: "LanguageModel") -> bool:

@@ -18,9 +18,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from errors import UserError
 
 SCHEMA_VERSION = 2
+LOCK = ".lock"  # in an out_dir, while a run writes there
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
 PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
@@ -115,7 +118,7 @@ def check_writable(out_dir: str | Path, make: bool = True) -> None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file whole or not at all; ValueError for NaN and Infinity."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # the next attempt writes over a killed one's
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
@@ -123,6 +126,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror}. Nothing of it was left behind."
@@ -130,6 +134,57 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can say so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def claimed(out_dir: str | Path) -> Iterator[None]:
+    """Within it no other process can claim this folder; UserError where one has.
+
+    The folder is made where it is missing, and goes again if nothing was written into it.
+    """
+    folder = Path(out_dir).absolute()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    check_writable(folder)
+    lock = folder / LOCK
+    holder = FileLock(lock, timeout=0)
+    try:
+        holder.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"--out_dir {out_dir} is in use by {_said_in(lock)}.\n"
+            "Wait for that run to end, or use another --out_dir."
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot lock {lock}: {error.strerror}.") from error
+    try:
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
+            lock.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        holder.release()
+        with contextlib.suppress(OSError):  # where there is something in it
+            for path in made:
+                path.rmdir()
+
+
+def _said_in(lock: Path) -> str:
+    """Who holds a lock, as far as that can be read."""
+    try:
+        return lock.read_text(encoding="utf-8") or "another process"
+    except (OSError, ValueError):
+        return "another process"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Histories that the model makes itself: its own replies, or turns sampled from it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,12 @@ SAMPLED_TOKENS = 150  # most tokens of a sampled user text
 Asked = tuple[tuple[str, int], ...]  # user texts, and the most tokens of each one's reply
 
 
-def with_model_replies(cases: Sequence[Case], lm: "LanguageModel") -> list[Case]:
+def with_model_replies(
+    cases: Sequence[Case], lm: "LanguageModel", advance: Callable[[int], object] = lambda done: None
+) -> list[Case]:
     """The same cases, with the model's greedy replies in the history, each made after the ones
-    before it. Equal beginnings of histories are answered once.
+    before it. Equal beginnings of histories are answered once. `advance` is told how many replies
+    of cases were made.
     """
     replies: dict[Asked, str] = {}  # the turns up to one -> the reply to it
     for k in range(max((len(case.history) for case in cases), default=0)):
@@ -33,6 +36,7 @@ def with_model_replies(cases: Sequence[Case], lm: "LanguageModel") -> list[Case]
             prompts.append(lm.encode(messages, max_new_tokens=most))
         for turns, outcome in zip(asked, lm.run(prompts)):
             replies[turns] = outcome.text
+        advance(sum(len(case.history) > k for case in cases))
     return [replace(case, history=_replied(case, replies)) for case in cases]
 
 

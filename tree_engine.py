@@ -90,6 +90,7 @@ class TreeEngine:
         cache = store.cache_of(past, room=len(ids[0]))
         whole = [[*before, *now] for before, now in zip(past_mask, mask)]
         inputs = self._inputs(ids, whole, [path.depth for path in paths])
+        self.runtime.tokens += sum(len(path.tokens) for path in paths)
         got = read_forward(self.runtime, spots, past_key_values=cache, use_cache=True, **inputs)
         store.keep(cache, paths, past_length=len(past[0]))
         return got
@@ -111,6 +112,7 @@ class TreeEngine:
             mask = [[*row, 1] for row in mask]
             depths = [len(lineage) + step for lineage in lineages]
             inputs = self._inputs([answer[-1:] for answer in answers], mask, depths)
+            self.runtime.tokens += sum(alive)
             with torch.inference_mode():
                 logits = self.runtime.lm(past_key_values=cache, use_cache=True, **inputs).logits
             for row, token in enumerate(logits[:, -1].argmax(-1).tolist()):

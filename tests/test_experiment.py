@@ -161,7 +161,7 @@ def test_the_raw_lens_is_named_in_the_result_and_reads_otherwise(tmp_path, model
 def test_config_holds_every_setting_as_it_was_resolved(grid, model, pair):
     config = result_of(grid, *pair)["config"]
     names = {field.name for field in dataclasses.fields(RunConfig)}
-    assert names - {"out_dir", "overwrite", "device"} <= set(config)
+    assert names - {"out_dir", "overwrite", "device", "quiet"} <= set(config)
     assert config["model"] == str(model)
     assert (config["target"], config["distractor"]) == tuple(f"{name}/test" for name in pair)
     resolved = {"prompt": "chat", "dtype": "float32", "engine": "tree"}
@@ -359,13 +359,15 @@ def test_only_what_is_missing_is_run(tmp_path, grid, model):
     assert_same_examples(examples_of(tmp_path, "posts", "quiz"), examples_of(grid, "posts", "quiz"))
 
 
-def test_an_interrupted_run_writes_nothing(tmp_path, model, monkeypatch, capsys):
+def test_a_run_that_is_interrupted_before_anything_is_finished_leaves_nothing(
+    tmp_path, model, monkeypatch, capsys
+):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiment, "run_plan", interrupt)
-    assert run(tmp_path, model, "quiz", "reviews") == 130
-    assert contents(tmp_path) == {}
+    assert run(tmp_path / "new" / "results", model, "quiz", "reviews") == 130
+    assert list(tmp_path.iterdir()) == []
     assert "interrupted" in capsys.readouterr().err
 
 

@@ -151,7 +151,7 @@ def test_a_file_is_complete_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: seen.append(path.exists()))
     seen = []
     records.write_json(path, RESULT)
-    assert seen == [False]
+    assert seen == [False, True]  # its contents, then its name
 
 
 def test_a_folder_is_made_only_where_it_is_asked_for(tmp_path):

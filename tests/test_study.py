@@ -29,6 +29,7 @@ import verify
 from config import RunConfig, parse_args
 from data import TaskRows, Turn
 from errors import UserError
+from examples import run_cases
 from histories import Case, Pair, Past, conversation
 from model import LanguageModel
 from replies import random_rows, with_model_replies
@@ -165,7 +166,12 @@ def test_the_pooled_result_is_that_of_the_single_logs_together(study, model, lm,
     together = []
     for seed in SEEDS:
         of_seed = [[case for case in cases if case.seed == seed] for cases in plan]
-        together += experiment.run_plan(of_seed, config, lm)[pair]
+        for start in range(0, len(of_seed), config.batch_size):
+            batch = of_seed[start : start + config.batch_size]
+            found = run_cases(
+                [case for cases in batch for case in cases], config, lm, lambda n: None
+            )
+            together += [example for _, example in found]
     result = result_of(study(POOLED), target, "reviews")
     pooled = metrics.aggregate(together, result["metric_name"])
     for name in ("n", "metric_by_len", "stats_by_len", "scores_by_len", "debug_top5_by_len"):

@@ -1,0 +1,139 @@
+"""What a run shows while it runs: how far it is, how fast, how long still, and the metric so far.
+
+On a terminal a bar for the run, one for the batch under way, and a line per target task; elsewhere
+a line a minute.
+"""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+PAUSE = 60.0  # seconds between two lines where there is no terminal
+FRAME = 0.1  # seconds between two states of the bars
+RUN_BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+BATCH_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} prompts"
+
+
+class Progress:
+    """Counts target examples, and the prompts of the batch under way; a context manager."""
+
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        tokens: Callable[[], int] = lambda: 0,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+    ):
+        """`total` target examples, of which `done` were finished before this run; `tokens` tells
+        how many the model has read until now.
+        """
+        self.total, self.done, self.before, self.tokens = total, done, done, tokens
+        self.stream = stream or sys.stderr
+        self.quiet = quiet
+        self.on_terminal = self.stream.isatty() and not quiet
+        self.begun = self.shown = time.monotonic()  # seconds
+        self.batch = self.prompts = self.read = 0  # the batch's examples and prompts; those read
+        # target task -> history length -> sum of scores, and their number
+        self.scores: dict[str, dict[int, list[float]]] = {}
+        self.bars: list[tqdm] = []
+
+    def __enter__(self) -> "Progress":
+        if self.on_terminal:
+            self.bars = [
+                self._bar(self.total, RUN_BAR, 0, initial=self.done),
+                self._bar(0, BATCH_BAR, 1, desc="  this batch"),
+            ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.on_terminal:
+            self._show_bars()
+        for bar in reversed(self.bars):
+            bar.close()
+
+    def begin(self, examples: int, prompts: int) -> None:
+        """A batch of so many target examples and prompts is under way."""
+        self.batch, self.prompts, self.read = examples, prompts, 0
+        self._show()
+
+    def advance(self, prompts: int) -> None:
+        """So many prompts of the batch were read; ones that are read again do not count."""
+        self.read = min(self.prompts, self.read + prompts)
+        self._show()
+
+    def finish(self) -> None:
+        """The batch is done and written."""
+        self.done += self.batch
+        self.batch = self.prompts = self.read = 0
+        self._show()
+
+    def count(self, task: str, examples: Iterable[dict[str, Any]]) -> None:
+        """Take finished examples of a target task into its running metric."""
+        sums = self.scores.setdefault(task, defaultdict(lambda: [0.0, 0]))
+        for example in examples:
+            entry = sums[example["config"]["history_len"]]
+            entry[0] += example["score"]
+            entry[1] += 1
+
+    # -- what is shown
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self.quiet or now - self.shown < (FRAME if self.on_terminal else PAUSE):
+            return
+        self.shown = now
+        if self.on_terminal:
+            self._show_bars()
+        else:
+            print("; ".join([self._summary(), *self.metrics()]), file=self.stream, flush=True)
+
+    def _show_bars(self) -> None:
+        run, batch, *lines = self.bars
+        run.n = self._fraction()
+        run.set_description_str(f"{self.done}/{self.total} target examples", refresh=False)
+        run.set_postfix_str(f"{self.speed():.0f} tokens/s", refresh=False)
+        batch.total, batch.n = self.prompts, self.read
+        metrics = self.metrics()
+        for place in range(len(lines), len(metrics)):
+            self.bars.append(self._bar(0, "{desc}", 2 + place))
+        for bar, text in zip(self.bars[2:], metrics):
+            bar.set_description_str(f"  {text}", refresh=False)
+        for bar in self.bars:
+            bar.refresh()
+
+    def _bar(self, total: int, form: str, position: int, **settings: Any) -> tqdm:
+        """A bar that is drawn when it is told to; only that of the run stays at the end."""
+        return tqdm(
+            total=total, bar_format=form, position=position, leave=position == 0, smoothing=0,
+            file=self.stream, dynamic_ncols=True, **settings,
+        )  # fmt: skip
+
+    def _fraction(self) -> float:
+        """Target examples done, a batch under way counted by its prompts."""
+        return self.done + (self.batch * self.read / self.prompts if self.prompts else 0)
+
+    def speed(self) -> float:
+        """Tokens that the model read a second."""
+        return self.tokens() / max(1e-9, time.monotonic() - self.begun)
+
+    def metrics(self) -> list[str]:
+        """A line per target task: its metric by history length, over all that is finished."""
+        return [
+            f"{task}: "
+            + "  ".join(f"h={h} {total / count:.3f}" for h, (total, count) in sorted(sums.items()))
+            for task, sums in self.scores.items()
+        ]
+
+    def _summary(self) -> str:
+        passed, gained = time.monotonic() - self.begun, self._fraction() - self.before
+        left = passed * (self.total - self._fraction()) / gained if gained else None
+        return (
+            f"{self.done} of {self.total} target examples, {self.speed():.0f} tokens/s, "
+            f"{tqdm.format_interval(passed)} passed, "
+            + (f"about {tqdm.format_interval(left)} left" if left is not None else "first batch")
+        )

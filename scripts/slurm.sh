@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# A Slurm array: each element runs one target task after all distractors, on all GPUs of its node.
+#   MODEL=meta-llama/Llama-3.1-70B-Instruct sbatch scripts/slurm.sh --max_len 8 --limit 1000
+# Submit the same line again after a time limit or a failed node: what was finished is not run again.
+# Elements write into folders of their own below OUT_DIR, which `viz.py --result_dir OUT_DIR` takes together.
+#SBATCH --job-name=context-switch
+#SBATCH --array=0-2
+#SBATCH --nodes=1
+#SBATCH --gpus-per-node=4
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:TERM@120
+#SBATCH --requeue
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
+[ -f .venv/bin/activate ] && source .venv/bin/activate
+
+read -ra tasks <<<"${TASKS:-mmlu rotten_tomatoes tweetqa}" # as many as the array has elements
+target=${tasks[$SLURM_ARRAY_TASK_ID]}
+export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # nodes read the caches that were filled before, see README
+
+# exec: Slurm's warning goes to the launcher, which hands it to every process
+exec torchrun --nproc_per_node "${SLURM_GPUS_ON_NODE:-1}" --master_port "$((29500 + SLURM_ARRAY_TASK_ID))" \
+    experiment.py --model "$MODEL" --target "$target" --distractor "${tasks[@]}" \
+    --out_dir "${OUT_DIR:-results}/${target//\//_}" "$@"

@@ -1,0 +1,142 @@
+"""Runs in processes of their own that can be killed, each begun in milliseconds.
+
+A fork server has everything imported; a child of it runs `experiment.main` and may kill itself at
+one of the moments at which files change: before or after a call of `os`, or in the middle of a
+write.
+"""
+
+import contextlib
+import errno
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import forkserver
+from pathlib import Path
+from unittest import mock
+
+import evaluate  # noqa: F401  what a run imports late is imported here, once for all children
+import rouge_score.rouge_scorer  # noqa: F401
+import torch
+
+import experiment
+import loading  # noqa: F401
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["victims"])
+WATCHED = ("write", "fsync", "replace", "unlink", "truncate")
+
+
+class Victim:
+    """A process that runs experiment.main."""
+
+    def __init__(
+        self,
+        argv: Sequence[object],
+        log: Path,
+        *,
+        kill_at: int | None = None,
+        full_after: int | None = None,
+        environment: Mapping[str, object] | None = None,
+    ):
+        """Starts it; what it prints goes to `log`.
+
+        It kills itself at the moment `kill_at`, counted from 0; writing fails for want of room
+        once os.write was given `full_after` bytes.
+        """
+        self.log = log
+        faults = (kill_at, full_after, {k: str(v) for k, v in (environment or {}).items()})
+        with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+            forkserver.ensure_running()  # it takes no sys.path for what it imports beforehand
+        self.process = CONTEXT.Process(target=_run, args=([*map(str, argv)], log, *faults))
+        self.process.start()
+
+    def wait(self) -> int:
+        """Its exit status, negative where a signal ended it."""
+        self.process.join()
+        return self.process.exitcode
+
+    def send(self, number: int) -> None:
+        """Send it a signal, where it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+
+    def said(self) -> str:
+        """What it has printed."""
+        return self.log.read_text() if self.log.exists() else ""
+
+
+def team(argv: Sequence[object], log: Path, size: int, **faults: Mapping) -> list[Victim]:
+    """Processes of one run, as a launcher starts them; `faults` by name and rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    return [
+        Victim(
+            argv,
+            log.with_suffix(f".{rank}"),
+            environment=shared | {"RANK": rank, "LOCAL_RANK": rank},
+            **{name: by_rank.get(rank) for name, by_rank in faults.items()},
+        )
+        for rank in range(size)
+    ]
+
+
+def _run(
+    argv: list[str],
+    log: Path,
+    kill_at: int | None,
+    full_after: int | None,
+    environment: dict[str, str],
+) -> None:
+    os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    torch.set_num_threads(1)
+    if kill_at is not None:
+        moments = iter(range(kill_at))
+        for name in WATCHED:
+            setattr(os, name, _deadly(getattr(os, name), moments))
+    if full_after is not None:
+        os.write = _filling(os.write, full_after)
+    raise SystemExit(experiment.main(argv))
+
+
+def _deadly(call: Callable, moments: Iterator[int]) -> Callable:
+    """The call with a moment before, after and, of a write, in the middle of it."""
+
+    def die_at_last() -> None:
+        if next(moments, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watched(*arguments, **options):
+        die_at_last()
+        if call.__name__ == "write" and len(arguments[1]) > 5000:
+            descriptor, text = arguments
+            written = call(descriptor, text[: len(text) // 2])
+            die_at_last()
+            return written
+        result = call(*arguments, **options)
+        die_at_last()
+        return result
+
+    return watched
+
+
+def _filling(call: Callable, room: int) -> Callable:
+    left = room
+
+    def write(descriptor: int, text: bytes) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = call(descriptor, text[:left])
+        left -= written
+        return written
+
+    return write
