@@ -13,6 +13,7 @@ from typing import Any
 
 from errors import UserError
 
+MEETING = timedelta(minutes=10)  # for all processes to find each other
 PATIENCE = timedelta(days=30)  # a process that waits for a slow one must not give it up
 
 
@@ -22,6 +23,7 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    group: Any = None  # of torch.distributed, where there are several
 
     @property
     def is_first(self) -> bool:
@@ -35,7 +37,7 @@ class Team:
         import torch
 
         try:
-            torch.distributed.barrier()
+            torch.distributed.barrier(self.group)
         except RuntimeError as error:
             raise UserError(
                 "another process of this run has ended before its time; what was finished is kept."
@@ -75,9 +77,15 @@ def joined(device: str, device_map: str | None) -> Iterator[Team]:
     import torch
     from accelerate import PartialState
 
-    # gloo: a few barriers need no accelerator, and it notices at once when a process is gone
-    state = PartialState(cpu=device == "cpu", backend="gloo", timeout=PATIENCE)
     try:
-        yield Team(state.process_index, state.num_processes)
+        # gloo: a few barriers need no accelerator, and it notices at once when a process is gone
+        state = PartialState(cpu=device == "cpu", backend="gloo", timeout=MEETING)
+        group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    except RuntimeError as error:
+        raise UserError(
+            f"the {size} processes of this run did not find each other: {str(error)[:200]}"
+        ) from error
+    try:
+        yield Team(state.process_index, state.num_processes, group)
     finally:
         torch.distributed.destroy_process_group()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from test_experiment import save_model
 from test_resume import argv, contents, finished, without_times
-from victims import Victim, team
+from victims import Victim, free_port, team
 
 import experiment
 import records
@@ -123,8 +123,8 @@ def test_several_processes_on_a_machine_refuse_a_device_map(tmp_path, model):
 
 
 LAUNCHERS = {
-    "torchrun --nproc_per_node": [2, "--master_port", 0],
-    "accelerate launch --multi_gpu --num_processes": [2, "--main_process_port", 0],
+    "torchrun --nproc_per_node": "--master_port",
+    "accelerate launch --multi_gpu --num_processes": "--main_process_port",
 }
 
 
@@ -134,7 +134,7 @@ def test_the_launchers_of_the_readme_start_a_team(tmp_path, model, one, launcher
     assert launcher in (ROOT / "README.md").read_text()
     name, *flags = launcher.split()
     program = Path(sys.executable).with_name(name)
-    command = [program, *flags, *LAUNCHERS[launcher], "experiment.py"]
+    command = [program, *flags, 2, LAUNCHERS[launcher], free_port(), "experiment.py"]
     done = subprocess.run(
         [*map(str, command), *map(str, argv(model, tmp_path / "out"))],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,

@@ -68,13 +68,17 @@ class Victim:
         return self.log.read_text() if self.log.exists() else ""
 
 
-def team(argv: Sequence[object], log: Path, size: int, **faults: Mapping) -> list[Victim]:
-    """Processes of one run, as a launcher starts them; `faults` by name and rank."""
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def team(argv: Sequence[object], log: Path, size: int, **faults: Mapping) -> list[Victim]:
+    """Processes of one run, as a launcher starts them; `faults` by name and rank."""
     shared = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
-    shared |= {"MASTER_PORT": port, "OMP_NUM_THREADS": 1}
+    shared |= {"MASTER_PORT": free_port(), "OMP_NUM_THREADS": 1}
     return [
         Victim(
             argv,
