@@ -43,15 +43,10 @@ class Progress:
         self.bars: list[tqdm] = []
 
     def __enter__(self) -> "Progress":
-        if self.on_terminal:
-            self.bars = [
-                self._bar(self.total, RUN_BAR, 0, initial=self.done),
-                self._bar(0, BATCH_BAR, 1, desc="  this batch"),
-            ]
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.on_terminal:
+        if self.bars:
             self._show_bars()
         for bar in reversed(self.bars):
             bar.close()
@@ -59,6 +54,11 @@ class Progress:
     def begin(self, examples: int, prompts: int) -> None:
         """A batch of so many target examples and prompts is under way."""
         self.batch, self.prompts, self.read = examples, prompts, 0
+        if self.on_terminal and not self.bars:
+            self.bars = [
+                self._bar(self.total, RUN_BAR, 0, initial=self.done),
+                self._bar(prompts, BATCH_BAR, 1, desc="  this batch"),
+            ]
         self._show()
 
     def advance(self, prompts: int) -> None:
@@ -110,7 +110,7 @@ class Progress:
         """A bar that is drawn when it is told to; only that of the run stays at the end."""
         return tqdm(
             total=total, bar_format=form, position=position, leave=position == 0, smoothing=0,
-            file=self.stream, dynamic_ncols=True, **settings,
+            file=self.stream, dynamic_ncols=True, disable=False, **settings,
         )  # fmt: skip
 
     def _fraction(self) -> float:
