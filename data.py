@@ -207,18 +207,16 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
     task, split = spec.task, spec.split
+    local = data_root is not None
+    source = _folder(spec, data_root) if local else task.source
+    # Local files are streamed: the cache of datasets takes them for unchanged when they are not.
+    settings = {"streaming": local, "revision": None if local else task.revision}
+
+    def load() -> list[dict]:
+        return list(datasets.load_dataset(source, task.config, split=split, **settings))
+
     try:
-        if data_root is None:
-            return remote.fetch(
-                lambda: list(
-                    datasets.load_dataset(
-                        task.source, task.config, split=split, revision=task.revision
-                    )
-                )
-            )
-        # Streamed: the cache of datasets takes local files for unchanged when they are not.
-        folder = _folder(spec, data_root)
-        return list(datasets.load_dataset(folder, task.config, split=split, streaming=True))
+        return load() if local else remote.fetch(load)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if str(error).startswith(("Unknown split", "Bad split", "Split name")):
             raise UserError(f"task '{task.name}' has no split '{split}'. {error}") from error

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import huggingface_hub
 from huggingface_hub import constants, try_to_load_from_cache
@@ -102,7 +103,7 @@ class Patience:
 
     def before(self, request: httpx.Request) -> None:
         """Hook: bound a request; GivenUp where its host has had its time."""
-        host, path, now = _host(request.url), request.url.path, time.monotonic()
+        host, path, now = _host(request.url), _path(request.url), time.monotonic()
         since, why = self.given_up.get(host, (now, None))
         file = not path.startswith("/api/")
         if file:
@@ -123,7 +124,7 @@ class Patience:
 
     def after(self, response: httpx.Response) -> None:
         """Hook: note an answer; GivenUp where it asks for more time than there is."""
-        host, path, status = _host(response.url), response.url.path, response.status_code
+        host, path, status = _host(response.url), _path(response.url), response.status_code
         if path in self.missing:
             self.missing[path] = status
         self.refusal = _as_error(response)
@@ -151,6 +152,8 @@ class Patience:
     def require_progress(self, path: str, asked_range: str) -> None:
         """CutShort where a download began again and again and got no further."""
         found = re.fullmatch(r"bytes=(\d+)-", asked_range)
+        if asked_range and not found:
+            return  # a part from the middle of a file is no resumed download
         begin = int(found[1]) if found else 0
         last, times = self.begun.get(path, (begin, -1))
         times = times + 1 if begin - last < SMALL else 0
@@ -209,6 +212,11 @@ def _host(url: httpx.URL) -> str:
     return url.host if url.port is None else f"{url.host}:{url.port}"
 
 
+def _path(url: httpx.URL) -> str:
+    """Path of a URL as on huggingface.co: a mirror named by HF_ENDPOINT may have it in a folder."""
+    return url.path.removeprefix(urlsplit(constants.ENDPOINT).path.rstrip("/"))
+
+
 def _as_error(response: httpx.Response) -> HfHubHTTPError | None:
     """What the client makes of an answer, None where it is good or a file is absent."""
     try:
@@ -260,6 +268,7 @@ def fetch(load: Callable[[], Loaded], complete: bool = False) -> Loaded:
         except FAULTS as error:
             if complete:
                 patience.require_all(error)
+                raise
             raise error from error.__cause__ or patience.refusal  # datasets drops causes
         if complete:
             patience.require_all(None)
@@ -387,7 +396,7 @@ TROUBLES: tuple[tuple[Fits, str], ...] = (  # the first that fits any cause of a
     (_short, "cannot load {it}: a file has another size than the Hub says.\n" + LATER),
     (_of(GivenUp), "{it} is not in the cache and the Hub ({host}) does not answer.\n{without}"),
     (
-        _of(OfflineModeIsEnabled, LocalEntryNotFoundError, httpx.TransportError),
+        _of(ConnectionError, LocalEntryNotFoundError, httpx.TransportError),
         "{it} is not in the cache and the Hub cannot be reached.\n{without}",
     ),
     (_of(Incomplete), "cannot load {it}: the Hub withholds {file}.\n" + LATER),

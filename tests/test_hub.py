@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from time import monotonic
 
 import fake_hub
 import forked
@@ -15,6 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 import tiny
 from fake_hub import LONGEST, Fault
+from huggingface_hub.utils import httpx
+
+import remote
+import tasks
+import test_debug
 
 ANSWER = 3  # HF_HUB_ETAG_TIMEOUT of the runs, else 10
 BOUND = 20  # seconds of a run here on a busy machine; most take 1 to 7
@@ -358,3 +364,112 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(runs):
 
 def test_a_token_that_cannot_be_sent_is_not_shown(runs):
     assert_refused(runs({"HF_TOKEN": f"{TOKEN}\x0cmore"}), "HF_TOKEN holds a character")
+
+
+# --- bounds by themselves
+
+
+def begins(patience, *positions):
+    for position in positions:
+        headers = {"Range": f"bytes={position}-"} if position else {}
+        request = httpx.Request("GET", "http://cdn/large.bin", headers=headers)
+        patience.before(request)
+        patience.after(httpx.Response(206, request=request))
+
+
+def test_a_download_may_break_off_as_often_as_it_gets_further():
+    begins(remote.Patience(10), *range(0, 50 * remote.SMALL, remote.SMALL))
+
+
+@pytest.mark.parametrize("position", [0, 7, 5 * remote.SMALL])
+def test_a_download_that_gets_no_further_is_given_up(position):
+    with pytest.raises(remote.CutShort):
+        begins(remote.Patience(10), 0, *[position] * (remote.RESUMES + 2))
+
+
+def test_reading_blocks_of_a_file_is_no_broken_download():
+    patience = remote.Patience(10)
+    for block in range(9):
+        headers = {"Range": f"bytes={block}-{block + 1}"}
+        patience.before(httpx.Request("GET", "http://hub/org/x/resolve/main/y", headers=headers))
+        patience.waiting.clear()
+
+
+@pytest.mark.parametrize("asked", [None, 1, 60, 10_000])
+def test_no_request_waits_longer_than_the_hubs_own_setting(asked):
+    phases = ("connect", "read", "write", "pool")
+    timeout = {"timeout": dict.fromkeys(phases, asked)}
+    request = httpx.Request("GET", "http://hub/api/models/org/x", extensions=timeout)
+    remote.Patience(10).before(request)
+    assert request.extensions["timeout"] == dict.fromkeys(phases, min(asked or 10, 10))
+
+
+def test_one_host_in_trouble_does_not_count_against_another(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    patience = remote.Patience(10)
+    ask = [httpx.Request("GET", f"http://{host}/api/x") for host in ("statistics", "hub")]
+    for request in ask:
+        patience.before(request)
+    patience.after(httpx.Response(200, request=ask[1]))
+    now[0] = 6.0
+    patience.before(ask[1])
+    with pytest.raises(remote.GivenUp):
+        patience.before(ask[0])
+
+
+def test_a_hub_that_was_given_up_gets_another_chance_after_a_while(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    patience = remote.Patience(10)
+    request = httpx.Request("GET", "http://hub/api/x")
+    patience.before(request)
+    for now[0] in (6.0, 7.0, 65.0):
+        with pytest.raises(remote.GivenUp):
+            patience.before(request)
+    now[0] = 67.0
+    patience.before(request)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["refuses connections", "silent"])
+def test_without_settings_a_hub_is_given_up_after_ten_seconds(runs, how):
+    with unhelpful(runs, how):
+        outcome = runs(constants={("huggingface_hub.constants", "HF_HUB_ETAG_TIMEOUT"): 10})
+    assert_refused(outcome, "Waiting for the Hub", "is not in the cache")
+    assert 5 < outcome.seconds < 14
+
+
+# --- the smoke check
+
+NO_SMOKE = {
+    "absent": Fault("", 404, fake_hub.NO_REPO),
+    "without the data set": Fault("GET /api/datasets", 404, fake_hub.NO_REPO),
+    "gated": Fault("", 401, fake_hub.GATED),
+    "limited": Fault("", 429, {"Retry-After": "3600"}),
+    "broken": Fault("", 503),
+    "silent": Fault("", pause=LONGEST),
+    "a page for logging in": Fault("", 200, {"Content-Type": "text/html"}),
+}
+
+
+@pytest.fixture
+def smoke(place, well, monkeypatch):
+    """The fake Hub, with what test_debug.py asks for."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", place.hub.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    place.hub.repos[test_debug.HUB_MODEL] = place.model
+    place.hub.repos[tasks.TASKS[test_debug.HUB_TASK].source] = place.rows
+    return place.hub
+
+
+def test_the_smoke_check_takes_the_hub_that_offers_both(smoke):
+    assert test_debug.hub_answers()
+
+
+@pytest.mark.parametrize("trouble_of_hub", NO_SMOKE)
+def test_the_smoke_check_goes_without_a_hub_that_does_not(smoke, trouble_of_hub):
+    smoke.faults.append(Fault(**vars(NO_SMOKE[trouble_of_hub])))
+    started = monotonic()
+    assert not test_debug.hub_answers(1)
+    assert monotonic() - started < 3
