@@ -198,38 +198,60 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
-    import datasets  # slow to import, and not needed for the embedded tasks
+    import datasets  # slow to import, as is remote, and not needed for the embedded tasks
     import huggingface_hub
 
-    source = spec.task.source
-    if data_root is not None:
-        folder = Path(data_root) / source
-        if not folder.is_dir():
-            raise UserError(
-                f"--data_root {data_root} has no folder {source}, where '{spec}' should be."
-            )
-        source = str(folder)
+    import remote
+
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
-    # Local files are streamed: the cache of datasets takes them for unchanged when they are not.
+    task, split = spec.task, spec.split
     local = data_root is not None
-    settings = {"streaming": local, "revision": None if local else spec.task.revision}
+    source = _folder(spec, data_root) if local else task.source
+    # Local files are streamed: the cache of datasets takes them for unchanged when they are not.
+    settings = {"streaming": local, "revision": None if local else task.revision}
+
+    def load() -> list[dict]:
+        return list(datasets.load_dataset(source, task.config, split=split, **settings))
+
     try:
-        return list(datasets.load_dataset(source, spec.task.config, split=spec.split, **settings))
+        return load() if local else remote.fetch(load)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         if str(error).startswith(("Unknown split", "Bad split", "Split name")):
-            raise UserError(
-                f"task '{spec.task.name}' has no split '{spec.split}'. {error}"
-            ) from error
-        cause = error.__cause__ or error
-        reason = f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
-        embedded = ", ".join(name for name, task in TASKS.items() if task.embedded)
+            raise UserError(f"task '{task.name}' has no split '{split}'. {error}") from error
+        raise UserError(_why_no_rows(spec, data_root, error)) from error
+
+
+def _folder(spec: TaskSpec, data_root: str) -> str:
+    folder = Path(data_root) / spec.task.source
+    if not folder.is_dir():
         raise UserError(
-            f"cannot load '{spec}' from {source}: {reason}\n"
-            "Without the Hub: --data_root DIR reads DIR/org/name, HF_HUB_OFFLINE=1 uses what is "
-            f"cached, and {embedded} are always there."
-        ) from error
+            f"--data_root {data_root} has no folder {spec.task.source}, where '{spec}' should be."
+        )
+    return str(folder)
+
+
+def _why_no_rows(spec: TaskSpec, data_root: str | None, error: Exception) -> str:
+    import remote
+
+    source = spec.task.source
+    embedded = ", ".join(name for name, task in TASKS.items() if task.embedded)
+    without = (
+        "Without the Hub: --data_root DIR reads DIR/org/name, HF_HUB_OFFLINE=1 uses what is "
+        f"cached, and {embedded} are always there."
+    )
+    it, unknown = (
+        f"'{spec}' from {source}",
+        f"{source} is no data set on the Hub that you can read.",
+    )
+    why = remote.trouble(error, remote.Wanted(it, f"datasets/{source}", unknown, without))
+    if why is not None:
+        return why
+    cause = error.__cause__ or error
+    reason = remote.without_token(f"{type(cause).__name__}: {str(cause).splitlines()[0]}")
+    damaged = None if data_root else remote.if_damaged(source, "dataset")
+    return f"cannot load {it}: {reason}\n{damaged or without}"
 
 
 def require_references(rows: TaskRows) -> None:

@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import remote
 from engine import input_device
 from errors import UserError
 from model import PROBE, LanguageModel
@@ -22,6 +23,11 @@ from tasks import BUNDLED
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODEL_FILES = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin", ".gguf")
 HASHED_ENDS = 2**16  # bytes of a file's beginning and end
+UNKNOWN = "'{name}' is neither a folder here nor a model on the Hub that you can read."
+WITHOUT_HUB = (
+    f"Use a local folder, --model {BUNDLED}, or a cache filled elsewhere "
+    "(HF_HOME, with HF_HUB_OFFLINE=1)."
+)
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MaskedLM")  # in names of architectures
 
 
@@ -48,15 +54,20 @@ def load_model(
     transformers.utils.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
     path = str(bundled_path()) if name == BUNDLED else name
-    try:
+    wanted_dtype = resolve_dtype(dtype, where)
+
+    def load():
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        lm, report = AutoModelForCausalLM.from_pretrained(
+        return tokenizer, *AutoModelForCausalLM.from_pretrained(
             path,
-            dtype=resolve_dtype(dtype, where),
+            dtype=wanted_dtype,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             device_map=device_map,
         )
+
+    try:
+        tokenizer, lm, report = remote.fetch(load, complete=True)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(_why_not_loaded(name, error)) from error
     made_as = " ".join(lm.config.architectures or ())
@@ -131,33 +142,29 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     return DTYPES[dtype]
 
 
+OF_TRANSFORMERS = {  # part of its message: what is said
+    "trust_remote_code": "'{name}' brings code of its own. "
+    "If you trust its authors, run again with --trust_remote_code.",
+    "Unrecognized configuration class": "'{name}' is not a causal language model that "
+    "transformers knows.",
+    "Repo id must": UNKNOWN,
+    "ignore_mismatched_sizes": "'{name}' has weights of other shapes than its config.json says.",
+    "backend tokenizer": "'{name}' has no tokenizer files that can be read.",
+}
+
+
 def _why_not_loaded(name: str, error: Exception) -> str:
-    text = str(error)
-    if "gated repo" in text:
-        return (
-            f"'{name}' is gated: accept its licence at https://huggingface.co/{name}, "
-            "then run `hf auth login` or set HF_TOKEN."
-        )
-    if "trust_remote_code" in text:
-        return (
-            f"'{name}' brings code of its own. "
-            "If you trust its authors, run again with --trust_remote_code."
-        )
-    if "Unrecognized configuration class" in text:
-        return f"'{name}' is not a causal language model that transformers knows."
-    if isinstance(error, OSError) and ("connect" in text or "offline" in text):
-        return (
-            f"'{name}' is not in the cache and the Hub cannot be reached.\n"
-            f"Use a local folder, --model {BUNDLED}, or a cache filled elsewhere "
-            "(HF_HOME, with HF_HUB_OFFLINE=1)."
-        )
-    if "Repo id must" in text or "is not a valid model identifier" in text:
-        return f"'{name}' is neither a folder here nor a model on the Hub that you can read."
-    if "ignore_mismatched_sizes" in text:
-        return f"'{name}' has weights of other shapes than its config.json says."
-    if "backend tokenizer" in text:
-        return f"'{name}' has no tokenizer files that can be read."
-    return f"cannot load '{name}': {type(error).__name__}: {' '.join(text.split())[:300]}"
+    wanted = remote.Wanted(f"'{name}'", name, UNKNOWN.format(name=name), WITHOUT_HUB)
+    text = remote.trouble(error, wanted)
+    if text is not None:
+        return text
+    for part, said in OF_TRANSFORMERS.items():
+        if part in str(error):
+            return said.format(name=name)
+    reason = remote.without_token(" ".join(str(error).split()))[:300]
+    damaged = remote.if_damaged(name, "model")
+    advice = f"\n{damaged}" if damaged else ""
+    return f"cannot load '{name}': {type(error).__name__}: {reason}{advice}"
 
 
 def bundled_path() -> Path:

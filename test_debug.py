@@ -9,6 +9,8 @@ bundled model on the sample reviews.
 import json
 import sys
 import tempfile
+import threading
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -21,16 +23,33 @@ MAX_LEN, LIMIT = 2, 3
 
 
 def hub_answers(seconds: float = 3.0) -> bool:
-    """True where the Hub, or a mirror named by HF_ENDPOINT, answers for the model in time."""
+    """True where the Hub, or a mirror named by HF_ENDPOINT, offers model and data set in time."""
     from huggingface_hub import constants
 
-    if constants.HF_HUB_OFFLINE:
-        return False
+    offered: list[bool] = []
+    asking = threading.Thread(
+        target=lambda: offered.append(all(map(_offers, offers()))),
+        daemon=True,  # the timeout of urlopen is for each step: a slow Hub takes many
+    )
+    if not constants.HF_HUB_OFFLINE:
+        asking.start()
+        asking.join(seconds)
+    return offered == [True]
+
+
+def offers() -> list[str]:
+    """Paths at which the Hub tells of the model and of the data set."""
+    return [f"models/{HUB_MODEL}", f"datasets/{tasks.TASKS[HUB_TASK].source}"]
+
+
+def _offers(path: str) -> bool:
+    from huggingface_hub import constants
+
     try:
-        with urlopen(f"{constants.ENDPOINT}/api/models/{HUB_MODEL}", timeout=seconds):
-            return True
-    except OSError:  # no network, no answer in time, or a refusal
-        return False
+        with urlopen(f"{constants.ENDPOINT}/api/{path}", timeout=10) as answer:
+            return path.endswith(json.load(answer)["id"])
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):
+        return False  # no network, a refusal, or an answer that is not of a Hub
 
 
 def cached() -> bool:

@@ -161,7 +161,7 @@ def test_a_data_set_that_is_not_there_is_refused(refusal, tmp_path, task):
 def test_a_data_set_without_a_network_says_what_else_there_is(refusal, monkeypatch, tmp_path):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "nothing")
     said = refusal(*PAIR, "--target", "mmlu")
-    assert "cannot load 'mmlu/test' from cais/mmlu" in said
+    assert "'mmlu/test' from cais/mmlu is not in the cache" in said
     assert all(word in said for word in ("--data_root", "HF_HUB_OFFLINE", "quiz"))
 
 
@@ -215,12 +215,15 @@ def test_a_damaged_result_is_refused_and_left(tmp_path, capfd, content):
 # --- models that cannot be had
 
 
-RESPONSE = SimpleNamespace(headers={}, request=None)
+def answer(status):
+    return SimpleNamespace(headers={}, request=None, status_code=status)
+
+
 HUB_ERRORS = {
-    "gated": GatedRepoError("403 Client Error.\nCannot access gated repo", response=RESPONSE),
-    "unknown": RepositoryNotFoundError("404 Client Error.\nNot Found", response=RESPONSE),
+    "gated": GatedRepoError("Cannot access gated repo", response=answer(403)),
+    "unknown": RepositoryNotFoundError("Not Found", response=answer(404)),
     "unreachable": LocalEntryNotFoundError("Cannot find the requested files in the disk cache"),
-    "broken": HfHubHTTPError("503 Server Error", response=RESPONSE),
+    "broken": HfHubHTTPError("503 Server Error", response=answer(503)),
 }
 CACHE_WORDS = ("'org/none' is not in the cache", BUNDLED, "HF_HUB_OFFLINE", "HF_HOME")
 
@@ -231,7 +234,7 @@ CACHE_WORDS = ("'org/none' is not in the cache", BUNDLED, "HF_HUB_OFFLINE", "HF_
         ("gated", ("is gated", "licence at https://huggingface.co/org/none", "hf auth login")),
         ("unknown", ("'org/none' is neither a folder here nor a model on the Hub",)),
         ("unreachable", CACHE_WORDS),
-        ("broken", CACHE_WORDS),
+        ("broken", ("'org/none'", "the Hub is in trouble (503)")),
     ],
 )
 def test_what_the_hub_refuses_is_said_plainly(refusal, monkeypatch, error, words):
