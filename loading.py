@@ -2,9 +2,13 @@
 
 import importlib.util
 import os
+import struct
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import huggingface_hub
 import torch
@@ -19,6 +23,11 @@ from model import PROBE, LanguageModel
 from tasks import BUNDLED
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GGUF = ".gguf"
+# What transformers raises for files that are not as it expects them
+LOADING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError)
+LOADING_ERRORS += (EOFError, UnpicklingError, struct.error, TypeError, AttributeError)
+LOADING_ERRORS += (ArithmeticError, MemoryError)
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MaskedLM")  # in names of architectures
 
 
@@ -33,10 +42,12 @@ def load_model(
     device_map: str | None = None,
     engine: str = "auto",
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> LanguageModel:
     """Load a causal LM by Hub name, path, or BUNDLED; UserError says what to do where it fails.
 
-    With a `device_map` (auto) the model is spread over every device there is, `device` or not.
+    A path is a folder, or a GGUF file. With a `device_map` (auto) the model is spread over every
+    device there is, `device` or not. Pickled weights are read with `allow_pickle` only.
     """
     where = resolve_device(device)
     if where.type == "cpu":  # grouped keys are read in place, not copied for every head
@@ -44,17 +55,22 @@ def load_model(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
-    path = str(bundled_path()) if name == BUNDLED else name
+    # Else transformers waits for a robot of the Hub to convert pickled weights.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    path, of_file = place_of(name)
+    of_file["trust_remote_code"] = trust_remote_code
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        lm, report = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=resolve_dtype(dtype, where),
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            device_map=device_map,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        with pickles(name, allow_pickle):
+            tokenizer = AutoTokenizer.from_pretrained(path, **of_file)
+            lm, report = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=resolve_dtype(dtype, where),
+                output_loading_info=True,
+                device_map=device_map,
+                use_safetensors=None if allow_pickle else True,
+                **of_file,
+            )
+    except LOADING_ERRORS as error:
         raise UserError(_why_not_loaded(name, error)) from error
     made_as = " ".join(lm.config.architectures or ())
     if any(head in made_as for head in OTHER_HEADS):
@@ -68,6 +84,39 @@ def load_model(
     lm = (lm if device_map else lm.to(where)).eval()
     check_causal(lm, name)
     return LanguageModel(lm, tokenizer, prompt_form, lens, agree, engine)
+
+
+def place_of(name: str) -> tuple[str, dict[str, str]]:
+    """Where transformers finds a model, and the file's name where that is GGUF."""
+    path = bundled_path() if name == BUNDLED else Path(name)
+    if path.suffix == GGUF and os.path.isfile(path):
+        return str(path.parent), {"gguf_file": path.name}
+    if os.path.isdir(path) and not (path / "config.json").exists():
+        files = sorted(path.glob(f"*{GGUF}"))
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise UserError(f"'{name}' holds several models: {names}.\nGive one file as --model.")
+        if files:
+            return str(path), {"gguf_file": files[0].name}
+    return (str(path) if name == BUNDLED else name), {}
+
+
+@contextmanager
+def pickles(name: str, allowed: bool) -> Iterator[None]:
+    """Within it whatever would unpickle weights of a model is refused, unless it is allowed.
+
+    `use_safetensors` alone is not enough: a configuration can name a pickled file itself.
+    """
+    load = torch.load
+
+    def refuse(*arguments, **settings):
+        raise UserError(_pickled(name))
+
+    torch.load = load if allowed else refuse
+    try:
+        yield
+    finally:
+        torch.load = load
 
 
 def check_causal(lm, name: str) -> None:
@@ -108,6 +157,14 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     return DTYPES[dtype]
 
 
+def _pickled(name: str) -> str:
+    return (
+        f"'{name}' has no weights in safetensors.\n"
+        "If they are in pytorch_model.bin, which can hold code, and you trust their authors, "
+        "run again with --allow_pickle."
+    )
+
+
 def _why_not_loaded(name: str, error: Exception) -> str:
     text = str(error)
     if "gated repo" in text:
@@ -130,6 +187,8 @@ def _why_not_loaded(name: str, error: Exception) -> str:
         )
     if "Repo id must" in text or "is not a valid model identifier" in text:
         return f"'{name}' is neither a folder here nor a model on the Hub that you can read."
+    if "model.safetensors" in text and ("no file named" in text or "a file named" in text):
+        return _pickled(name)
     if "ignore_mismatched_sizes" in text:
         return f"'{name}' has weights of other shapes than its config.json says."
     if "backend tokenizer" in text:
