@@ -11,6 +11,7 @@ import records
 from errors import UserError
 from histories import KINDS, MIXES, Pair
 from tasks import BUNDLED, TASKS
+from texts import UNPRINTABLE
 
 EMBEDDED = tuple(name for name, task in TASKS.items() if task.embedded)
 DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
@@ -18,6 +19,7 @@ DEMO_LIMIT = 10  # target examples where no --model is named, so that a first ru
 NOT_SETTINGS = {
     *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
     "quiet",
+    "allow_pickle",
 }
 RANDOM = "random"  # the distractor of --history random
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
@@ -104,6 +106,9 @@ class RunConfig:
         "stop", "prompts beyond the context: stop, or skip their target", choices=("stop", "skip")
     )
     trust_remote_code: bool = _flag(False, "run code that comes with the model")
+    allow_pickle: bool = _flag(
+        False, "read weights from pytorch_model.bin where there are none in safetensors"
+    )
     batch_size: int = _flag(4, "target examples in flight")
     device: str = _flag("auto", "torch device; auto is an accelerator where there is one")
     device_map: str | None = _flag(
@@ -182,9 +187,18 @@ def check_settings(config: RunConfig) -> None:
     for name, value, least in numbers:
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: must be {least} or more.")
+    for name, value in dataclasses.asdict(config).items():
+        for text in filter(lambda each: isinstance(each, str), _listed(value)):
+            bare = text.replace("\n", " ") if name == "switch_cue" else text
+            if UNPRINTABLE.search(bare):
+                raise UserError(f"--{name} {text!r:.80}: holds a control character.")
     if len(set(config.seed)) < len(config.seed):
         raise UserError("--seed: the same seed twice would count its examples twice.")
     if config.switch_cue is not None and not config.switch_cue.strip():
         raise UserError("--switch_cue: the sentence is empty.")
     if config.agree and config.no_cosine:
         raise UserError("--agree reads layers and --no_cosine does not: leave one of them out.")
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

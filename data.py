@@ -12,12 +12,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
+
+import yaml
 
 from errors import UserError
 from metrics import find_number
 from tasks import TASKS, Task, TaskSpec
+from texts import is_text, unique_keys
 
 Row = dict[str, Any]
+
+# What the libraries that read rows raise for files that they cannot read: damaged, nested without
+# end, a script that would have to be run, or of a kind that needs a package that is not there
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError)
+UNREADABLE += (ArithmeticError, MemoryError, RuntimeError, csv.Error, yaml.YAMLError, BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,11 @@ def _turn(task: Task, row: Row, number: int) -> Turn:
             f"{task.place('prompt')}row {number} of '{task.name}' does not fit the prompt "
             f"({error!r:.60})."
         ) from error
+    if not is_text(prompt):
+        raise UserError(
+            f"{task.place('prompt')}row {number} of '{task.name}' holds half a character "
+            "(a lone surrogate)."
+        )
     try:
         return Turn(prompt, (_label if task.labels else _texts)(task, row.get(task.reference)))
     except ValueError as error:
@@ -137,6 +151,8 @@ def _texts(task: Task, value: Any) -> tuple[str, ...]:
         if not isinstance(item, str | int | float | None) or isinstance(item, bool):
             raise ValueError(f"{item!r:.40} is neither a text nor a list of texts")
         text = "" if _is_missing(item) else str(item).strip()
+        if not is_text(text):
+            raise ValueError("there is half a character (a lone surrogate)")
         if text and task.extract and find_number(text) is None:
             raise ValueError(f"there is no number in {text!r:.40}")
         found += [text] if text else []
@@ -153,8 +169,9 @@ def _read_file(spec: TaskSpec) -> list[Row]:
     path = task.folder / task.source
     try:
         return READERS[path.suffix](path)
-    except (OSError, ValueError, csv.Error) as error:  # also of pyarrow, of JSON and of UTF-8
-        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
+    except UNREADABLE as error:
+        said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
+        reason = said.splitlines()[0]
         raise UserError(f"{task.place('source')}cannot read {path}: {reason}.") from error
 
 
@@ -164,8 +181,8 @@ def _read_jsonl(path: Path) -> list[Row]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
-                    row = json.loads(line)
-                except ValueError as error:
+                    row = json.loads(line, object_pairs_hook=unique_keys)
+                except (ValueError, RecursionError) as error:
                     raise ValueError(f"line {number}: {error}") from error
                 if not isinstance(row, dict):
                     raise ValueError(f"line {number} is not an object")
@@ -174,9 +191,11 @@ def _read_jsonl(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
+    csv.field_size_limit(2**31 - 1)  # a document may be longer than the 128 KiB of the default
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         rows = []
+        unique_keys([(name, None) for name in reader.fieldnames or ()])
         for row in reader:
             if None in row or None in row.values():  # more cells than columns, or fewer
                 raise ValueError(f"line {reader.line_num} has not as many cells as the first line")
@@ -187,7 +206,9 @@ def _read_csv(path: Path) -> list[Row]:
 def _read_parquet(path: Path) -> list[Row]:
     from pyarrow import parquet
 
-    return parquet.read_table(path).to_pylist()
+    table = parquet.read_table(path)
+    unique_keys([(name, None) for name in table.column_names])
+    return table.to_pylist()
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {
@@ -217,7 +238,7 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
 
     try:
         return load() if local else remote.fetch(load)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
         if str(error).startswith(("Unknown split", "Bad split", "Split name")):
             raise UserError(f"task '{task.name}' has no split '{split}'. {error}") from error
         raise UserError(_why_no_rows(spec, data_root, error)) from error

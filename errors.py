@@ -1,8 +1,29 @@
-"""The one error a user is meant to see."""
+"""The one error a user is meant to see, and what its text may not hold."""
+
+import os
+import re
+
+from texts import UNPRINTABLE
+
+# https://name:password@host, as in HF_ENDPOINT, and the Hub's tokens
+SECRETS = re.compile(r"(?<=://)[^/\s]+(?=@)|\bhf_[A-Za-z0-9]{8,}")
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # environment variables
+LONGEST_LINE = 2000  # characters of a message's line
 
 
 class UserError(Exception):
-    """Something the user can put right: one or two plain lines, exit status 2, no traceback."""
+    """Something the user can put right: one or two plain lines, exit status 2, no traceback.
+
+    The text may quote files and libraries: further lines are joined to the second, and secrets and
+    what a terminal would obey are left out.
+    """
+
+    def __init__(self, text: str):
+        for token in filter(None, map(os.environ.get, TOKENS)):
+            text = text.replace(token, "***")
+        first, *more = SECRETS.sub("***", text).splitlines() or [""]
+        lines = (UNPRINTABLE.sub("?", line) for line in (first, " ".join(more)) if line)
+        super().__init__("\n".join(line[:LONGEST_LINE] for line in lines))
 
 
 class OutOfMemory(UserError):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # What is kept of a prompt with the cue, inside the example without it
 OF_CUED = {"prompt_text", "model_prediction", "score", "label_logprobs", "scores", "extracted"}
 OF_CUED |= {"format_failure", "generated_text", "generated_label", "generated_score"}
+OF_CUED |= {"escaped_special_tokens"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +127,8 @@ def make_example(found: Found) -> dict[str, Any]:
         "score": None,  # takes its place here and its value from `judge`
         "top5": list(outcome.top5),
     }
+    if found.prompt.escaped:
+        example["escaped_special_tokens"] = found.prompt.escaped
     if case.labels:
         return example | {"label_logprobs": outcome.label_logprobs}
     return example | {"references": list(found.references)}

@@ -92,6 +92,7 @@ def _load(config: RunConfig) -> "LanguageModel":
         agree=config.agree,
         engine=config.engine,
         trust_remote_code=config.trust_remote_code,
+        allow_pickle=config.allow_pickle,
     )
 
 

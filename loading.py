@@ -3,9 +3,13 @@
 import hashlib
 import importlib.util
 import os
+import struct
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import huggingface_hub
 import torch
@@ -24,10 +28,20 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 MODEL_FILES = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin", ".gguf")
 HASHED_ENDS = 2**16  # bytes of a file's beginning and end
 UNKNOWN = "'{name}' is neither a folder here nor a model on the Hub that you can read."
+PICKLED = (
+    "'{name}' has no weights in safetensors.\n"
+    "If they are in pytorch_model.bin, which can hold code, and you trust their authors, "
+    "run again with --allow_pickle."
+)
 WITHOUT_HUB = (
     f"Use a local folder, --model {BUNDLED}, or a cache filled elsewhere "
     "(HF_HOME, with HF_HUB_OFFLINE=1)."
 )
+GGUF = ".gguf"
+# What transformers raises for files that are not as it expects them
+LOADING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError)
+LOADING_ERRORS += (EOFError, UnpicklingError, struct.error, TypeError, AttributeError)
+LOADING_ERRORS += (ArithmeticError, MemoryError)
 OTHER_HEADS = ("Classification", "QuestionAnswering", "MaskedLM")  # in names of architectures
 
 
@@ -42,10 +56,12 @@ def load_model(
     device_map: str | None = None,
     engine: str = "auto",
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> LanguageModel:
     """Load a causal LM by Hub name, path, or BUNDLED; UserError says what to do where it fails.
 
-    With a `device_map` (auto) the model is spread over every device there is, `device` or not.
+    A path is a folder, or a GGUF file. With a `device_map` (auto) the model is spread over every
+    device there is, `device` or not. Pickled weights are read with `allow_pickle` only.
     """
     where = resolve_device(device)
     if where.type == "cpu":  # grouped keys are read in place, not copied for every head
@@ -53,22 +69,27 @@ def load_model(
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
-    path = str(bundled_path()) if name == BUNDLED else name
+    # Else transformers waits for a robot of the Hub to convert pickled weights.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    path, of_file = place_of(name)
+    of_file["trust_remote_code"] = trust_remote_code
     wanted_dtype = resolve_dtype(dtype, where)
 
     def load():
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, **of_file)
         return tokenizer, *AutoModelForCausalLM.from_pretrained(
             path,
             dtype=wanted_dtype,
-            trust_remote_code=trust_remote_code,
             output_loading_info=True,
             device_map=device_map,
+            use_safetensors=None if allow_pickle else True,
+            **of_file,
         )
 
     try:
-        tokenizer, lm, report = remote.fetch(load, complete=True)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        with pickles(name, allow_pickle):
+            tokenizer, lm, report = remote.fetch(load, complete=True)
+    except LOADING_ERRORS as error:
         raise UserError(_why_not_loaded(name, error)) from error
     made_as = " ".join(lm.config.architectures or ())
     if any(head in made_as for head in OTHER_HEADS):
@@ -102,6 +123,39 @@ def revision_of(path: str, lm) -> str | None:
             content.seek(max(0, size - HASHED_ENDS))
             found.update(content.read())
     return f"files {found.hexdigest()[:16]}"
+
+
+def place_of(name: str) -> tuple[str, dict[str, str]]:
+    """Where transformers finds a model, and the file's name where that is GGUF."""
+    path = bundled_path() if name == BUNDLED else Path(name)
+    if path.suffix == GGUF and os.path.isfile(path):
+        return str(path.parent), {"gguf_file": path.name}
+    if os.path.isdir(path) and not (path / "config.json").exists():
+        files = sorted(path.glob(f"*{GGUF}"))
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise UserError(f"'{name}' holds several models: {names}.\nGive one file as --model.")
+        if files:
+            return str(path), {"gguf_file": files[0].name}
+    return (str(path) if name == BUNDLED else name), {}
+
+
+@contextmanager
+def pickles(name: str, allowed: bool) -> Iterator[None]:
+    """Within it whatever would unpickle weights of a model is refused, unless it is allowed.
+
+    `use_safetensors` alone is not enough: a configuration can name a pickled file itself.
+    """
+    load = torch.load
+
+    def refuse(*arguments, **settings):
+        raise UserError(PICKLED.format(name=name))
+
+    torch.load = load if allowed else refuse
+    try:
+        yield
+    finally:
+        torch.load = load
 
 
 def check_causal(lm, name: str) -> None:
@@ -148,6 +202,7 @@ OF_TRANSFORMERS = {  # part of its message: what is said
     "Unrecognized configuration class": "'{name}' is not a causal language model that "
     "transformers knows.",
     "Repo id must": UNKNOWN,
+    "file named model.safetensors": PICKLED,
     "ignore_mismatched_sizes": "'{name}' has weights of other shapes than its config.json says.",
     "backend tokenizer": "'{name}' has no tokenizer files that can be read.",
 }

@@ -8,11 +8,13 @@
 Paper: Gupta et al., arXiv 2402.18216.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -33,7 +35,12 @@ CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx
 PROBE = (3, 5, 8, 13, 21, 34)  # token ids that every vocabulary has
 # Fixed values for what a chat template would otherwise take from the day or from its defaults.
 TEMPLATE_SETTINGS = {"date_string": "01 Jan 2025", "enable_thinking": False}
+# What a template written for other conversations raises while it is rendered
+TEMPLATE_ERRORS = (TemplateError, ArithmeticError, LookupError)
+TEMPLATE_ERRORS += (RecursionError, TypeError, ValueError)
 PLAIN_STOP = "\nUser:"
+# Where a space makes the name of a special token a text like any other
+SEAM = re.compile(r"(?<=\S)(?=\S)")
 PROMPTS_AT_ONCE = 64  # whose states the lens reads together, in float32
 
 
@@ -74,13 +81,38 @@ class LanguageModel:
 
     # -- text and tokens
 
+    def escape(self, text: str) -> tuple[str, int]:
+        """A text with a space inside each special token's name, and how many there were.
+
+        `<|im_end|>` in a review must not end the user's turn: it becomes `< |im_end|>`. A text
+        without such names stays as it is; one without two visible characters in a row is left.
+        """
+        escaped = 0
+        while True:  # a name may stand in another; each space takes away one seam, so this ends
+            text, count = self._special_tokens.subn(lambda found: SEAM.sub(" ", found[0], 1), text)
+            escaped += count
+            if not count:
+                return text, escaped
+
+    @cached_property
+    def _special_tokens(self) -> re.Pattern[str]:
+        """Finds the texts that the tokenizer reads as special tokens, the longest first."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        names = {*self.tokenizer.all_special_tokens, *(str(each) for each in added if each.special)}
+        names = sorted(filter(SEAM.search, names), key=lambda name: (-len(name), name))
+        return re.compile("|".join(map(re.escape, names)) or "(?!)")  # (?!) is found nowhere
+
     def render(self, messages: Sequence[Message]) -> str:
-        """Text of a conversation up to the assistant's answer: exactly what the model reads."""
+        """Text of a conversation up to the assistant's answer: exactly what the model reads.
+
+        Special tokens in it come from the template alone, see `escape`.
+        """
         return self._render(messages, answer=None)
 
     def continuation(self, label: str) -> str:
         """The text scored for a label: to the character what a history shows as that answer."""
         question = [{"role": "user", "content": "?"}]
+        label, _ = self.escape(label)
         prompt, shown = self._render(question, None), self._render(question, label)
         behind = shown.removeprefix(prompt)
         if behind == shown or label not in behind:  # the template writes a last answer differently
@@ -89,15 +121,22 @@ class LanguageModel:
 
     def _render(self, messages: Sequence[Message], answer: str | None) -> str:
         last = [] if answer is None else [{"role": "assistant", "content": answer}]
+        whole = [each | {"content": self.escape(each["content"])[0]} for each in [*messages, *last]]
         if self.prompt_form == "plain":
-            turns = [f"{each['role'].title()}: {each['content']}" for each in [*messages, *last]]
+            turns = [f"{each['role'].title()}: {each['content']}" for each in whole]
             return self._bos + "\n".join([*turns, "Assistant:"] if answer is None else turns)
-        return self.tokenizer.apply_chat_template(
-            [*messages, *last],
-            tokenize=False,
-            add_generation_prompt=answer is None,
-            **TEMPLATE_SETTINGS,
-        )
+        try:
+            return self.tokenizer.apply_chat_template(
+                whole,
+                tokenize=False,
+                add_generation_prompt=answer is None,
+                **TEMPLATE_SETTINGS,
+            )
+        except TEMPLATE_ERRORS as error:
+            raise UserError(
+                "the chat template of this model does not take the conversation "
+                f"({' '.join(str(error).split())[:90]}). Use --prompt plain."
+            ) from error
 
     @cached_property
     def _bos(self) -> str:
@@ -122,15 +161,16 @@ class LanguageModel:
             max_new_tokens = 0 if labels else MAX_NEW_TOKENS
         text = self.render(messages)
         ids = self._tokens(text)
+        escaped = sum(self.escape(each["content"])[1] for each in messages)
         if not labels:
-            return Prompt(text, ids, answer=max_new_tokens, baseline=baseline)
+            return Prompt(text, ids, answer=max_new_tokens, baseline=baseline, escaped=escaped)
         full = {label: self._tokens(text + self.continuation(label)) for label in labels}
         start = min(common_length(ids, sequence) for sequence in full.values())
         empty = any(len(sequence) <= start for sequence in full.values())
         if empty or len(set(full.values())) < len(full):
             names = ", ".join(labels)
             raise UserError(f"labels {names} cannot be told apart by this model's tokens.")
-        return Prompt(text, ids, tuple(full.items()), start, max_new_tokens, baseline)
+        return Prompt(text, ids, tuple(full.items()), start, max_new_tokens, baseline, escaped)
 
     def _tokens(self, text: str) -> Prefix:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -163,7 +203,8 @@ class LanguageModel:
         self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int, more: int = 0
     ) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
-        behind = max([max_new_tokens, *(len(label.encode()) for label in labels)])
+        shown = [self.escape(label)[0] for label in labels]
+        behind = max([max_new_tokens, *(len(label.encode()) for label in shown)])
         most = len(self.render(messages).encode()) + behind + more + 8
         return self.context is None or most <= self.context
 

@@ -18,6 +18,7 @@ class Prompt:
     start: int = 0  # first position of `labels` that is scored, the same for all of them
     answer: int = 0  # most tokens of its greedy answer; 0 for a label task
     baseline: "Prompt | None" = None  # the same target without history; None: this is it
+    escaped: int = 0  # special tokens in what was said, which are read as text
 
     @property
     def longest(self) -> int:

@@ -21,9 +21,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from errors import UserError
+from texts import UNPRINTABLE, unique_keys
 
 SCHEMA_VERSION = 2
 LOCK = ".lock"  # in an out_dir, while a run writes there
+LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
 PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
@@ -76,15 +78,28 @@ EXAMPLE_CONFIG_KEYS = {"history_len": int, "target_idx": int, "history_idx": lis
 
 
 def model_name(model: str) -> str:
-    """The name a model has in results: `org/name`, or the last folder of a local path."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
+    """The name a model has in results: `org/name`, or the last part of a local path."""
+    local = os.path.isdir(model) or (model.endswith(".gguf") and os.path.isfile(model))
+    return Path(model).resolve().name if local else model
 
 
 def result_path(out_dir: str | Path, model: str, target: str, distractor: str) -> Path:
-    """Result file of a pair; `target` and `distractor` are `name/split`."""
-    folder, split = target.split("/")
-    name = f"{model_name(model).replace('/', '@')}__{folder}"
-    return Path(out_dir) / name / f"{split}_vs_{distractor.replace('/', '_')}.json"
+    """Result file of a pair; `target` and `distractor` are `name/split`.
+
+    UserError where they make no name of a file that stays within its folder.
+    """
+    folder, _, split = target.partition("/")
+    parts = (
+        f"{model_name(model).replace('/', '@')}__{folder}",
+        f"{split}_vs_{distractor.replace('/', '_')}.json",
+    )
+    for part in parts:
+        if "/" in part or UNPRINTABLE.search(part) or len(part.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"model {model!r:.80}, target {target!r:.80} and distractor {distractor!r:.80} "
+                "make no name of a file: too long, or with a slash or control character."
+            )
+    return Path(out_dir, *parts)
 
 
 def debug_path(result: Path) -> Path:
@@ -194,7 +209,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"holds {constant}")
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=refuse, object_pairs_hook=unique_keys)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

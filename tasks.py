@@ -18,6 +18,7 @@ import yaml
 
 from errors import UserError
 from metrics import TEXT_SCORES
+from texts import UNPRINTABLE, is_text
 
 # What ships with the project and needs no Hub: a small model, and the tasks in samples/
 BUNDLED = "bundled/SmolLM2-135M-Instruct"
@@ -252,6 +253,8 @@ class _Entry:
             raise self.fault(key, f"must be a text{shown}")
         if not node.value.strip():
             raise self.fault(key, "is empty")
+        if not is_text(node.value):
+            raise self.fault(key, "holds half a character (a lone surrogate)")
         return node.value
 
     @staticmethod
@@ -264,6 +267,13 @@ class _Entry:
         if not isinstance(node, yaml.ScalarNode) or not re.fullmatch("[1-9][0-9]{0,8}", node.value):
             raise self.fault(key, "must be a whole number of 1 or more")
         return int(node.value)
+
+    def split_name(self, key: str) -> str:
+        """The name of a split, which becomes part of file names."""
+        text = self.text(key)
+        if "/" in text or UNPRINTABLE.search(text):
+            raise self.fault(key, "must be a name, without / and control characters")
+        return text
 
     def template(self, key: str) -> str:
         """A prompt template that names a column."""
@@ -299,7 +309,7 @@ READ = {
     "source": _Entry.text,
     "config": _Entry.text,
     "revision": _Entry.text,
-    "split": _Entry.text,
+    "split": _Entry.split_name,
     "subject": _Entry.text,
     "prompt": _Entry.template,
     "reference": _Entry.text,

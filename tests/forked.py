@@ -36,12 +36,14 @@ class Outcome:
     seconds: float
 
 
-def start(environment: dict[str, str]) -> None:
-    """Start the server process, once for all runs."""
+def start(environment: dict[str, str], preload: Sequence[str] = PRELOAD) -> None:
+    """Start the server process for the runs of a test module, in the place of another module's."""
+    forkserver._forkserver._stop()  # there is one for a process, and no public way to end it
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))  # it takes no sys.path
+    environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
     with mock.patch.dict(os.environ, kept | environment, clear=True):
-        CONTEXT.set_forkserver_preload(PRELOAD)
+        CONTEXT.set_forkserver_preload(list(preload))
         forkserver.ensure_running()
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+import victims
 from test_experiment import contents, save_model
 from victims import Victim
 
@@ -22,6 +23,12 @@ LIMIT, MAX_LEN = 6, 2
 FLAGS = f"--distractor reviews quiz --limit {LIMIT} --max_len {MAX_LEN} --max_new_tokens 4"
 FLAGS = [*FLAGS.split(), "--batch_size", 2, "--device", "cpu", "--target", *TARGETS]
 MADE_WITH = ("started", "seconds", "peak_memory_mib", "processes")  # of `environment`
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """The process that runs are forked from."""
+    victims.start()
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +130,13 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(
 ):
     out_dir = tmp_path / "out"
     victim = Victim(argv(model, out_dir), tmp_path / "log")
-    while not list(out_dir.rglob("*_journal.jsonl")):
+    while not any(finished(out_dir).values()):
         time.sleep(0.002)
     victim.send(number)
     assert victim.wait() == status
     assert f"kept in {out_dir}.\nThe same command goes on from there." in victim.said()
     assert "Traceback" not in victim.said()
     assert not list(out_dir.rglob("*.json")) and not (out_dir / records.LOCK).exists()
-    assert any(finished(out_dir).values())
     again = Victim(argv(model, out_dir), tmp_path / "log")
     assert again.wait() == 0
     assert "Going on: " in again.said()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import victims
 from test_experiment import save_model
 from test_resume import argv, contents, finished, without_times
 from victims import Victim, free_port, team
@@ -17,6 +18,12 @@ import experiment
 import records
 
 ROOT = Path(experiment.__file__).parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server():
+    """The process that runs are forked from."""
+    victims.start()
 
 
 @pytest.fixture(scope="module")

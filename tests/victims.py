@@ -7,26 +7,26 @@ write.
 
 import contextlib
 import errno
-import multiprocessing
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import forkserver
 from pathlib import Path
-from unittest import mock
 
 import evaluate  # noqa: F401  what a run imports late is imported here, once for all children
+import forked
 import rouge_score.rouge_scorer  # noqa: F401
 import torch
 
 import experiment
 import loading  # noqa: F401
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["victims"])
 WATCHED = ("write", "fsync", "replace", "unlink", "truncate")
+
+
+def start() -> None:
+    """Start the server process; for a test module, before its first run."""
+    forked.start({"HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}, preload=["victims"])
 
 
 class Victim:
@@ -48,9 +48,7 @@ class Victim:
         """
         self.log = log
         faults = (kill_at, full_after, {k: str(v) for k, v in (environment or {}).items()})
-        with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
-            forkserver.ensure_running()  # it takes no sys.path for what it imports beforehand
-        self.process = CONTEXT.Process(target=_run, args=([*map(str, argv)], log, *faults))
+        self.process = forked.CONTEXT.Process(target=_run, args=([*map(str, argv)], log, *faults))
         self.process.start()
 
     def wait(self) -> int:
