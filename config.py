@@ -21,6 +21,8 @@ NOT_SETTINGS = {
     "quiet",
     "allow_pickle",
 }
+# What may change while a run is under way: settings that change no number of what is finished.
+MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
 RANDOM = "random"  # the distractor of --history random
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
 

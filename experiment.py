@@ -7,7 +7,6 @@ Several targets and distractors make a grid of pairs, run in one process with th
 Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 """
 
-import os
 import signal
 import sys
 import time
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import histories
 import metrics
 import records
-from config import NOT_SETTINGS, RANDOM, RunConfig, check_settings, parse_args
+from config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
 from errors import OutOfMemory, Terminated, UserError
 from examples import reads_of, run_cases
 from histories import Case, Pair
@@ -27,7 +26,7 @@ from journal import Entry, Journal, Kept, remove_journals, skipped_entry
 from planning import drop_overflowing, load_pairs, require_targets, unfinished
 from progress import Progress
 from replies import random_rows
-from team import Team, joined
+from team import Team, joined, rank_here
 
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel
@@ -272,7 +271,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
 def measured(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:
     """The resolved settings that decide a pair's numbers: what a journal goes on with."""
     settings = describe_config(pair, config, lm)
-    kept = {k: v for k, v in settings.items() if k not in {"requested", *NOT_SETTINGS}}
+    kept = {k: v for k, v in settings.items() if k not in {"requested", *MAY_CHANGE}}
     return kept | {"schema_version": records.SCHEMA_VERSION}
 
 
@@ -305,7 +304,7 @@ def terminate(number: int, frame: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry: 0 done, 2 something the user can put right, 130 or 143 interrupted."""
     config = parse_args(argv, __doc__)
-    rank = int(os.environ.get("RANK", "0"))
+    rank = rank_here()
     signal.signal(signal.SIGTERM, terminate)
     try:
         paths = run(config)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import data
 import histories
 import records
-from config import RunConfig, changed_settings
+from config import MAY_CHANGE, RunConfig, changed_settings
 from data import TaskRows
 from errors import UserError
 from examples import answer_tokens
@@ -89,7 +89,8 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
         records.read_debug(log)
     waiting = [pair for pair in pairs if pair not in there]
     for pair in waiting:
-        wanted = {name: value for name, value in config.requested(pair).items() if value != "auto"}
+        asked = config.requested(pair).items()
+        wanted = {k: v for k, v in asked if k not in MAY_CHANGE and v != "auto"}
         refuse_other_journals(config.path(pair), wanted)
     return waiting
 

@@ -58,6 +58,15 @@ class Team:
         return work[self.rank :: self.size]
 
 
+def rank_here() -> int:
+    """Number of this process in its run by the launcher's environment; 0 where it is alone."""
+    return int(os.environ["RANK"]) if _size() > 1 else 0
+
+
+def _size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined(device: str, device_map: str | None) -> Iterator[Team]:
     """The team that the launcher's environment tells of.
@@ -65,7 +74,7 @@ def joined(device: str, device_map: str | None) -> Iterator[Team]:
     With several processes on a machine each takes an accelerator of its own, where there are any.
     UserError where they would each spread a model over all of them.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _size()
     if size == 1:
         yield Team()
         return
@@ -81,7 +90,7 @@ def joined(device: str, device_map: str | None) -> Iterator[Team]:
         # gloo: a few barriers need no accelerator, and it notices at once when a process is gone
         state = PartialState(cpu=device == "cpu", backend="gloo", timeout=MEETING)
         group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the {size} processes of this run did not find each other: {str(error)[:200]}"
         ) from error

@@ -111,6 +111,15 @@ def test_skip_leaves_out_the_target_that_does_not_fit_at_every_h_and_counts_it(
         assert_same_examples(examples_of(tmp_path, "quiz", other), kept)
 
 
+def test_a_run_that_memory_stopped_may_go_on_by_skipping(tmp_path, model, memory, lengths):
+    (name, target), longest = max(lengths.items(), key=lambda entry: entry[1])
+    memory(tokens=longest - 2)
+    flags = ["--engine", "plain", "--batch_size", 1]
+    assert run(tmp_path, model, "quiz", name, *flags) == 2
+    assert run(tmp_path, model, "quiz", name, *flags, "--on_overflow", "skip") == 0
+    assert result_of(tmp_path, "quiz", name)["skipped_target_idx"] == [target]
+
+
 def interrupted_before_results(monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
