@@ -148,3 +148,29 @@ def test_the_launchers_of_the_readme_start_a_team(tmp_path, model, one, launcher
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert without_times(tmp_path / "out") == one
+
+
+@pytest.mark.slow
+def test_an_element_of_the_slurm_array_runs_its_target_after_all_distractors(tmp_path, model):
+    slurm = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_GPUS_ON_NODE": "2"}
+    chosen = {"MODEL": str(model), "TASKS": "quiz posts", "OUT_DIR": str(tmp_path / "out")}
+    flags = [
+        "--limit",
+        "3",
+        "--max_len",
+        "1",
+        "--max_new_tokens",
+        "2",
+        "--batch_size",
+        "1",
+        "--device",
+        "cpu",
+    ]
+    done = subprocess.run(
+        ["bash", "scripts/slurm.sh", *flags],
+        cwd=ROOT, env=os.environ | slurm | chosen, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "out" / "posts" / "tiny-llama__posts"
+    results = [folder / f"test_vs_{name}_test.json" for name in ("quiz", "posts")]
+    assert all(records.read_result(path)["environment"]["processes"] == 2 for path in results)
