@@ -114,7 +114,11 @@ def check_writable(out_dir: str | Path, make: bool = True) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file whole or not at all; ValueError for NaN and Infinity."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; UserError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

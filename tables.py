@@ -24,7 +24,7 @@ EXPLAINED = (
     "level of {alpha}."
 )
 
-SIDES = (*["left"] * 3, "right", "left", *["right"] * 7)  # of the columns of `_rounded`
+SIDES = (*["left"] * 3, "right", "left", *["right"] * 7)  # of the columns of `rounded`
 
 Results = dict[tuple[str, str, str], dict[str, Any]]  # of records.load_results
 
@@ -79,11 +79,7 @@ def render(frame: "DataFrame", form: str) -> str:
     """
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n")
-    tests = int(frame["p_value"].notna().sum())
-    explained = EXPLAINED.format(
-        confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA, tests=tests
-    )
-    cells = _rounded(frame)
+    explained, cells = explain(frame), rounded(frame)
     if form == "markdown":
         cells = cells.map(lambda cell: cell.replace("|", r"\|"))
         levels = ", ".join(rf"{_literal(mark)} p < {end}" for end, mark in reversed(STARS))
@@ -96,12 +92,20 @@ def render(frame: "DataFrame", form: str) -> str:
     )
 
 
+def explain(frame: "DataFrame") -> str:
+    """What the columns of `rounded` are, and how many comparisons the stars are corrected over."""
+    tests = int(frame["p_value"].notna().sum())
+    return EXPLAINED.format(
+        confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA, tests=tests
+    )
+
+
 def _literal(mark: str) -> str:
     """Stars that Markdown does not take for emphasis."""
     return mark.replace("*", r"\*")
 
 
-def _rounded(frame: "DataFrame") -> "DataFrame":
+def rounded(frame: "DataFrame") -> "DataFrame":
     """The columns that are read, as text; what is null is empty."""
     import pandas
 
