@@ -1,9 +1,10 @@
-"""Figures and tables of finished runs, and their verification. Reads result files; needs no model.
+"""Figures, tables and pages of finished runs, and their verification. Reads results, not models.
 
     python viz.py metric --result_dir results/org@name__quiz --out_dir plots
     python viz.py layers --result_dir results/org@name__quiz --out_dir plots
     python viz.py table --result_dir results --format latex --out table.tex
     python viz.py grid --result_dir results --h 4 --out_dir plots
+    python viz.py report --result_dir results --out report.html
     python viz.py verify --debug_file results/org@name__quiz/test_vs_posts_test_debug.json
 
 Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
@@ -18,6 +19,7 @@ import figures
 import grid
 import layer_figures
 import records
+import report
 import study_figures
 import tables
 import verify
@@ -67,6 +69,12 @@ def run_grid(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_report(arguments: argparse.Namespace) -> int:
+    """Write one page of every result below the folders, and say what it leaves out."""
+    print(*report.write_report(arguments.result_dir, arguments.out), arguments.out, sep="\n")
+    return 0
+
+
 def run_verify(arguments: argparse.Namespace) -> int:
     """Verify every --debug_file; 0 where all hold, 1 on a mismatch, 2 where a file is damaged."""
     status = 0
@@ -102,9 +110,14 @@ def make_parser() -> argparse.ArgumentParser:
     heat = commands.add_parser("grid", help="heat maps of the change, target by distractor")
     heat.add_argument("--h", type=int, help="history length (default: the longest of all pairs)")
     heat.set_defaults(run=run_grid)
+    page = commands.add_parser("report", help="one HTML page of all, with the examples behind it")
+    page.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="file (%(default)s)"
+    )
+    page.set_defaults(run=run_report)
     for command in (metric, layers):
         command.add_argument("--result_dir", required=True, help="folder of results")
-    for command in (table, heat):
+    for command in (table, heat, page):
         command.add_argument(
             "--result_dir", required=True, nargs="+", help="folders of results, searched below"
         )

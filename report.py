@@ -1,0 +1,219 @@
+"""One HTML page of every result: verdict, tables, figures, the examples behind them. No torch.
+
+    python viz.py report --result_dir results --out report.html
+
+The page is one file that needs no network: its Content-Security-Policy forbids any, and allows no
+script and no style but the ones written here. Equal results give equal bytes.
+"""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import explorer
+import figures
+import layer_figures
+import records
+import study_figures
+import summary
+import tables
+
+TEMPLATES = Path(__file__).parent / "templates"
+DPI = 130  # of figures on the page
+COLOURS = 96  # of a figure; more cannot be told apart
+MOST_LAYER_PAIRS = 16  # pairs whose layers are drawn
+POLICY = (
+    "default-src 'none'; img-src data:; script-src {script}; style-src {style}; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+Record = dict[str, Any]
+Drawn = Iterator[tuple[str, Any]]  # stems and figures
+
+
+def write_report(folders: Iterable[str | Path], out: Path) -> list[str]:
+    """Write the page of every result below the folders -> what to tell about it, in lines."""
+    results = records.load_results(folders)
+    records.check_writable(out.parent, make=False)
+    page, notes = make_page(results)
+    records.write_text(out, page)
+    return notes
+
+
+def make_page(found: tables.Results) -> tuple[str, list[str]]:
+    """The page as text, and what it leaves out, in lines."""
+    results, frame = list(found.values()), tables.make_frame(found)
+    names = names_of(frame)
+    held = explorer.make_explorer(results, names)
+    verdict = summary.verdict(frame)
+    drawn, undrawn = layer_pairs(results, names, verdict)
+    notes = [*_thinned(held["pairs"]), *_undrawn(undrawn)]
+    page = {
+        "models": sorted({result["model"] for result in results}),
+        "pairs": names,
+        "verdict": verdict,
+        "table": summary.verdict_table(frame),
+        "heat": summary.heat_maps(frame),
+        "left_out": summary.left_out(results, names),
+        "others": summary.other_scores(results, names),
+        "settings": summary.settings(results, names),
+        "thinned": held["pairs"],
+        "undrawn": undrawn,
+        "data": pack(held),
+        "start": _first_pair(names, verdict),
+    }
+    with _figure_settings():
+        page["curves"] = list(curves(results))
+        page["layers"] = list(layers(results, names, drawn))
+    return render(page), notes
+
+
+def names_of(frame: Any) -> list[str]:
+    """What each result is called on the page, in the order of the results."""
+    apart = summary.identity(frame)
+    return [summary.name_of(row, apart) for row in frame.to_dict("records") if row["h"] == 0]
+
+
+def _first_pair(names: Sequence[str], verdict: dict[str, Any]) -> int:
+    """The pair that the explorer opens with: the one that is hurt most."""
+    worst = [pair["name"] for pair in verdict["hurt"]]
+    return names.index(worst[0]) if worst else 0
+
+
+# -- what is left out, said
+
+
+def _thinned(pairs: Sequence[dict[str, Any]]) -> list[str]:
+    whole, embedded = (sum(pair[key] for pair in pairs) for key in ("n", "embedded"))
+    if whole == embedded:
+        return []
+    return [
+        f"The explorer holds {embedded} of {whole} examples, drawn at random, half of them flipped "
+        "ones where there are so many; every number on the page is of all examples."
+    ]
+
+
+def _undrawn(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    return [
+        f"The layers of {len(names)} more pairs are not drawn on the page; "
+        "python viz.py layers draws them."
+    ]
+
+
+def layer_pairs(
+    results: Sequence[Record], names: Sequence[str], verdict: dict[str, Any]
+) -> tuple[list[int], list[str]]:
+    """Numbers of the pairs whose layers are drawn, those that are hurt most before others, and the
+    names of those that are not.
+    """
+    read = [i for i, result in enumerate(results) if result["layer_stats_by_len"]]
+    first = [pair["name"] for pair in verdict["hurt"]]
+    order = sorted(read, key=lambda i: (names[i] not in first, i))
+    return sorted(order[:MOST_LAYER_PAIRS]), [names[i] for i in sorted(order[MOST_LAYER_PAIRS:])]
+
+
+# -- figures
+
+
+def curves(results: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """Figures over h of each model and target: metric, change, and what else was read."""
+    groups = group(results)
+    styles = figures.line_styles(groups)
+    for (model, target), held in groups.items():
+        title = f"{model}\ntarget {target}"
+        drawn: list[tuple[str, Callable[..., Any], Any]] = [
+            ("metric", figures.draw_metric, held),
+            ("relative change", figures.draw_change, held),
+        ]
+        for key, what, draw in (
+            ("sensitivity_by_len", "sensitivity", study_figures.draw_sensitivity),
+            ("cue_by_len", "switch cue", study_figures.draw_cue),
+        ):
+            some = {name: result for name, result in held.items() if result[key]}
+            drawn += [(what, draw, some)] if some else []
+        for what, draw, of in drawn:
+            yield {
+                "what": what,
+                "name": f"{model}, target {target}",
+                "image": image(draw(title, of, styles)),
+            }
+
+
+def group(results: Sequence[Record]) -> dict[tuple[str, str], figures.Group]:
+    """The results by model and target, as the figures take them."""
+    groups: dict[tuple[str, str], figures.Group] = {}
+    for result in results:
+        held = groups.setdefault((result["model"], result["target"]), {})
+        held[result["distractor"]] = result | {"curves": figures.read_curves(result)}
+    return groups
+
+
+def layers(
+    results: Sequence[Record], names: Sequence[str], chosen: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Every layer figure of the chosen pairs, with the number and name of its pair."""
+    for i in chosen:
+        result = results[i]
+        one = {(result["model"], result["target"]): {result["distractor"]: result}}
+        images = [image(figure) for _, figure in layer_figures.layer_figures(one)]
+        yield {"pair": i, "name": names[i], "images": images}
+
+
+def _figure_settings() -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(figures.SETTINGS)
+
+
+def image(figure: Any) -> dict[str, Any]:
+    """A figure as a small PNG of few colours: its data URI and its size in CSS pixels."""
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    picture = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    picture.save(small, "PNG", optimize=True)
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    uri = f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
+    return {"uri": uri, "width": width, "height": height}
+
+
+# -- the file
+
+
+def pack(content: dict[str, Any]) -> str:
+    """JSON as the page embeds it: base64 of gzip, which no text in it can break out of."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def render(page: dict[str, Any]) -> str:
+    """The HTML of a page, with the hashes of its script and style in its policy."""
+    import jinja2
+    from markupsafe import Markup
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = environment.get_template("report.css").render(shades=page["heat"]["shades"])
+    scripts = ("report.js", "explorer.js")
+    script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in scripts)
+    policy = POLICY.format(script=_hash(script), style=_hash(style))
+    inlined = {"style": Markup(style), "script": Markup(script), "policy": policy}
+    return environment.get_template("report.html").render(**page, **inlined)
+
+
+def _hash(text: str) -> str:
+    """A source of a Content-Security-Policy that allows this text alone."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
