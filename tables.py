@@ -6,6 +6,7 @@ for a small one has scanned all of it.
 
 from typing import TYPE_CHECKING, Any
 
+import records
 import stats
 
 if TYPE_CHECKING:  # pandas is slow to import, and --help does not need it
@@ -26,7 +27,7 @@ EXPLAINED = (
 
 SIDES = (*["left"] * 3, "right", "left", *["right"] * 7)  # of the columns of `_rounded`
 
-Results = dict[tuple[str, str, str], dict[str, Any]]  # of records.load_results
+Results = dict[records.Key, dict[str, Any]]  # of records.load_results
 
 
 def make_frame(results: Results) -> "DataFrame":
