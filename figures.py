@@ -48,10 +48,13 @@ Group = dict[str, Record]  # the results of one model and target, by distractor
 
 
 def load_groups(folder: str | Path) -> dict[tuple[str, str], Group]:
-    """Results below a folder by (model, target); UserError where one distractor is there twice."""
+    """Results below a folder by (model, target), each named by its distractor."""
     groups: dict[tuple[str, str], Group] = defaultdict(dict)
-    for (model, target, distractor), result in records.load_results([folder]).items():
-        groups[model, target][distractor] = result | {"curves": read_curves(result)}
+    results = records.load_results([folder])
+    alike = len({key[3:] for key in results}) == 1
+    for key, result in results.items():
+        name = key.distractor if alike else f"{key.distractor} ({key.history}, seed {key.seed})"
+        groups[key.model, key.target][name] = result | {"curves": read_curves(result)}
     return dict(groups)
 
 
