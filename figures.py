@@ -49,8 +49,12 @@ Group = dict[str, Record]  # the results of one model and target, by distractor
 
 def load_groups(folder: str | Path) -> dict[tuple[str, str], Group]:
     """Results below a folder by (model, target), each named by its distractor."""
+    return group_results(records.load_results([folder]))
+
+
+def group_results(results: dict[records.Key, Record]) -> dict[tuple[str, str], Group]:
+    """Results by (model, target), each named by its distractor and what else tells it apart."""
     groups: dict[tuple[str, str], Group] = defaultdict(dict)
-    results = records.load_results([folder])
     alike = len({key[3:] for key in results}) == 1
     for key, result in results.items():
         name = key.distractor if alike else f"{key.distractor} ({key.history}, seed {key.seed})"

@@ -25,7 +25,6 @@ import tables
 
 TEMPLATES = Path(__file__).parent / "templates"
 DPI = 130  # of figures on the page
-COLOURS = 96  # of a figure; more cannot be told apart
 MOST_LAYER_PAIRS = 16  # pairs whose layers are drawn
 POLICY = (
     "default-src 'none'; img-src data:; script-src {script}; style-src {style}; "
@@ -50,7 +49,7 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
     results, frame = list(found.values()), tables.make_frame(found)
     names = names_of(frame)
     held = explorer.make_explorer(results, names)
-    verdict = summary.verdict(frame)
+    verdict = summary.verdict(frame, results)
     drawn, undrawn = layer_pairs(results, names, verdict)
     notes = [*_thinned(held["pairs"]), *_undrawn(undrawn)]
     page = {
@@ -68,7 +67,7 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
         "start": _first_pair(names, verdict),
     }
     with _figure_settings():
-        page["curves"] = list(curves(results))
+        page["curves"] = list(curves(found))
         page["layers"] = list(layers(results, names, drawn))
     return render(page), notes
 
@@ -122,9 +121,9 @@ def layer_pairs(
 # -- figures
 
 
-def curves(results: Sequence[Record]) -> Iterator[dict[str, Any]]:
+def curves(results: tables.Results) -> Iterator[dict[str, Any]]:
     """Figures over h of each model and target: metric, change, and what else was read."""
-    groups = group(results)
+    groups = figures.group_results(results)
     styles = figures.line_styles(groups)
     for (model, target), held in groups.items():
         title = f"{model}\ntarget {target}"
@@ -141,18 +140,10 @@ def curves(results: Sequence[Record]) -> Iterator[dict[str, Any]]:
         for what, draw, of in drawn:
             yield {
                 "what": what,
+                "wide": what not in ("metric", "relative change"),
                 "name": f"{model}, target {target}",
                 "image": image(draw(title, of, styles)),
             }
-
-
-def group(results: Sequence[Record]) -> dict[tuple[str, str], figures.Group]:
-    """The results by model and target, as the figures take them."""
-    groups: dict[tuple[str, str], figures.Group] = {}
-    for result in results:
-        held = groups.setdefault((result["model"], result["target"]), {})
-        held[result["distractor"]] = result | {"curves": figures.read_curves(result)}
-    return groups
 
 
 def layers(
@@ -173,15 +164,11 @@ def _figure_settings() -> Any:
 
 
 def image(figure: Any) -> dict[str, Any]:
-    """A figure as a small PNG of few colours: its data URI and its size in CSS pixels."""
-    from PIL import Image
-
-    drawn, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
-    picture = Image.open(drawn).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    picture.save(small, "PNG", optimize=True)
+    """A figure as a lossless WebP, half the size of a PNG: its data URI and size in CSS pixels."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="webp", dpi=DPI, pil_kwargs={"lossless": True})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    uri = f"data:image/png;base64,{base64.b64encode(small.getvalue()).decode()}"
+    uri = f"data:image/webp;base64,{base64.b64encode(drawn.getvalue()).decode()}"
     return {"uri": uri, "width": width, "height": height}
 
 
@@ -197,7 +184,6 @@ def pack(content: dict[str, Any]) -> str:
 def render(page: dict[str, Any]) -> str:
     """The HTML of a page, with the hashes of its script and style in its policy."""
     import jinja2
-    from markupsafe import Markup
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -210,7 +196,7 @@ def render(page: dict[str, Any]) -> str:
     scripts = ("report.js", "explorer.js")
     script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in scripts)
     policy = POLICY.format(script=_hash(script), style=_hash(style))
-    inlined = {"style": Markup(style), "script": Markup(script), "policy": policy}
+    inlined = {"style": style, "script": script, "policy": policy}
     return environment.get_template("report.html").render(**page, **inlined)
 
 

@@ -22,7 +22,7 @@ SORTED_BY = {
     "h": "h", "Value": "value", "Change (points)": "change_points", "Change (%)": "percent_change",
     "p": "p_value", "p (Holm)": "p_holm_table", "n": "n", "Detectable": "detectable_points",
 }  # fmt: skip
-SIDES = {"Target": "target", "Distractor": "distractor"}
+APART = ("model", "history", "seed")
 
 Record = dict[str, Any]
 Row = dict[str, Any]  # of tables.make_frame
@@ -30,8 +30,7 @@ Row = dict[str, Any]  # of tables.make_frame
 
 def identity(frame: "DataFrame") -> list[str]:
     """Columns that tell results apart beside target and distractor, and do so here."""
-    names = ("model", "history", "seed")
-    return [name for name in names if name in frame and frame[name].nunique() > 1]
+    return [name for name in APART if frame[name].nunique() > 1]
 
 
 def name_of(row: Row, apart: Sequence[str]) -> str:
@@ -48,13 +47,13 @@ def same_task(row: Row) -> bool:
 # -- the verdict
 
 
-def verdict(frame: "DataFrame") -> dict[str, Any]:
+def verdict(frame: "DataFrame", results: Sequence[Record]) -> dict[str, Any]:
     """The answer in words: how many comparisons are significant, what hurts most, what n can show.
 
     `hurt`, `helped` and `control` (histories of the target's own task) are lists of pairs, the
     largest change of each.
     """
-    rows = _compared(frame)
+    rows = _compared(frame, results)
     tested = [row for row in rows if row["p_value"] == row["p_value"]]
     found = [row for row in tested if row["stars"]]
     fell, rose = ([row for row in found if sign * row["change_points"] > 0] for sign in (-1, 1))
@@ -71,18 +70,20 @@ def verdict(frame: "DataFrame") -> dict[str, Any]:
     }
 
 
-def _compared(frame: "DataFrame") -> list[Row]:
-    """The rows from h = 1, each with its texts under `text` and its name."""
-    apart = identity(frame)
+def _compared(frame: "DataFrame", results: Sequence[Record]) -> list[Row]:
+    """The rows from h = 1 with their name, their texts, the value they start from, and `stored`,
+    the statistics with the reasons of nulls.
+    """
+    apart, rows, start = identity(frame), [], ""
+    entries = (entry for result in results for entry in result["stats_by_len"].values())
     texts = tables.rounded(frame).to_dict("records")
-    rows = zip(frame.to_dict("records"), texts)
-    zero = {name_of(row, apart): text["Value"] for row, text in rows if not row["h"]}
-    rows = zip(frame.to_dict("records"), texts)
-    return [
-        row | {"text": text, "name": name_of(row, apart), "from": zero[name_of(row, apart)]}
-        for row, text in rows
-        if row["h"]
-    ]
+    for row, text, stored in zip(frame.to_dict("records"), texts, entries):
+        if row["h"]:
+            more = {"name": name_of(row, apart), "text": text, "start": start, "stored": stored}
+            rows.append(row | more)
+        else:
+            start = text["Value"]
+    return rows
 
 
 def _count(found: list[Row], tested: list[Row], fell: int, rose: int) -> str:
@@ -122,7 +123,7 @@ def _largest(rows: list[Row], sign: int) -> list[dict[str, str]]:
             "h": row["h"],
             "metric": figures.METRICS.get(row["metric"], row["metric"]),
             "change": row["text"]["Change (points)"],
-            "before": row["from"].partition(" ")[0],
+            "before": row["start"].partition(" ")[0],
             "after": row["text"]["Value"].partition(" ")[0],
             "p": row["text"]["p (Holm)"],
         }
@@ -151,7 +152,7 @@ def _reasons(rows: list[Row], name: str) -> list[dict[str, Any]]:
     counts: dict[str, int] = {}
     for row in rows:
         if row[name] != row[name]:
-            reason = row["note"] or "of no stored reason"
+            reason = row["stored"].get(f"{name}_reason", "of no stored reason")
             counts[reason] = counts.get(reason, 0) + 1
     return [{"reason": reason, "count": count} for reason, count in counts.items()]
 
@@ -166,12 +167,8 @@ def verdict_table(frame: "DataFrame") -> dict[str, Any]:
     all; it is under `shared` then.
     """
     cells = tables.rounded(frame)
-    hidden = [
-        name
-        for name in ("Model", "History", "Seed")
-        if name in cells and name.lower() not in identity(frame)
-    ]
-    columns = [name for name in cells if name not in hidden]
+    shared = {name: frame[name].iloc[0] for name in APART if name not in identity(frame)}
+    columns = [name for name in cells if name.lower() not in shared]
     rows = [
         {
             "h": row["h"],
@@ -183,7 +180,7 @@ def verdict_table(frame: "DataFrame") -> dict[str, Any]:
     return {
         "columns": [{"name": name, "number": name in SORTED_BY} for name in columns],
         "rows": rows,
-        "shared": {name: cells[name].iloc[0] for name in hidden},
+        "shared": shared,
         "explained": tables.explain(frame),
         "stars": ", ".join(f"{mark} p < {end}" for end, mark in reversed(tables.STARS)),
         "lengths": sorted(set(frame["h"])),
@@ -330,18 +327,20 @@ def other_scores(results: Sequence[Record], names: Sequence[str]) -> list[dict[s
 
 
 def settings(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
-    """Config and environment: what is the same for all under `shared`, what follows from the target
-    or the distractor once for each, the rest for every pair.
+    """Config and environment: under `shared` what is the same for all, with titles; under `apart`
+    the rest, once for each target or distractor where that decides it, else for every pair.
     """
-    flat = [dict(_leaves({key: r[key] for key in ("config", "environment")})) for r in results]
-    keys = dict.fromkeys(key for one in flat for key in one)
     shared, apart = [], []
-    for key in keys:
-        values = [one.get(key, "(not recorded)") for one in flat]
-        if len(set(values)) == 1:
-            shared.append((key, values[0]))
-        else:
-            apart += [(key, *entry) for entry in _grouped(values, results, names)]
+    for part, title in (("config", "Settings"), ("environment", "Environment")):
+        flat = [dict(_leaves(result[part])) for result in results]
+        same = []
+        for key in dict.fromkeys(key for one in flat for key in one):
+            values = [one.get(key, "(not recorded)") for one in flat]
+            if len(set(values)) == 1:
+                same.append((key, values[0]))
+            else:
+                apart += [(key, *entry) for entry in _grouped(values, results, names)]
+        shared.append((title, same))
     return {"shared": shared, "apart": apart}
 
 

@@ -194,7 +194,7 @@ class Explorer {
       element("td", {}, `row ${row.target}`), several ? element("td", {}, String(row.seed)) : null,
       every ? element("td", {}, this.pairs[row.pair].name) : null,
       element("td", { class: "clip" }, reference), element("td", { class: "clip long" }, row.excerpt), ...cells);
-    made.addEventListener("click", () => this.openRow(k));
+    made.addEventListener("click", () => this.openFirst(k));
     return made;
   }
 
@@ -217,13 +217,21 @@ class Explorer {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
     const moves = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };
     if (event.key in moves) this.moveTo(this.current + moves[event.key]);
-    else if (event.key === "Enter" || event.key === " ") this.openRow(this.current);
+    else if (event.key === "Enter" || event.key === " ") this.openFirst(this.current);
     else if (event.key === "Escape") this.close();
     else return;
     event.preventDefault();
   }
 
   // -- the open example
+
+  /* Opens a row at the first history that flips it, or else at the longest. */
+  openFirst(k) {
+    const { at } = this.shown[k];
+    const flip = at.findIndex(({ state }) => state === "lost" || state === "gained");
+    this.h = flip < 0 ? at.length - 1 : flip;
+    this.openRow(k);
+  }
 
   openRow(k, focus = true) {
     if (this.openAt !== undefined) this.lineAt(this.openAt).setAttribute("aria-selected", "false");
