@@ -6,7 +6,8 @@ can bear a sample is embedded; every count is of all of them.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import figures
@@ -17,7 +18,7 @@ from errors import UserError
 
 FLIP = 0.5  # change of a score against h = 0 that is a flip; of right and wrong it is any change
 MOST_ROWS = 2000  # of all pairs
-MOST_LETTERS = 6_000_000  # of all texts
+MOST_LETTERS = 4_000_000  # of all texts
 TOLERANCE = 1e-6  # between a stored metric and the mean of the scores in the log
 PLACES = 3  # of scores and log-probabilities
 
@@ -40,29 +41,28 @@ class Texts:
         return self.places.setdefault(text, len(self.places))
 
 
-def make_explorer(results: Iterable[Record], names: Sequence[str]) -> dict[str, Any]:
+def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     """What the explorer embeds: `strings`, `marks` (whose words follow a text that is a template's
     mark), `pairs` called by `names`, and `rows`; UserError for a log that is damaged.
     """
-    results = list(results)
-    texts, pairs, rows = Texts(), [], []
-    marks: dict[int, str] = {}
-    for number, (result, name) in enumerate(zip(results, names)):
+    pairs, sampled = [], []
+    for result, name in zip(results, names):  # one log at a time, since they can be large
         groups = read_groups(result)
-        graded = result["metric_name"] not in metrics.PROPORTIONS
-        scores = {row: [example["score"] for example in group] for row, group in groups.items()}
-        states = {row: [state(one, of[0], graded) for one in of] for row, of in scores.items()}
-        left = len(results) - number
-        limit = texts.letters + (MOST_LETTERS - texts.letters) // left
-        chosen = choose(states, (MOST_ROWS - len(rows)) // left, f"report/{name}")
-        made = {}
-        for row in chosen:
-            if texts.letters < limit:
-                made[row] = make_row(groups[row], states[row], result, texts, marks)
-        rows += [{"pair": number, **made[row]} for row in groups if row in made]
-        pairs.append(describe_pair(result, name, states, len(made)))
+        states = states_of(groups, result)
+        chosen = choose(states, MOST_ROWS // len(results), f"report/{name}")
+        order = {row: place for place, row in enumerate(groups)}
+        sampled.append([(order[row], groups[row], states[row]) for row in chosen])
+        pairs.append(describe_pair(result, name, states))
+    texts, marks, rows = Texts(), {}, []
+    for turn in zip_longest(*sampled):  # a row of every pair, so that a limit cuts all alike
+        for number, entry in enumerate(turn):
+            if entry and texts.letters < MOST_LETTERS:
+                made = make_row(*entry[1:], results[number], texts, marks)
+                rows.append((number, entry[0], {"pair": number, **made}))
+                pairs[number]["embedded"] += 1
     rule = {"threshold": FLIP, "strings": list(texts.places), "marks": marks}
-    return rule | {"pairs": pairs, "rows": rows}
+    in_order = [row for *_, row in sorted(rows, key=lambda entry: entry[:2])]
+    return rule | {"pairs": pairs, "rows": in_order}
 
 
 def read_groups(result: Record) -> dict[tuple[int, int], list[Example]]:
@@ -89,6 +89,15 @@ def read_groups(result: Record) -> dict[tuple[int, int], list[Example]]:
                 f"{stored:.6g}.\nLook closer with: python viz.py verify --debug_file {path}"
             )
     return groups
+
+
+def states_of(groups: dict[Any, list[Example]], result: Record) -> dict[Any, list[str]]:
+    """The `state` of each row at each history length."""
+    graded = result["metric_name"] not in metrics.PROPORTIONS
+    return {
+        row: [state(example["score"], group[0]["score"], graded) for example in group]
+        for row, group in groups.items()
+    }
 
 
 def state(score: float, at_0: float, graded: bool) -> str:
@@ -119,9 +128,7 @@ def choose(states: dict[Any, list[str]], room: int, key: str) -> list[Any]:
     return chosen
 
 
-def describe_pair(
-    result: Record, name: str, states: dict[Any, list[str]], embedded: int
-) -> dict[str, Any]:
+def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> dict[str, Any]:
     """A pair's name, metric, labels and counts over all of its examples."""
     by_len = list(zip(*states.values()))
     return {
@@ -130,7 +137,7 @@ def describe_pair(
         "metric": figures.METRICS.get(result["metric_name"], result["metric_name"]),
         "graded": result["metric_name"] not in metrics.PROPORTIONS,
         "n": len(states),
-        "embedded": embedded,
+        "embedded": 0,
         "flipped": sum(map(flipped, states.values())),
         "lost": [column.count("lost") for column in by_len],
         "gained": [column.count("gained") for column in by_len],

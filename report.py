@@ -24,7 +24,7 @@ import summary
 import tables
 
 TEMPLATES = Path(__file__).parent / "templates"
-DPI = 130  # of figures on the page
+DPI = 120  # of figures on the page
 MOST_LAYER_PAIRS = 16  # pairs whose layers are drawn
 POLICY = (
     "default-src 'none'; img-src data:; script-src {script}; style-src {style}; "

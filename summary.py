@@ -22,6 +22,7 @@ SORTED_BY = {
     "h": "h", "Value": "value", "Change (points)": "change_points", "Change (%)": "percent_change",
     "p": "p_value", "p (Holm)": "p_holm_table", "n": "n", "Detectable": "detectable_points",
 }  # fmt: skip
+SIDES = ("target", "distractor")
 APART = ("model", "history", "seed")
 
 Record = dict[str, Any]
@@ -334,7 +335,7 @@ def settings(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     for part, title in (("config", "Settings"), ("environment", "Environment")):
         flat = [dict(_leaves(result[part])) for result in results]
         same = []
-        for key in dict.fromkeys(key for one in flat for key in one):
+        for key in dict.fromkeys(key for one in flat for key in one if key not in SIDES):
             values = [one.get(key, "(not recorded)") for one in flat]
             if len(set(values)) == 1:
                 same.append((key, values[0]))
@@ -364,12 +365,19 @@ def _grouped(
             return
 
 
-def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every setting inside objects as text, by the path to it."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{place}.{key}" if place else str(key))
-    elif isinstance(value, list):
-        yield place, ", ".join(map(str, value)) or "none"
-    else:
-        yield place, "none" if value is None or value == {} else str(value)
+def _leaves(settings: Record, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting as text by the path to it; an object of plain values is one text of lines."""
+    for key, value in settings.items():
+        name = f"{place}.{key}" if place else key
+        if isinstance(value, dict) and any(isinstance(inner, dict) for inner in value.values()):
+            yield from _leaves(value, name)
+        elif isinstance(value, dict) and value:
+            yield name, "\n".join(f"{each}: {_text(inner)}" for each, inner in value.items())
+        else:
+            yield name, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, {}) else str(value)

@@ -1,5 +1,6 @@
 /* The explorer: a list of examples with a mark for each history length, and the one that is open. */
 const MARKS = { right: "✓", wrong: "✗", lost: "▼", gained: "▲", scored: "" };
+const BATCH = 200; // rows of the list that are made at once
 const FOR_LABELS = {
   right: "right", wrong: "wrong", lost: "right at h = 0, wrong now", gained: "wrong at h = 0, right now",
 };
@@ -97,6 +98,10 @@ class Explorer {
     this.flips = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Flips" });
     this.list = element("div", { class: "scroll list" });
     this.list.addEventListener("keydown", (event) => this.keyInList(event));
+    this.list.addEventListener("scroll", () => {
+      const below = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight;
+      if (below < 400) this.fillTo(this.list.querySelector("tbody").rows.length + 1);
+    });
     this.open = element("div", { class: "open", hidden: true, role: "region", "aria-label": "Open example" });
     this.open.addEventListener("keydown", (event) => this.keyInOpen(event));
     this.place.replaceChildren(form, this.flips, this.key(), this.list, this.open);
@@ -177,13 +182,23 @@ class Explorer {
       element("th", { scope: "col", class: "clip long" }, "Prompt of the target"),
       ...Array.from({ length: lengths }, (_, h) => element("th", { scope: "col", class: "state" }, `h = ${h}`)));
     const body = element("tbody");
-    body.append(...this.shown.map((row, k) => this.line(row, k, { every, several, lengths })));
+    this.columns = { every, several, lengths };
     this.list.replaceChildren(element("table", { class: "data", role: "grid", "aria-label": "Examples" },
       element("thead", {}, head), body));
     this.list.scrollTop = 0;
     const { length } = this.shown;
     this.count.textContent = `${length} of ${this.rows.length} examples on this page`;
+    this.fillTo(BATCH);
     if (!length) body.append(element("tr", {}, element("td", { colspan: 20 }, "No example is like that.")));
+  }
+
+  /* Rows are made a batch at a time, when they are scrolled or moved to. */
+  fillTo(count) {
+    const body = this.list.querySelector("tbody");
+    const start = body.rows.length;
+    if (count <= start) return;
+    const more = this.shown.slice(start, Math.max(count, start + BATCH));
+    body.append(...more.map((row, k) => this.line(row, start + k, this.columns)));
   }
 
   line(row, k, { every, several, lengths }) {
@@ -207,6 +222,7 @@ class Explorer {
     if (!this.shown.length) return;
     this.lineAt(this.current).tabIndex = -1;
     this.current = Math.min(Math.max(k, 0), this.shown.length - 1);
+    this.fillTo(this.current + 1);
     const line = this.lineAt(this.current);
     line.tabIndex = 0;
     if (focus) line.focus();
@@ -241,7 +257,6 @@ class Explorer {
     const row = this.shown[this.openAt];
     this.h = Math.min(this.h, row.at.length - 1);
     this.draw(row);
-    this.open.hidden = false;
     if (focus) {
       this.open.querySelector("h3").focus({ preventScroll: true });
       this.open.scrollIntoView({ block: "nearest" });
@@ -290,7 +305,11 @@ class Explorer {
     const references = row.references.map((place) => this.strings[place]).join(" | ");
     const text = element("p", {}, element("span", { class: "quiet" },
       row.references.length > 1 ? "References: " : "Reference: "), references);
-    this.open.replaceChildren(head, text, this.answers(row), this.conversation(row));
+    const answers = this.answers(row);
+    this.open.hidden = false;
+    this.open.replaceChildren(head, text, answers, this.conversation(row));
+    const chosen = answers.querySelector("[aria-current]");
+    answers.scrollLeft = chosen.offsetLeft + chosen.offsetWidth - answers.clientWidth;
   }
 
   answers(row) {
@@ -340,7 +359,8 @@ class Explorer {
       fill.style.width = `${(100 * p) / (most || 1)}%`;
       made.append(element("div", { class: `bar${label === reference ? " reference" : ""}` },
         element("span", { class: "label" }, label),
-        element("span", { class: "number" }, `${(100 * p).toPrecision(3)} %, ${logprob.toFixed(3).replace("-", "−")}`),
+        element("span", { class: "number" }, `${(100 * p).toPrecision(3)} %`),
+        element("span", { class: "number" }, logprob.toFixed(3).replace("-", "−")),
         element("span", { class: "track" }, fill)));
     }
     return made;

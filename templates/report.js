@@ -74,3 +74,7 @@ for (const control of document.querySelectorAll("[data-switch]")) {
   control.addEventListener("change", () => switchTo(name, value()));
   if (value() !== undefined) switchTo(name, value());
 }
+
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});
