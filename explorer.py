@@ -8,6 +8,7 @@ can bear a sample is embedded; every count is of all of them.
 import random
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import figures
@@ -57,7 +58,8 @@ def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, 
     for turn in zip_longest(*sampled):  # a row of every pair, so that a limit cuts all alike
         for number, entry in enumerate(turn):
             if entry and texts.letters < MOST_LETTERS:
-                made = make_row(*entry[1:], results[number], texts, marks)
+                with records.showing(log_of(results[number]), "an example"):
+                    made = make_row(*entry[1:], results[number], texts, marks)
                 rows.append((number, entry[0], {"pair": number, **made}))
                 pairs[number]["embedded"] += 1
     rule = {"threshold": FLIP, "strings": list(texts.places), "marks": marks}
@@ -65,11 +67,16 @@ def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, 
     return rule | {"pairs": pairs, "rows": in_order}
 
 
+def log_of(result: Record) -> Path:
+    """Where the log of a result lies."""
+    return records.debug_path(Path(result["path"]))
+
+
 def read_groups(result: Record) -> dict[tuple[int, int], list[Example]]:
     """The examples of a result's log by target and seed, in the order of the run, each with one
     example per history length; UserError where the log is damaged or another result's.
     """
-    path = records.debug_path(records.Path(result["path"]))
+    path = log_of(result)
     log = records.read_debug(path)
     count = len(result["metric_by_len"])
     groups: dict[tuple[int, int], list] = {}
@@ -81,6 +88,8 @@ def read_groups(result: Record) -> dict[tuple[int, int], list[Example]]:
         group[h] = example
     if any(None in group for group in groups.values()):
         raise UserError(f"{path} is damaged: some targets lack a history length.")
+    if len(groups) != result["n"]:
+        raise UserError(f"{path} holds {len(groups)} examples, and its result {result['n']}.")
     for h, stored in result["metric_by_len"].items():
         mean = sum(group[int(h)]["score"] for group in groups.values()) / len(groups)
         if abs(mean - stored) > TOLERANCE:

@@ -196,6 +196,15 @@ def read_debug(path: Path) -> dict[str, Any]:
     return log
 
 
+@contextlib.contextmanager
+def showing(path: str | Path, what: str) -> Iterator[None]:
+    """UserError that blames this file where its content is not what a reader of it needs."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {what} cannot be shown ({error!r:.90}).") from error
+
+
 def _require(path: Path, record: Any, keys: dict[str, Any], what: str) -> None:
     for key, kind in keys.items():
         if not isinstance(record, dict) or not isinstance(record.get(key), kind):

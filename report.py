@@ -138,11 +138,13 @@ def curves(results: tables.Results) -> Iterator[dict[str, Any]]:
             some = {name: result for name, result in held.items() if result[key]}
             drawn += [(what, draw, some)] if some else []
         for what, draw, of in drawn:
+            with records.showing(next(iter(of.values()))["path"], what):
+                drawn_one = draw(title, of, styles)
             yield {
                 "what": what,
                 "wide": what not in ("metric", "relative change"),
                 "name": f"{model}, target {target}",
-                "image": image(draw(title, of, styles)),
+                "image": image(drawn_one),
             }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import figures
 import grid
+import records
 import stats
 import tables
 
@@ -190,7 +191,7 @@ def verdict_table(frame: "DataFrame") -> dict[str, Any]:
 
 
 def _cell(text: str, value: Any) -> dict[str, Any]:
-    missing = value is None or value != value
+    missing = not text or value is None or value != value
     return {"text": text, "sort": "" if missing else repr(value)}
 
 
@@ -275,17 +276,10 @@ def _shades() -> Iterator[dict[str, str]]:
 
 def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     """Skipped targets, format failures and layer values that were not finite, for every pair."""
-    rows = [
-        {
-            "name": name,
-            "n": result["n"],
-            "skipped": result.get("n_skipped", 0),
-            "targets": result.get("skipped_target_idx", []),
-            "failures": list(result["format_failures_by_len"].values()),
-            "excluded": _excluded(result),
-        }
-        for result, name in zip(results, names)
-    ]
+    rows = []
+    for result, name in zip(results, names):
+        with records.showing(result["path"], "what was left out"):
+            rows.append({"name": name, **_left_out(result)})
     return {
         "rows": rows,
         "skipped": sum(row["skipped"] for row in rows),
@@ -293,6 +287,16 @@ def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
         "extracted": any(row["failures"] for row in rows),
         "excluded": sum(row["excluded"] for row in rows),
         "lengths": range(max((len(row["failures"]) for row in rows), default=0)),
+    }
+
+
+def _left_out(result: Record) -> dict[str, Any]:
+    return {
+        "n": result["n"],
+        "skipped": int(result.get("n_skipped", 0)),
+        "targets": list(result.get("skipped_target_idx", [])),
+        "failures": [int(count) for count in result["format_failures_by_len"].values()],
+        "excluded": _excluded(result),
     }
 
 
@@ -311,14 +315,15 @@ def other_scores(results: Sequence[Record], names: Sequence[str]) -> list[dict[s
     }
     found = []
     for key, title in titles.items():
-        held = [(name, result[key]) for name, result in zip(names, results) if result[key]]
+        held = [(name, result) for name, result in zip(names, results) if result[key]]
         if held:
-            columns = list(next(iter(held[0][1].values())))
-            rows = [
-                {"name": name, "h": h, "values": [f"{scores[c]:.3f}" for c in columns]}
-                for name, by_len in held
-                for h, scores in by_len.items()
-            ]
+            with records.showing(held[0][1]["path"], key):
+                columns = list(next(iter(held[0][1][key].values())))
+                rows = [
+                    {"name": name, "h": h, "values": [f"{scores[c]:.3f}" for c in columns]}
+                    for name, result in held
+                    for h, scores in result[key].items()
+                ]
             labels = [figures.METRICS.get(c, c.replace("_", " ")) for c in columns]
             found.append({"title": title, "columns": labels, "rows": rows})
     return found

@@ -76,19 +76,17 @@ class Explorer {
   build() {
     const option = (value, text) => element("option", { value }, text);
     const pairs = this.pairs.map((pair, k) => option(k, `${pair.name} (n = ${pair.n})`));
-    const seeds = [...new Set(this.rows.map((row) => row.seed))].sort((a, b) => a - b);
     this.pair = element("select", { name: "pair" }, ...pairs, option("", "all pairs"));
     this.flip = element("input", { type: "checkbox", name: "flipped" });
     this.reference = element("select", { name: "reference" });
-    this.seed = element("select", { name: "seed" }, option("", "all"), ...seeds.map((s) => option(s, s)));
+    this.seed = element("select", { name: "seed" });
     this.search = element("input", { type: "search", name: "search", placeholder: "words in prompt or answer" });
     this.count = element("output", { "aria-live": "polite" });
     const labelled = (text, control) => element("label", {}, text, control);
     this.referenceLabel = labelled("Reference ", this.reference);
-    const seedLabel = labelled("Seed ", this.seed);
-    seedLabel.hidden = seeds.length < 2;
+    this.seedLabel = labelled("Seed ", this.seed);
     const form = element("form", { class: "filters screen" }, labelled("Pair ", this.pair),
-      element("label", {}, this.flip, "flipped only"), this.referenceLabel, seedLabel,
+      element("label", {}, this.flip, "flipped only"), this.referenceLabel, this.seedLabel,
       labelled("Find ", this.search), this.count);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", (event) => {
@@ -141,12 +139,17 @@ class Explorer {
     this.pair.value = value;
     const chosen = this.rows.filter((row) => value === "" || row.pair === Number(value));
     const labels = chosen.filter((row) => row.labelled).map((row) => this.strings[row.references[0]]);
-    const texts = [...new Set(labels)].sort();
-    this.reference.replaceChildren(element("option", { value: "" }, "all"),
-      ...texts.map((text) => element("option", { value: text }, text)));
-    this.referenceLabel.hidden = texts.length < 2;
+    this.offer(this.reference, [...new Set(labels)].sort());
+    this.offer(this.seed, [...new Set(chosen.map((row) => row.seed))].sort((a, b) => a - b));
     this.countFlips(this.pairs[value === "" ? -1 : Number(value)]);
     this.fill();
+  }
+
+  /* Values to filter by; with fewer than two there is nothing to choose. */
+  offer(select, values) {
+    select.replaceChildren(element("option", { value: "" }, "all"),
+      ...values.map((value) => element("option", { value }, String(value))));
+    select.closest("label").hidden = values.length < 2;
   }
 
   countFlips(pair) {
@@ -176,7 +179,7 @@ class Explorer {
     this.current = 0;
     const every = this.pair.value === "";
     const lengths = Math.max(0, ...this.shown.map((row) => row.at.length));
-    const several = !this.seed.closest("label").hidden;
+    const several = !this.seedLabel.hidden;
     const heads = ["Target", ...(several ? ["Seed"] : []), ...(every ? ["Pair"] : []), "Reference"];
     const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)),
       element("th", { scope: "col", class: "clip long" }, "Prompt of the target"),
@@ -243,6 +246,7 @@ class Explorer {
 
   /* Opens a row at the first history that flips it, or else at the longest. */
   openFirst(k) {
+    if (!this.shown.length) return;
     const { at } = this.shown[k];
     const flip = at.findIndex(({ state }) => state === "lost" || state === "gained");
     this.h = flip < 0 ? at.length - 1 : flip;
@@ -296,7 +300,7 @@ class Explorer {
       made.addEventListener("click", action);
       return made;
     };
-    const seed = this.seed.options.length > 2 ? `, seed ${row.seed}` : "";
+    const seed = this.columns.several ? `, seed ${row.seed}` : "";
     const head = element("div", { class: "open-head" },
       element("h3", { tabindex: -1 }, `${this.pairs[row.pair].name}: row ${row.target}${seed}`),
       button("Previous", () => this.openRow(this.openAt - 1), this.openAt === 0),
