@@ -106,12 +106,12 @@ def write_pair(
 ) -> Path:
     """Write a result and its log; returns the path of the result."""
     examples = examples or examples_of(target, distractor)
-    metric = "accuracy" if target == "quiz/test" else "rouge"
+    metric = "accuracy" if "label_logprobs" in examples[0] else "rouge"
     identity = {"schema_version": records.SCHEMA_VERSION, "model": model}
     identity |= {"target": target, "distractor": distractor, "metric_name": metric}
     seeds = sorted({example["config"]["seed"] for example in examples})
     config = {"seed": seeds, "history": "teacher", "prompt": "chat", "dtype": "float32"}
-    config["tasks"] = {"target": {"name": target, "prompt": QUESTION[target]}}
+    config["tasks"] = {"target": {"name": target, "prompt": QUESTION.get(target)}}
     environment = {"device": "cpu", "git_commit": "0123abc", "packages": {"numpy": "2.4.6"}}
     path = records.result_path(folder, model, target, distractor)
     path = path.with_name(f"{seeds[0]}_{path.name}") if seeds[0] else path
