@@ -11,7 +11,8 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import figures
 import layer_figures
 import records
 import study_figures
+import style
 import summary
 import tables
 
 TEMPLATES = Path(__file__).parent / "templates"
-DPI = 120  # of figures on the page
+ENLARGED = 1.3  # a screen is read from further away than paper
+DPI = 150
 MOST_LAYER_PAIRS = 16  # pairs whose layers are drawn
 POLICY = (
     "default-src 'none'; img-src data:; script-src {script}; style-src {style}; "
@@ -32,7 +35,6 @@ POLICY = (
 )
 
 Record = dict[str, Any]
-Drawn = Iterator[tuple[str, Any]]  # stems and figures
 
 
 def write_report(folders: Iterable[str | Path], out: Path) -> list[str]:
@@ -66,9 +68,10 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
         "data": pack(held),
         "start": _first_pair(names, verdict),
     }
-    with _figure_settings():
-        page["curves"] = list(curves(found))
-        page["layers"] = list(layers(results, names, drawn))
+    groups = figures.group_results(found)
+    with style.sheet():
+        page["curves"] = list(curves(groups))
+        page["layers"] = sorted(layers(groups, results, drawn), key=lambda entry: entry["pair"])
     return render(page), notes
 
 
@@ -121,57 +124,37 @@ def layer_pairs(
 # -- figures
 
 
-def curves(results: tables.Results) -> Iterator[dict[str, Any]]:
-    """Figures over h of each model and target: metric, change, and what else was read."""
-    groups = figures.group_results(results)
-    styles = figures.line_styles(groups)
-    for (model, target), held in groups.items():
-        title = f"{model}\ntarget {target}"
-        drawn: list[tuple[str, Callable[..., Any], Any]] = [
-            ("metric", figures.draw_metric, held),
-            ("relative change", figures.draw_change, held),
-        ]
-        for key, what, draw in (
-            ("sensitivity_by_len", "sensitivity", study_figures.draw_sensitivity),
-            ("cue_by_len", "switch cue", study_figures.draw_cue),
-        ):
-            some = {name: result for name, result in held.items() if result[key]}
-            drawn += [(what, draw, some)] if some else []
-        for what, draw, of in drawn:
-            with records.showing(next(iter(of.values()))["path"], what):
-                drawn_one = draw(title, of, styles)
-            yield {
-                "what": what,
-                "wide": what not in ("metric", "relative change"),
-                "name": f"{model}, target {target}",
-                "image": image(drawn_one),
-            }
+def curves(groups: Sequence[figures.Group]) -> Iterator[dict[str, Any]]:
+    """Figures over h: metric, change, and what else was read."""
+    narrow, wide = style.Look("single"), style.Look("double")
+    for drawn in figures.metric_figures(groups, narrow):
+        yield {"wide": False, **image(drawn)}
+    for drawn in study_figures.study_figures(groups, wide):
+        yield {"wide": True, **image(drawn)}
 
 
 def layers(
-    results: Sequence[Record], names: Sequence[str], chosen: Sequence[int]
+    groups: Sequence[figures.Group], results: Sequence[Record], chosen: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """Every layer figure of the chosen pairs, with the number and name of its pair."""
-    for i in chosen:
-        result = results[i]
-        one = {(result["model"], result["target"]): {result["distractor"]: result}}
-        images = [image(figure) for _, figure in layer_figures.layer_figures(one)]
-        yield {"pair": i, "name": names[i], "images": images}
+    """Every layer figure of the chosen pairs, with the number of its pair."""
+    places = {result["path"]: i for i, result in enumerate(results)}
+    for group in groups:
+        for name, result in group.lines.items():
+            if places[result["path"]] in chosen:
+                one = replace(group, lines={name: result})
+                images = [image(drawn) for drawn in layer_figures.layer_figures([one])]
+                yield {"pair": places[result["path"]], "images": images}
 
 
-def _figure_settings() -> Any:
-    import matplotlib
-
-    return matplotlib.rc_context(figures.SETTINGS)
-
-
-def image(figure: Any) -> dict[str, Any]:
-    """A figure as a lossless WebP, half the size of a PNG: its data URI and size in CSS pixels."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="webp", dpi=DPI, pil_kwargs={"lossless": True})
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    uri = f"data:image/webp;base64,{base64.b64encode(drawn.getvalue()).decode()}"
-    return {"uri": uri, "width": width, "height": height}
+def image(drawn: style.Drawn) -> dict[str, Any]:
+    """A figure as a lossless WebP, half the size of a PNG: its data URI, its size in CSS pixels and
+    its caption.
+    """
+    written = io.BytesIO()
+    drawn.figure.savefig(written, format="webp", dpi=DPI, pil_kwargs={"lossless": True})
+    width, height = (round(96 * ENLARGED * inches) for inches in drawn.figure.get_size_inches())
+    uri = f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return {"uri": uri, "width": width, "height": height, "caption": drawn.caption}
 
 
 # -- the file

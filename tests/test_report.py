@@ -70,7 +70,7 @@ def page_of(results: Path, folder: Path) -> str:
 
 
 def no_image(figure) -> dict:
-    return {"uri": "data:,", "width": 1, "height": 1}
+    return {"uri": "data:,", "width": 1, "height": 1, "caption": "A figure."}
 
 
 def embedded(page: str) -> dict:

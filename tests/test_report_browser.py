@@ -64,7 +64,8 @@ def page(driver, results, tmp_path_factory):
     dot = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
     out = tmp_path_factory.mktemp("page") / "report.html"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.setattr(report, "image", lambda figure: {"uri": dot, "width": 860, "height": 370})
+        size = {"width": 860, "height": 370, "caption": "A figure."}
+        patch.setattr(report, "image", lambda figure: {"uri": dot, **size})
         assert viz.main(["report", "--result_dir", str(results), "--out", str(out)]) == 0
     return out.as_uri()
 

@@ -11,10 +11,10 @@ import pytest
 from matplotlib.patches import Rectangle
 from statsmodels.stats.multitest import multipletests
 
-import figures
 import grid
 import metrics
 import records
+import style
 import tables
 import viz
 
@@ -27,7 +27,7 @@ SLIGHTLY = [0.0] * 3 + [1.0] * 17 + [0.0] * 20
 @pytest.fixture(autouse=True)
 def settings():
     """Figures are made under the settings that they are saved with."""
-    with matplotlib.rc_context(figures.SETTINGS):
+    with style.sheet():
         yield
 
 
@@ -258,8 +258,8 @@ def cells_of(axes) -> dict[tuple[int, int], str]:
 def grids_of(folder: Path, h: int | None = None) -> dict[str, tuple]:
     """Axes of the map and of the colour bar, and the figure, by stem."""
     frame = frame_of(folder)
-    drawn = dict(grid.grid_figures(frame, grid.choose_length(frame, h)))
-    return {stem: (*figure.axes, figure) for stem, figure in drawn.items()}
+    drawn = grid.grid_figures(frame, grid.choose_length(frame, h))
+    return {stem: (*figure.axes, figure) for stem, figure, _ in drawn}
 
 
 def test_a_grid_shows_the_change_of_every_pair_at_the_longest_common_length(tmp_path):
@@ -351,12 +351,12 @@ def test_a_length_without_results_is_refused(tmp_path, capsys, h):
     assert not (tmp_path / "plots").exists()
 
 
-def test_a_grid_is_written_as_png_and_pdf(tmp_path, capsys):
+def test_a_grid_is_written_in_every_format(tmp_path, capsys):
     write_grid(tmp_path / "results")
     assert draw(tmp_path / "results", "--out_dir", tmp_path / "plots") == 0
-    expected = {f"org@{m}__grid__h2.{end}" for m in "ab" for end in ("png", "pdf")}
+    expected = {f"org@{m}__grid__h2.{end}" for m in "ab" for end in ("pdf", "svg", "png")}
     assert {path.name for path in (tmp_path / "plots").iterdir()} == expected
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 6
 
 
 @pytest.mark.parametrize(("targets", "distractors"), [(1, 1), (1, 7), (7, 1), (4, 4)])
