@@ -25,6 +25,7 @@ import style
 import summary
 import tables
 
+SCRIPTS = ("report.js", "examples.js", "example.js", "explorer.js")
 TEMPLATES = Path(__file__).parent / "templates"
 ENLARGED = 1.3  # a screen is read from further away than paper
 DPI = 150
@@ -177,11 +178,10 @@ def render(page: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = environment.get_template("report.css").render(shades=page["heat"]["shades"])
-    scripts = ("report.js", "explorer.js")
-    script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in scripts)
-    policy = POLICY.format(script=_hash(script), style=_hash(style))
-    inlined = {"style": style, "script": script, "policy": policy}
+    css = environment.get_template("report.css").render(shades=page["heat"]["shades"])
+    script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    policy = POLICY.format(script=_hash(script), style=_hash(css))
+    inlined = {"style": css, "script": script, "policy": policy}
     return environment.get_template("report.html").render(**page, **inlined)
 
 

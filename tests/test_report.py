@@ -432,12 +432,6 @@ def double_prompt(path: Path) -> None:
     edit(records.debug_path(path), "debug_examples", 4, "config", "history_len", value=0)
 
 
-def drop_target(path: Path) -> None:
-    log = json.loads(records.debug_path(path).read_text())
-    del log["debug_examples"][: 2 * len(LENGTHS)]  # one right and one wrong: the same mean at 0
-    records.write_json(records.debug_path(path), log)
-
-
 def other_log(path: Path) -> None:
     log = json.loads(records.debug_path(path).read_text())
     for example in log["debug_examples"]:
@@ -463,7 +457,6 @@ def cut_result(path: Path) -> None:
         cut_log,
         drop_prompt,
         double_prompt,
-        drop_target,
         other_log,
         no_references,
         no_layer_stats,
@@ -480,6 +473,24 @@ def test_damage_is_two_plain_lines_and_leaves_the_old_page(tmp_path, capsys, dam
     assert complains(capsys, path.parent.name)
     assert out.read_text() == "old"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["report.html", "results"]
+
+
+def test_a_log_that_lacks_a_target_is_refused_though_its_mean_is_the_same(tmp_path, capsys):
+    path = write_pair(tmp_path, examples=scored([[True] * 8] * 3))
+    log = json.loads(records.debug_path(path).read_text())
+    del log["debug_examples"][: len(LENGTHS)]
+    records.write_json(records.debug_path(path), log)
+    assert make(tmp_path, tmp_path / "r.html") == 2
+    assert complains(capsys, "holds 7 examples, and its result 8")
+
+
+def test_a_run_without_histories_has_a_page_too(tmp_path):
+    examples = examples_of("quiz/test", "posts/test")
+    write_pair(tmp_path, examples=[e for e in examples if e["config"]["history_len"] == 0])
+    assert make(tmp_path, tmp_path / "r.html") == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "No comparison with h = 0 could be tested." in page
+    assert len(embedded(page)["rows"]) == TARGETS
 
 
 def test_no_results_are_two_plain_lines(tmp_path, capsys):
