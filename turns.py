@@ -24,7 +24,7 @@ PLAIN_MARKS = re.compile(r"(^(?:System|User|Assistant):(?: |$))", re.MULTILINE)
 SPEAKERS = (
     ("assistant", re.compile(r"assistant|model|chatbot|/INST", re.IGNORECASE)),
     ("system", re.compile(r"system|<<SYS", re.IGNORECASE)),
-    ("user", re.compile(r"user|\[INST", re.IGNORECASE)),
+    ("user", re.compile(r"user|\[INST|<</SYS", re.IGNORECASE)),
 )
 
 

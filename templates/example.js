@@ -124,6 +124,11 @@ class Example {
       if (!marked || !blocks.length) blocks.push({ who, text: "" });
       blocks.at(-1).text += this.text(piece);
     });
+    return this.blocks(blocks.filter(({ text }, k) => text.trim() || k === blocks.length - 1));
+  }
+
+  /* Blocks with the turn that each is of, where there are as many as there should be. */
+  blocks(blocks) {
     const known = blocks.filter(({ who }) => who === "user").length === this.h + 1;
     let turn = 0;
     return blocks.map((block, k) => {

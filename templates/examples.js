@@ -41,9 +41,13 @@ class Examples {
     return Object.hasOwn(this.marks, piece);
   }
 
-  /* What a search looks through. */
+  /* What a search looks through: what was said, without the system's words, which are always the same. */
   wordsOf(row) {
-    const longest = this.piecesOf(row, row.at.length - 1);
+    let who = "";
+    const longest = this.piecesOf(row, row.at.length - 1).filter((piece) => {
+      who = this.marks[piece] || who;
+      return !this.isMark(piece) && who !== "system";
+    });
     const answers = row.at.flatMap((at) => [at.answer, at.text, at.cued?.answer]);
     const places = [...longest, ...answers, ...row.references].filter((place) => place !== undefined);
     return places.map((place) => this.strings[place]).join("\n").toLowerCase();

@@ -318,6 +318,13 @@ def test_words_that_no_example_holds_leave_an_empty_list_that_keys_do_not_break(
     assert browser.get_log("browser") == []
 
 
+def test_a_search_passes_over_the_template_and_the_system_prompt(browser):
+    for words in ("im_start", "be brief"):
+        one(browser, "[name=search]").clear()
+        one(browser, "[name=search]").send_keys(words)
+        assert open_rows(browser) == []
+
+
 def test_the_keyboard_walks_opens_changes_h_and_closes(browser):
     choose(browser, "pair", QUIZ)
     one(browser, "[name=search]").send_keys(Keys.TAB, Keys.TAB)

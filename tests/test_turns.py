@@ -31,6 +31,11 @@ def mistral(messages):
     return "<s>" + "".join(parts[who].format(said) for who, said in messages)
 
 
+def llama_2(messages):
+    text = mistral(messages)
+    return text.replace("[INST] ", "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n", 1)
+
+
 def plain(messages):
     return "\n".join([*(f"{who.title()}: {said}" for who, said in messages), "Assistant:"])
 
@@ -39,7 +44,7 @@ def unknown(messages):
     return "".join(f"~~{who}~~{said}~~" for who, said in messages) + "~~assistant~~"
 
 
-FORMS = [chatml, llama_3, gemma, mistral, plain, unknown]
+FORMS = [chatml, llama_3, gemma, mistral, llama_2, plain, unknown]
 
 
 def prompts_of(form, history, target):
@@ -77,7 +82,8 @@ def test_speakers_alternate_and_their_words_stand_between_the_marks(form):
         else:
             who = found or who
     expected = [each for turn in HISTORY for each in zip(("user", "assistant"), turn)]
-    assert said == [*expected, ("user", "Which one?")]
+    system = [("system", "Be brief.")] if form is llama_2 else []
+    assert said == [*system, *expected, ("user", "Which one?")]
 
 
 def test_prompts_that_are_not_nested_have_no_pieces():
