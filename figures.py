@@ -1,12 +1,11 @@
-"""Figures of finished runs: their style, their files, and the curves over history length.
+"""Figures of finished runs: the curves over history length, and which results stand in one figure.
 
 Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 """
 
-import re
-import textwrap
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ import numpy as np
 
 import records
 import stats
+import style
 from errors import UserError
+from style import Drawn, Look
 
 METRICS = {
     "accuracy": "Accuracy",
@@ -25,37 +26,83 @@ METRICS = {
     "f1": "Token F1",
 }
 NAMES = ("low", "high", "percent_change", "percent_change_low", "percent_change_high", "p_holm")
-LABELS = {
-    "metric": "{} (fraction, 0 to 1)",
-    "percent_change": "{}: relative change\nagainst h = 0 (%)",
-}
+BY = ("distractor", "model", "history", "seed")  # what lines can be
+ALWAYS = ("model", "target", "distractor")  # fields of a key that are named even where all agree
+SEEDS = (
+    "Each seed draws its own histories and, under --limit, its own targets; nothing is pooled "
+    "over lines."
+)
 MOST_BANDS = 3  # lines whose bands can still be told apart
-# Okabe and Ito without yellow, which is too pale for a line.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-STYLES = [{"color": COLOURS[i % 7], "marker": MARKERS[i % 8]} for i in range(56)]
-# Type 42 embeds TrueType fonts; many publishers refuse Type 3, the default.
-SETTINGS = {"pdf.fonttype": 42, "savefig.dpi": 200, "font.size": 9, "axes.titlesize": "medium"}
-SETTINGS |= {
-    "legend.fontsize": "small",
-    "legend.frameon": False,
-    "legend.title_fontsize": "small",
-    "lines.markersize": 5,
-}
+SPREAD = 0.6  # turns over which the lines of one history length are spread where there are more
+
+HEIGHTS = {"single": 1.9, "double": 2.4}  # inches, of the panel
 
 Record = dict[str, Any]  # a result
-Group = dict[str, Record]  # the results of one model and target, by distractor
+Curves = dict[str, np.ndarray]  # of `read_curves`
 
 
-def load_groups(folder: str | Path) -> dict[tuple[str, str], Group]:
-    """Results below a folder by (model, target); UserError where one distractor is there twice."""
-    groups: dict[tuple[str, str], Group] = defaultdict(dict)
-    for (model, target, distractor), result in records.load_results([folder]).items():
-        groups[model, target][distractor] = result | {"curves": read_curves(result)}
-    return dict(groups)
+@dataclass(frozen=True)
+class Group:
+    """The results of one figure: a line each, by the field of their keys in which they differ."""
+
+    by: str  # of BY
+    names: dict[str, str]  # the fields that they share, by which the figure is named
+    lines: dict[str, Record]
+
+    @property
+    def length(self) -> int:
+        """History lengths of the longest line, h = 0 among them."""
+        return max(len(result["metric_by_len"]) for result in self.lines.values())
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be known about such lines."""
+        return [SEEDS] if self.by == "seed" else []
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric, as figures write it."""
+        name = next(iter(self.lines.values()))["metric_name"]
+        return METRICS.get(name, name)
+
+    def drawn(self, kind: str, figure: Any, about: str, notes: Sequence[str]) -> Drawn:
+        """A figure with its name and its caption."""
+        lines = ", ".join(label_of(name, result) for name, result in self.lines.items())
+        what = ", ".join([about, *in_words(self.names)])
+        kind = kind if self.by == BY[0] else f"{kind}_by_{self.by}"
+        text = style.as_sentences([what, f"{self.by}: {lines}", *notes])
+        return Drawn(style.figure_stem(self.names, kind), figure, text)
 
 
-def read_curves(result: Record) -> dict[str, np.ndarray]:
+def load_groups(folders: Iterable[str | Path], by: str = BY[0]) -> list[Group]:
+    """Results below the folders, in figures whose lines differ in `by` alone."""
+    return group_results(records.load_results(folders), by)
+
+
+def group_results(results: dict[records.Key, Record], by: str = BY[0]) -> list[Group]:
+    """Results of `records.load_results` in figures whose lines differ in `by` alone.
+
+    Each result gets its `curves`, and under `names` the fields of its key that name it: history
+    and seed are among them where they vary.
+    """
+    varying = {field for field in BY if len({getattr(key, field) for key in results}) > 1}
+    groups: dict[records.Key, Group] = {}
+    for key, result in results.items():
+        names = {k: v for k, v in key._asdict().items() if k in ALWAYS or k in varying}
+        shared = {field: name for field, name in names.items() if field != by}
+        group = groups.setdefault(key._replace(**{by: ""}), Group(by, shared, {}))
+        drawn = {"names": names, "curves": read_curves(result)}
+        group.lines[getattr(key, by)] = result | drawn
+    return list(groups.values())
+
+
+def in_words(names: dict[str, str]) -> list[str]:
+    """The names of a figure in two lines: the model, and the rest."""
+    rest = ", ".join(f"{field} {name}" for field, name in names.items() if field != "model")
+    return [line for line in (names.get("model"), rest) if line]
+
+
+def read_curves(result: Record) -> Curves:
     """The statistics NAMES and the metric, each over h [H + 1]; null is NaN."""
     stats_by_len = result["stats_by_len"].values()
     curves = {name: [of_len[name] for of_len in stats_by_len] for name in NAMES}
@@ -67,125 +114,119 @@ def read_curves(result: Record) -> dict[str, np.ndarray]:
         raise UserError(f"the result {pair} is damaged: {error!r:.90}.") from error
 
 
-def figure_stem(model: str, target: str, *parts: str) -> str:
-    """File name of a figure, without its ending: `org@name__quiz_test__metric`."""
-    names = (model.replace("/", "@"), target, "_".join(parts))
-    return "__".join(re.sub(r"[^\w.@-]", "_", name) for name in names)
+@dataclass(frozen=True)
+class Curve:
+    """A number over history length, and how it is called."""
+
+    name: str  # of the values in `read_curves`
+    ends: tuple[str, str]  # of their interval
+    stem: str  # in the figure's file name
+    label: str  # of its axis, with the unit
+    about: str  # for a caption
 
 
-def save_figures(figures: Iterable[tuple[str, Any]], out_dir: str | Path) -> list[Path]:
-    """Write (stem, figure) pairs as PNG and PDF; a generator of them draws under SETTINGS."""
-    import matplotlib
-
-    records.check_writable(out_dir)
-    paths: list[Path] = []
-    with matplotlib.rc_context(SETTINGS):
-        for stem, figure in figures:
-            for ending, metadata in (("png", None), ("pdf", {"CreationDate": None})):
-                path = Path(out_dir) / f"{stem}.{ending}"
-                if path in paths:
-                    raise UserError(f"two figures would have the same name, {path}.")
-                figure.savefig(path, metadata=metadata)
-                paths.append(path)
-    return paths
+METRIC = Curve("metric", ("low", "high"), "metric", "{} (fraction, 0 to 1)", "{}")
+CHANGE = Curve(
+    "percent_change", ("percent_change_low", "percent_change_high"), "change",
+    "{}: relative change\nagainst h = 0 (%)", "Relative change (%) of {} against h = 0",
+)  # fmt: skip
 
 
-def metric_figures(groups: dict[tuple[str, str], Group]) -> Iterator[tuple[str, Any]]:
-    """Stem and figure of each model and target: the metric, and its change."""
+def metric_figures(groups: Sequence[Group], look: Look = style.PLAIN) -> Iterator[Drawn]:
+    """The metric of each group, and its change where there is a history."""
     styles = line_styles(groups)
-    for (model, target), group in groups.items():
-        title = f"{model}\ntarget {target}"
-        yield figure_stem(model, target, "metric"), draw_metric(title, group, styles)
-        yield figure_stem(model, target, "change"), draw_change(title, group, styles)
+    for group in groups:
+        for curve in (METRIC, CHANGE) if group.length > 1 else (METRIC,):
+            yield draw_curve(curve, group, styles, look)
 
 
-def line_styles(groups: dict[tuple[str, str], Group]) -> Group:
-    """Colour and marker of each distractor, the same in every figure of these results."""
-    distractors = sorted({distractor for group in groups.values() for distractor in group})
-    return {name: STYLES[i % len(STYLES)] for i, name in enumerate(distractors)}
+def line_styles(groups: Iterable[Group]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes of each line, the same in every figure of these groups."""
+    names = {name for group in groups for name in group.lines}
+    seeds = any(group.by == "seed" for group in groups)
+    return style.line_styles(sorted(names, key=records.by_text if seeds else None))
 
 
-def draw_metric(title: str, group: Group, styles: Group) -> Any:
-    """Metric (fraction in [0, 1]) over history length (turns), with its interval."""
-    figure, _ = _draw_lines(title, group, styles, "metric", ("low", "high"))
-    return figure
+def draw_curve(curve: Curve, group: Group, styles: dict[str, Any], look: Look) -> Drawn:
+    """A line per result with its interval: few with bands, many apart and with bars."""
+    figure, axes = style.new_figure(look)
+    style.over_turns(axes)
+    for (name, result), shift in zip(group.lines.items(), shifts(group)):
+        line = styles[name] | {"label": label_of(name, result), "markerfacecolor": "white"}
+        values = result["curves"]
+        draw_line(axes, values[curve.name], line, shift, [values[end] for end in curve.ends])
+        _fill_markers(axes, axes.lines[-1], values["p_holm"] < stats.ALPHA)  # not where it is NaN
+    axes.set_xlim(-0.5, group.length - 0.5)
+    axes.set_ylabel(curve.label.format(group.metric))
+    if curve is CHANGE:
+        axes.axhline(0, **style.ZERO)
+        # At least 1 % either way, so that a flat line is not blown up to rounding noise.
+        axes.set_ylim(min(-1, axes.get_ylim()[0]), max(1, axes.get_ylim()[1]))
+    notes = [*curve_notes(group, curve), *null_notes(group, curve)]
+    style.add_legend(figure, axes, look, group.by.capitalize(), notes)
+    style.finish(figure, look, in_words(group.names), HEIGHTS[look.width])
+    about = f"{curve.about.format(group.metric)} over history length h (turns)"
+    return group.drawn(curve.stem, figure, about, notes)
 
 
-def draw_change(title: str, group: Group, styles: Group) -> Any:
-    """Change of the metric against h = 0 (%) over history length (turns), with its interval."""
-    ends = ("percent_change_low", "percent_change_high")
-    figure, axes = _draw_lines(title, group, styles, "percent_change", ends)
-    axes.axhline(0, color="0.4", linewidth=0.8, zorder=1.6)  # over the grid
-    # At least 1 % either way, so that a flat line is not blown up to rounding noise.
-    axes.set_ylim(min(-1, axes.get_ylim()[0]), max(1, axes.get_ylim()[1]))
-    return figure
+def label_of(name: str, result: Record) -> str:
+    """A line's label in the legend."""
+    return f"{name} (n = {result['n']})"
 
 
-def null_notes(group: Group, *names: str) -> list[str]:
-    """Lines that say which of these statistics are not drawn, and why."""
-    notes: dict[str, dict[str, None]] = defaultdict(dict)  # a dict as an ordered set
-    for distractor, result in group.items():
-        for entry in result["stats_by_len"].values():
-            null = next((name for name in names if entry.get(name, 0) is None), None)
-            if null:
-                what = "No interval" if null.endswith("_low") or null == "low" else "Gaps"
-                reason = entry.get(f"{null}_reason", "of no stored reason")
-                notes[f"{what} because {reason}"][distractor] = None
-    texts = [f"{note}: {', '.join(distractors)}" for note, distractors in notes.items()]
-    return [line for text in texts for line in textwrap.wrap(text, 85)]
-
-
-def legend_title(group: Group, curve: str, shape: str) -> str:
-    """What the marks of a line mean: band or bars, filled or hollow."""
-    by_len = [list(result["stats_by_len"].values()) for result in group.values()]
-    if curve == "metric":
+def curve_notes(group: Group, curve: Curve) -> list[str]:
+    """What the marks of lines mean: band or bars, filled or hollow."""
+    by_len = [list(result["stats_by_len"].values()) for result in group.lines.values()]
+    if curve is METRIC:
         methods = dict.fromkeys(entry["interval"] for entries in by_len for entry in entries)
     else:
         units = dict.fromkeys(entries[-1]["clusters"]["unit"] for entries in by_len)
         methods = [f"{stats.CONFIDENCE:.0%} bootstrap over {unit}" for unit in units]
     filled = f"filled: p < {stats.ALPHA} against h = 0, after Holm's correction over a line"
-    return "\n".join(["Distractor", *textwrap.wrap(f"{shape}: {' or '.join(methods)}", 85), filled])
+    return [interval_note(group, " or ".join(methods)), filled, *group.notes]
 
 
-def _draw_lines(
-    title: str, group: Group, styles: Group, curve: str, ends: tuple[str, str]
-) -> tuple[Any, Any]:
-    """Figure and axes with a line per distractor: few with bands, many apart and with bars."""
-    figure, axes = _new_figure(title)
-    lengths = max(len(result["metric_by_len"]) for result in group.values())
-    bands = len(group) <= MOST_BANDS and lengths > 1
-    for i, (name, result) in enumerate(group.items()):
-        curves = result["curves"]
-        shift = 0 if bands else 0.45 * ((i + 0.5) / len(group) - 0.5)  # turns
-        x, label = np.arange(len(curves[curve])) + shift, f"{name} (n = {result['n']})"
-        axes.plot(x, curves[curve], label=label, markerfacecolor="white", **styles[name])
-        _draw_interval(axes, x, [curves[end] for end in ends], styles[name]["color"], bands)
-        significant = curves["p_holm"] < stats.ALPHA  # not where it is NaN
-        size = SETTINGS["lines.markersize"] ** 2
-        axes.scatter(x[significant], curves[curve][significant], size, zorder=3, **styles[name])
-    axes.set_xlim(-0.5, lengths - 0.5)
-    axes.set_ylabel(LABELS[curve].format(METRICS.get(result["metric_name"], result["metric_name"])))
-    axes.set_xlabel("\n".join([axes.get_xlabel(), *null_notes(group, curve, ends[0])]))
-    columns = max(1, min(3, 90 // (max(map(len, group)) + 17)))
-    figure.set_figheight(3.9 + 0.16 * np.ceil(len(group) / columns))  # inches
-    heading = legend_title(group, curve, "band" if bands else "bars")
-    figure.legend(title=heading, loc="outside lower center", ncols=columns)
-    return figure, axes
+def interval_note(group: Group, method: str) -> str:
+    """What bands or bars are."""
+    return f"{'band' if len(group.lines) <= MOST_BANDS else 'bars'}: {method}"
 
 
-def _draw_interval(axes: Any, x: np.ndarray, ends: list, colour: str, band: bool) -> None:
-    if band:
-        axes.fill_between(x, *ends, color=colour, alpha=0.15, linewidth=0)
+def null_notes(group: Group, curve: Curve) -> list[str]:
+    """Sentences that say what is not drawn, and why."""
+    notes: dict[str, dict[str, None]] = defaultdict(dict)  # a dict as an ordered set
+    for name, result in group.lines.items():
+        for entry in result["stats_by_len"].values():
+            nulls = [each for each in (curve.name, curve.ends[0]) if entry.get(each, 0) is None]
+            if nulls:
+                what = "no interval" if nulls[0] == curve.ends[0] else "gaps"
+                reason = entry.get(f"{nulls[0]}_reason", "of no stored reason")
+                notes[f"{what} because {reason}"][name] = None
+    return [f"{note}: {', '.join(lines)}" for note, lines in notes.items()]
+
+
+def shifts(group: Group) -> list[float | None]:
+    """How far each line is moved (turns): many apart, so that bars are seen; few (None) not."""
+    count = len(group.lines)
+    if count <= MOST_BANDS:
+        return [None] * count
+    return [SPREAD * ((i + 0.5) / count - 0.5) for i in range(count)]
+
+
+def draw_line(
+    axes: Any, y: np.ndarray, line: dict[str, Any], shift: float | None, ends: Any = None, *,
+    first: int = 0,
+) -> None:  # fmt: skip
+    """A line from h = `first` on in this style; its interval is a band, or bars where shifted."""
+    x = np.arange(first, first + len(y)) + (shift or 0)
+    axes.plot(x, y, **line)
+    if ends is None:
+        return
+    if shift is None and len(y) > 1:
+        axes.fill_between(x, *ends, color=line["color"], alpha=0.15, linewidth=0)
     else:
-        axes.vlines(x, *ends, color=colour, linewidth=1)
+        axes.vlines(x, *ends, color=line["color"], linewidth=1)
 
 
-def _new_figure(title: str) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 4.0), layout="constrained")
-    axes = figure.subplots()
-    axes.set(title=title, xlabel="History length h (turns)")
-    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
-    axes.grid(axis="y", color="0.9", linewidth=0.6)
-    return figure, axes
+def _fill_markers(axes: Any, line: Any, where: np.ndarray) -> None:
+    dots = {"color": line.get_color(), "marker": line.get_marker(), "zorder": 3}
+    axes.scatter(*line.get_xydata()[where].T, line.get_markersize() ** 2, **dots)

@@ -1,125 +1,218 @@
 """Heat maps of a grid of pairs: what each distractor does to each target at one history length."""
 
-import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import figures
+import records
 import stats
+import style
 import tables
 from errors import UserError
+from figures import ALWAYS, BY, METRICS, in_words
+from style import Drawn, Look
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 COLOURS = "PuOr_r"  # diverging, told apart by the colour-blind; orange is a rise
 MISSING = "0.88"  # grey
+LINE = 0.125  # inches: a line of text
+BOLD = 1.15  # how much wider text is in bold
+NARROWEST = 0.11  # inches: the least that a column is wide
+NAMES = {"single": 0.95, "double": 1.8}  # inches for the names of targets
+MOST_LINES = 4  # of a column's name where it is upright
 
 
-def choose_length(frame: "DataFrame", h: int | None) -> int:
-    """`h`, or the longest history that every pair has; UserError where a model has none of `h`."""
-    longest = frame.groupby(["model", "target", "distractor"])["h"].max()
+@dataclass(frozen=True)
+class Heat:
+    """What the maps of a table have in common."""
+
+    h: int
+    limit: float  # points at the ends of the colours
+    tests: int  # comparisons that p-values are corrected over
+    by: str = BY[0]  # the field of the columns
+    look: Look = style.PLAIN
+
+
+def split(frame: "DataFrame", by: str) -> Iterator[tuple[dict[str, str], "DataFrame"]]:
+    """The rows of each map with the fields that name it: all but targets and columns."""
+    fields = [field for field in BY if field != by]
+    named = [each for each in fields if each in ALWAYS or frame[each].nunique() > 1]
+    in_order = [field for field in records.Key._fields if field in named]
+    for _, cells in frame.groupby(fields):
+        yield {field: str(cells[field].iloc[0]) for field in in_order}, cells
+
+
+def choose_length(frame: "DataFrame", h: int | None, by: str = BY[0]) -> int:
+    """`h`, or the longest history that every pair has; UserError where a map has none of `h`."""
+    longest = int(frame.groupby(list(records.Key._fields))["h"].max().min())
     if h is None:
-        h = int(longest.min())
+        h = longest
     if h < 1:
         raise UserError("a grid needs a history of at least 1 turn: the change at h = 0 is 0.")
-    short = [model for model, most in longest.groupby("model").max().items() if most < h]
+    short = [
+        ", ".join(in_words(names)) for names, cells in split(frame, by) if cells["h"].max() < h
+    ]
     if short:
         raise UserError(
-            f"--h {h}: {', '.join(short)} has no result with so long a history.\n"
-            f"The longest that all pairs have is {longest.min()}."
+            f"--h {h}: {'; '.join(short)} has no result with so long a history.\n"
+            f"The longest that all pairs have is {longest}."
         )
     return h
 
 
-def grid_figures(frame: "DataFrame", h: int) -> Iterator[tuple[str, Any]]:
-    """Stem and figure of each model of a table of `tables.make_frame`, all on one colour scale."""
+def grid_figures(
+    frame: "DataFrame", h: int, by: str = BY[0], look: Look = style.PLAIN
+) -> Iterator[Drawn]:
+    """A map of each model (or what else is not in the columns), all on one colour scale."""
     chosen = frame[frame["h"] == h]
-    limit = max(1.0, float(chosen["change_points"].abs().max()))  # points
-    tests = int(frame["p_value"].notna().sum())
-    for model, cells in frame.groupby("model"):
-        yield figures.figure_stem(model, "grid", f"h{h}"), draw_grid(model, cells, h, limit, tests)
+    limit = max(1.0, float(chosen["change_points"].abs().max()))
+    heat = Heat(h, limit, int(frame["p_value"].notna().sum()), by, look)
+    for names, cells in split(frame, by):
+        yield draw_grid(names, cells, heat)
 
 
-def draw_grid(model: str, cells: "DataFrame", h: int, limit: float, tests: int) -> Any:
-    """Change (points) at `h`, targets down and distractors across; `limit` ends the colours.
+def draw_grid(names: dict[str, str], cells: "DataFrame", heat: Heat) -> Drawn:
+    """Change (points) at one h, targets down and distractors, or what `heat.by` is, across.
 
-    `cells` are all rows of the model, so that a pair without this length is drawn as missing.
+    `cells` are rows of every length, so that a pair without this one is drawn as missing.
     """
-    targets, distractors = (sorted(cells[name].unique()) for name in ("target", "distractor"))
-    figure, axes = _new_figure(len(targets), len(distractors))
-    changes = np.full((len(targets), len(distractors)), np.nan)
-    for row in cells[cells["h"] == h].to_dict("records"):
-        place = targets.index(row["target"]), distractors.index(row["distractor"])
+    targets = sorted(cells["target"].unique())
+    across = sorted(cells[heat.by].unique(), key=records.by_text if heat.by == "seed" else None)
+    found = {
+        (targets.index(row["target"]), across.index(row[heat.by])): row
+        for row in cells[cells["h"] == heat.h].to_dict("records")
+    }
+    changes = np.full((len(targets), len(across)), np.nan)
+    for place, row in found.items():
         changes[place] = row["change_points"]
-        _write_cell(axes, *place, row, limit)
-    for place in np.argwhere(np.isnan(changes)):
-        axes.text(*place[::-1], "no\nresult", ha="center", va="center", color="0.3", size="small")
-    image = axes.imshow(changes, cmap=COLOURS, vmin=-limit, vmax=limit, aspect="auto")
-    figure.colorbar(image, label="Change (points)")
+    figure, axes = _new_figure(changes, heat)
     metrics = dict(zip(cells["target"], cells["metric"]))
-    names = [
-        f"{target}\n({figures.METRICS.get(metrics[target], metrics[target])})" for target in targets
-    ]
-    axes.set_yticks(range(len(targets)), names)
-    axes.set_xticks(
-        range(len(distractors)), distractors, rotation=30, ha="right", rotation_mode="anchor"
-    )
-    axes.set(title=f"{model}\nchange against h = 0 after h = {h} distractor turns", ylabel="Target")
-    axes.set_xlabel("Distractor")
-    figure.supxlabel(caption(tests, figure.get_figwidth()), size="small")
-    return figure
+    rows = [f"{target} ({METRICS.get(metrics[target], metrics[target])})" for target in targets]
+    rows = [style.wrap(name, NAMES[heat.look.width]) for name in rows]
+    axes.set_yticks(range(len(rows)), rows)
+    width = _cell_width(figure, axes, len(across))
+    _name_columns(axes, across, width)
+    height = max(name.count("\n") + 1 for name in rows) * LINE + 0.06  # inches
+    height = max(height, _write_cells(axes, changes.shape, found, heat, width))
+    return _finished(figure, names, heat, len(rows) * height)
 
 
-def caption(tests: int, width: float) -> str:
-    """What numbers, stars and hatching mean, in lines for a figure of this width (inches)."""
+def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> Drawn:
+    what = f"Change against h = 0 after h = {heat.h} turns"
     marks = ", ".join(f"{mark} p < {end}" for end, mark in reversed(tables.STARS))
-    text = (
-        f"Change in points of the metric. {marks}, after Holm's correction over the {tests} "
-        "comparisons (every pair and h >= 1) of the results given. Hatched, in brackets: not "
-        f"significant (p >= {stats.ALPHA}) or not testable."
-    )
-    return "\n".join(textwrap.wrap(text, int(15 * width)))
+    notes = [
+        "Change in points of the metric",
+        f"{marks}, after Holm's correction over the {heat.tests} comparisons (every pair and "
+        "h >= 1) of the results given",
+        f"Hatched, in brackets: not significant (p >= {stats.ALPHA}) or not testable",
+    ]
+    if not heat.look.paper:
+        figure.supxlabel(style.wrap(style.as_sentences(notes), heat.look.inches - 0.2))
+    titles = [*in_words(names), what]
+    style.finish(figure, heat.look, titles, height)
+    kind = ("grid", f"h{heat.h}" if heat.by == BY[0] else f"h{heat.h}_by_{heat.by}")
+    caption = style.as_sentences([", ".join([what, *in_words(names)]), *notes])
+    return Drawn(style.figure_stem(names, *kind), figure, caption)
 
 
-def _write_cell(axes: Any, i: int, j: int, row: dict[str, Any], limit: float) -> None:
-    """The number of a cell, and its hatching where it is not significant."""
+def _cell_width(figure: Any, axes: Any, columns: int) -> float:
+    """Inches of a column; the figure grows where columns would be too narrow for their names."""
+    figure.draw_without_rendering()
+    width = axes.get_window_extent().width / figure.dpi / columns
+    if width >= NARROWEST:
+        return width
+    figure.set_figwidth(figure.get_figwidth() + columns * (NARROWEST - width))
+    return NARROWEST
+
+
+def _name_columns(axes: Any, names: Sequence[str], width: float) -> None:
+    """Names below the columns: upright where they fit, else from below to above."""
+    upright = [style.wrap(name, width - 0.06) for name in names]
+    lines = [line for name in upright for line in name.splitlines()]
+    short = all(name.count("\n") < MOST_LINES for name in upright)
+    if short and max(map(style.text_inches, lines)) < width - 0.04:
+        axes.set_xticks(range(len(names)), upright)
+        return
+    most = max(1, int(width / LINE))
+    for room in np.arange(0.8, 9, 0.2):  # inches
+        lying = [style.wrap(name, room) for name in names]
+        if max(name.count("\n") for name in lying) < most:
+            break
+    axes.set_xticks(range(len(names)), lying, rotation=90)
+
+
+def _write_cells(
+    axes: Any, shape: tuple[int, int], found: dict[tuple, dict], heat: Heat, width: float
+) -> float:
+    """Number and stars of each cell, or that it is missing; returns how high a row must be.
+
+    They stand upright where they fit, else lie; where not even that, the sign alone is written.
+    """
+    texts = {place: _text(found.get(place)) for place in np.ndindex(shape)}
+    lines = [line for text in texts.values() for line in text.split("\n")]
+    rotation, height = 0, 2 * LINE + 0.06
+    if BOLD * max(map(style.text_inches, lines)) + 0.04 > width:
+        texts = {place: text.replace("\n", " ") for place, text in texts.items()}
+        rotation, height = 90, BOLD * max(map(style.text_inches, texts.values())) + 0.08
+    if width < LINE:
+        texts = {place: text.strip("(")[0].strip("n") for place, text in texts.items()}
+        rotation, height = 0, LINE
+    for place, text in texts.items():
+        _write_cell(axes, place, text, found.get(place), heat.limit, rotation)
+    return height
+
+
+def _text(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "no\nresult"
+    number = f"{row['change_points']:+z.1f}"
+    return f"{number}\n{row['stars']}" if row["stars"] else f"({number})"
+
+
+def _write_cell(
+    axes: Any, place: tuple[int, int], text: str, row: Any, limit: float, rotation: int
+) -> None:
+    """The text of a cell, and its hatching where it is not significant."""
+    from matplotlib import rcParams
     from matplotlib.patches import Rectangle
 
-    number = f"{row['change_points']:+z.1f}"
-    if row["stars"]:
-        style = {"color": ink(row["change_points"] / limit), "weight": "bold"}
-        axes.text(j, i, f"{number}\n{row['stars']}", ha="center", va="center", **style)
-        return
-    hatch = {"fill": False, "hatch": "////", "edgecolor": "0.55", "linewidth": 0}
-    axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **hatch))
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5, "alpha": 0.85}
-    axes.text(j, i, f"({number})", ha="center", va="center", color="0.2", bbox=box)
+    (i, j), looks = place, {"color": "0.3"}
+    if row is not None and row["stars"]:
+        looks = {"color": ink(row["change_points"] / limit), "weight": "bold"}
+    elif row is not None:
+        hatch = {"fill": False, "hatch": "////", "edgecolor": "0.55", "linewidth": 0}
+        axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **hatch))
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
+        looks = {"color": "0.2", "bbox": box}
+    middle = {"ha": "center", "va": "center", "rotation": rotation}
+    axes.text(j, i, text, size=rcParams[style.SMALL], **middle, **looks)
 
 
 def ink(place: float) -> str:
     """Black or white, whichever is read better on the colour at `place` in [-1, 1].
 
-    By the relative luminance of WCAG 2: above 0.179 black has the higher contrast.
+    Above a luminance of 0.179 black has the higher contrast, by WCAG 2.
     """
     from matplotlib import colormaps
 
-    channels = np.array(colormaps[COLOURS]((place + 1) / 2)[:3])
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return "black" if linear @ (0.2126, 0.7152, 0.0722) > 0.179 else "white"
+    return "black" if style.luminance(colormaps[COLOURS]((place + 1) / 2)) > 0.179 else "white"
 
 
-def _new_figure(rows: int, columns: int) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    size = (max(5.6, 3.2 + 0.95 * columns), 3.1 + 0.62 * rows)  # inches
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots()
+def _new_figure(changes: np.ndarray, heat: Heat) -> tuple[Any, Any]:
+    """The map itself with its colour bar, without names and numbers."""
+    figure, axes = style.new_figure(heat.look)
     axes.set_facecolor(MISSING)
-    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.5)
+    for ticks, count in ((axes.set_yticks, len(changes)), (axes.set_xticks, changes.shape[1])):
+        ticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(False)
+    axes.grid(which="minor", axis="both", color="white", linewidth=1.5)
     axes.tick_params(which="both", length=0)
+    axes.set(ylabel="Target", xlabel=heat.by.capitalize())
+    image = axes.imshow(changes, cmap=COLOURS, vmin=-heat.limit, vmax=heat.limit, aspect="auto")
+    # Below, since beside a map of one row there is no room for its label.
+    figure.colorbar(image, label="Change (points)", location="bottom", aspect=40, shrink=0.6)
     return figure, axes

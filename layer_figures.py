@@ -1,18 +1,23 @@
 """Figures of what a history changes at each layer: layer on x, a line per h, and a heat map.
 
-Reads results alone. Every line has its interval over examples as a band.
+Every line has its interval over examples as a band.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+import style
 from errors import UserError
-from figures import MARKERS, Group, Record, figure_stem
+from figures import Group, Record, in_words
+from style import Drawn, Look
 
-WIDTH, HEIGHT = 9.0, 3.9  # inches, of a figure with two panels
+HEIGHTS = {"single": 1.6, "double": 2.3}  # inches, of a panel
+MARKED = 8  # blocks of a line that have a marker
+CROSS = "#D55E00"
+BLOCKS = "Decoder block"
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Measure:
     stem: str  # in the figure's file name
     label: str  # of its axis, with the unit
     about: str  # one line under the title
-    signed: bool = False  # colours diverge from 0
+    signed: bool = False  # 0 is the middle of the colours
 
 
 COSINE = Measure(
@@ -48,37 +53,36 @@ MEASURES = (
 DECISION = "First block from which on the lens keeps the final prediction"
 
 
-def layer_figures(groups: dict[tuple[str, str], Group]) -> Iterator[tuple[str, Any]]:
-    """Stem and figure of each measure that a result holds, for every pair."""
+def layer_figures(groups: Iterable[Group], look: Look = style.PLAIN) -> Iterator[Drawn]:
+    """Each measure that a result holds, for every result."""
     for result in _results(groups):
         for measure in MEASURES:
             if result[f"{measure.name}_by_len"]:
-                yield _drawn(result, measure.stem, draw_measure, measure)
+                yield _drawn(result, draw_measure, measure, look)
         if result["decision_layer_by_len"]:
-            yield _drawn(result, "decision_layer", draw_decisions)
+            yield _drawn(result, draw_decisions, look)
 
 
-def cosine_figures(groups: dict[tuple[str, str], Group]) -> Iterator[tuple[str, Any]]:
-    """Stem and figure of the cosines alone, where layers were read."""
+def cosine_figures(groups: Iterable[Group], look: Look = style.PLAIN) -> Iterator[Drawn]:
+    """The cosines alone, where layers were read."""
     for result in _results(groups):
         if result["cos_by_len"]:
-            yield _drawn(result, COSINE.stem, draw_measure, COSINE)
+            yield _drawn(result, draw_measure, COSINE, look)
 
 
-def _results(groups: dict[tuple[str, str], Group]) -> Iterator[Record]:
-    for group in groups.values():
-        yield from group.values()
+def _results(groups: Iterable[Group]) -> Iterator[Record]:
+    for group in groups:
+        yield from group.lines.values()
 
 
-def _drawn(result: Record, stem: str, draw: Callable[..., Any], *what: Any) -> tuple[str, Any]:
-    """Stem and figure; UserError where the result lacks what is drawn."""
+def _drawn(result: Record, draw: Callable[..., Drawn], *what: Any) -> Drawn:
+    """A figure; UserError where the result lacks what is drawn."""
     try:
-        figure = draw(result, *what)
+        return draw(result, *what)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{result['path']} is damaged: its layers cannot be drawn ({error!r:.90})."
         ) from error
-    return figure_stem(result["model"], result["target"], stem, result["distractor"]), figure
 
 
 def table(by_len: dict[str, Any]) -> np.ndarray:
@@ -86,7 +90,7 @@ def table(by_len: dict[str, Any]) -> np.ndarray:
     return np.array([list(row) for row in by_len.values()], dtype=float)
 
 
-def draw_measure(result: Record, measure: Measure) -> Any:
+def draw_measure(result: Record, measure: Measure, look: Look) -> Drawn:
     """Mean over examples at each block, as lines with bands and as a heat map."""
     values = table(result[f"{measure.name}_by_len"])
     stats = [of_len[measure.name] for of_len in result["layer_stats_by_len"].values()]
@@ -94,52 +98,68 @@ def draw_measure(result: Record, measure: Measure) -> Any:
         table({str(h): row[end] for h, row in enumerate(stats)}) for end in ("low", "high")
     )
     excluded = sum(sum(row["excluded"]) for row in stats)
-    note = f"bands: {stats[0]['interval']}"
-    note += f"; {excluded} values not finite, left out" if excluded else ""
-    figure, lines, heat = _panels(result, measure.about, note)
+    notes = [f"bands: {stats[0]['interval']}"]
+    notes += [f"{excluded} values not finite, left out"] if excluded else []
+    figure, lines, heat = _panels(look)
     _draw_lines(lines, values, low, high)
     lines.set_ylabel(measure.label)
     if measure.signed:
-        lines.axhline(0, color="0.4", linewidth=0.8)
+        lines.axhline(0, **style.ZERO)
     _draw_heat(figure, heat, values, measure.label, measure.signed)
-    return figure
+    return _finished(figure, result, look, measure.stem, measure.about, notes)
 
 
-def draw_decisions(result: Record) -> Any:
+def draw_decisions(result: Record, look: Look) -> Drawn:
     """Share of examples that are decided by each block, and the share decided at each block."""
     shares = table(result["decision_layer_by_len"]) / result["n"]  # [H + 1, L]
     stats = [of_len["decision_layer"] for of_len in result["layer_stats_by_len"].values()]
     undecided = sum(of_len["undecided"] for of_len in stats)
-    note = f"crosses: mean and {stats[0]['interval']}"
-    note += f"; {undecided} prompts that no block decides" if undecided else ""
-    figure, lines, heat = _panels(result, DECISION, note)
+    notes = [f"crosses: mean and {stats[0]['interval']}"]
+    notes += [f"{undecided} prompts that no block decides"] if undecided else []
+    figure, lines, heat = _panels(look)
     _draw_lines(lines, shares.cumsum(axis=1))
-    lines.set(ylabel="Share of examples decided so far", ylim=(-0.03, 1.03))
+    lines.set(ylabel="Share of examples\ndecided so far", ylim=(-0.03, 1.03))
     _draw_heat(figure, heat, shares, "Share decided at the block")
     heat.set_autoscale_on(False)  # an interval may reach beyond the blocks
     for h, of_len in enumerate(stats):
-        if of_len["mean"] is not None:
-            heat.plot(of_len["mean"], h, "x", color="#D55E00", markersize=6)
         if of_len["low"] is not None:
-            heat.plot([of_len["low"], of_len["high"]], [h, h], color="#D55E00", linewidth=1.2)
-    return figure
+            heat.plot([of_len["low"], of_len["high"]], [h, h], **_outlined(1.2))
+        if of_len["mean"] is not None:
+            heat.plot(of_len["mean"], h, "x", **_outlined(1.5))
+    return _finished(figure, result, look, "decision_layer", DECISION, notes)
 
 
-def _panels(result: Record, about: str, note: str) -> tuple[Any, Any, Any]:
+def _outlined(width: float) -> dict[str, Any]:
+    """Style of a line that is seen on every colour of a map, in grey too."""
+    from matplotlib.patheffects import withStroke
+
+    edge = withStroke(linewidth=width + 1.5, foreground="white")
+    return {"color": CROSS, "linewidth": width, "markeredgewidth": width, "path_effects": [edge]}
+
+
+def _panels(look: Look) -> tuple[Any, Any, Any]:
     """A figure with room for lines and for a heat map, both with blocks on x."""
-    from matplotlib.figure import Figure
+    figure, panels = style.new_figure(look, *((1, 2) if look.wide else (2, 1)))
+    for axes in panels:
+        axes.set_xlabel(BLOCKS)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    return figure, *panels
 
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    lines, heat = figure.subplots(1, 2, width_ratios=(1, 1))
-    lens = result["config"].get("lens", "logit")
-    figure.suptitle(
-        f"{result['model']}, n = {result['n']}, {lens} lens\n"
-        f"target {result['target']}, distractor {result['distractor']}\n{about}",
-        fontsize="medium",
-    )
-    figure.supxlabel(f"Decoder block ({note})", fontsize="medium")
-    lines.grid(axis="y", color="0.9", linewidth=0.6)
-    return figure, lines, heat
+
+def _finished(
+    figure: Any, result: Record, look: Look, stem: str, about: str, notes: list[str]
+) -> Drawn:
+    """The figure with its legend, its title and its caption."""
+    model, pair = in_words(result["names"])
+    lens = f"{result['config'].get('lens', 'logit')} lens"
+    size = f"n = {result['n']}"
+    style.add_legend(figure, figure.axes[0], look, style.TURNS, notes)
+    style.finish(figure, look, [f"{model}, {size}, {lens}", pair, about], HEIGHTS[look.width])
+    panels = "By decoder block for each history length h (turns): as lines and as a heat map"
+    caption = style.as_sentences([about, panels, f"{model}, {pair}, {size}, {lens}", *notes])
+    names = {field: name for field, name in result["names"].items() if field != "distractor"}
+    kind = f"{stem}_{result['distractor']}"
+    return Drawn(style.figure_stem(names, kind), figure, caption)
 
 
 def _draw_lines(
@@ -147,25 +167,14 @@ def _draw_lines(
 ) -> None:
     """A line per history length, its markers spread over the blocks, with bands where given."""
     blocks = np.arange(1, values.shape[1] + 1)
-    every = max(1, len(blocks) // 8)
+    every = max(1, len(blocks) // MARKED)
     for h, line in enumerate(values):
+        mark = {"marker": style.MARKERS[h % len(style.MARKERS)], "markevery": (h % every, every)}
         colour = colour_of(h, len(values))
-        axes.plot(
-            blocks, line, label=h, color=colour, linewidth=1.2, marker=MARKERS[h % len(MARKERS)],
-            markersize=3.5, markevery=(h % every, every),
-        )  # fmt: skip
+        axes.plot(blocks, line, label=h, color=colour, **mark)
         if low is not None:
             axes.fill_between(blocks, low[h], high[h], color=colour, alpha=0.15, linewidth=0)
-    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.set_xlim(0.5, len(blocks) + 0.5)
-    axes.legend(
-        title="h (turns)",
-        ncols=1 + len(values) // 6,
-        loc="best",
-        framealpha=0.8,
-        frameon=True,
-        edgecolor="none",
-    )
 
 
 def _draw_heat(
@@ -173,11 +182,12 @@ def _draw_heat(
 ) -> None:
     """Blocks by history lengths; what was not finite at any example is left blank."""
     limit = np.nanmax(np.abs(values), initial=0) or 1
-    colours = {"cmap": "RdBu", "vmin": -limit, "vmax": limit} if signed else {"cmap": "cividis"}
+    ends = {"vmin": -limit, "vmax": limit} if signed else {}
     extent = (0.5, values.shape[1] + 0.5, -0.5, len(values) - 0.5)
-    image = axes.imshow(values, aspect="auto", origin="lower", extent=extent, **colours)
-    axes.set(ylabel="History length h (turns)", facecolor="0.85")
-    axes.locator_params(axis="both", integer=True, min_n_ticks=1)
+    image = axes.imshow(values, aspect="auto", origin="lower", extent=extent, **ends)
+    axes.set(ylabel=style.TURNS, facecolor="white")
+    axes.locator_params(axis="y", integer=True, min_n_ticks=1)
+    axes.grid(False)
     figure.colorbar(image, ax=axes, label=label)
 
 

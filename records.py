@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -26,6 +26,8 @@ from texts import UNPRINTABLE, unique_keys
 SCHEMA_VERSION = 2
 LOCK = ".lock"  # in an out_dir, while a run writes there
 LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more
+NOT_RECORDED = "not recorded"  # a setting that a result does not hold
+UNMIXED = "distractor"  # --mix: turns of the distractor alone
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
 PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
@@ -132,7 +134,11 @@ def check_writable(out_dir: str | Path, make: bool = True) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file whole or not at all; ValueError for NaN and Infinity."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; UserError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.tmp")  # the next attempt writes over a killed one's
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,6 +267,15 @@ def read_debug(path: Path) -> dict[str, Any]:
     return log
 
 
+@contextlib.contextmanager
+def showing(path: str | Path, what: str) -> Iterator[None]:
+    """UserError that blames this file where its content is not what a reader of it needs."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {what} cannot be shown ({error!r:.90}).") from error
+
+
 def _require(path: Path, record: Any, keys: dict[str, Any], what: str) -> None:
     for key, kind in keys.items():
         if not isinstance(record, dict) or not isinstance(record.get(key), kind):
@@ -298,18 +313,56 @@ def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path, read_result(path)
 
 
-def load_results(folders: Iterable[str | Path]) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Results below the folders, each with its `path`, by model, target and distractor, sorted.
+class Key(NamedTuple):
+    """What tells results apart: who was asked what, after which histories, from which seed."""
+
+    model: str
+    target: str
+    distractor: str
+    history: str  # of `history_label`
+    seed: str  # "0", or "0 1 2" where several were pooled
+
+
+def key_of(result: dict[str, Any]) -> Key:
+    """The key of a result."""
+    seed = result["config"].get("seed", NOT_RECORDED)
+    return Key(
+        *(str(result[name]) for name in Key._fields[:3]),
+        history_label(result["config"]),
+        " ".join(map(str, seed)) if isinstance(seed, list) else str(seed),
+    )
+
+
+def history_label(config: dict[str, Any]) -> str:
+    """How histories were made, in a few words: `teacher`, `model, interleaved`, `teacher, cue`."""
+    words = [str(config.get("history", NOT_RECORDED))]
+    if config.get("mix", UNMIXED) != UNMIXED:
+        words.append(str(config["mix"]))
+    if config.get("switch_cue") is not None:
+        words.append("cue")
+    count = config.get("num_histories")
+    if count is not None:
+        words.append(f"{count} {'history' if count == 1 else 'histories'}")
+    return ", ".join(words)
+
+
+def by_text(name: str) -> tuple[int, str]:
+    """Sorts texts by length first, so that numbers in them come in their order."""
+    return len(name), name
+
+
+def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
+    """Results below the folders, each with its `path`, by its key, sorted.
 
     UserError where one key has two results, or one lacks a statistic.
     """
-    found: dict[tuple[str, str, str], tuple[Path, dict[str, Any]]] = {}
+    found: dict[Key, tuple[Path, dict[str, Any]]] = {}
     for path, result in (pair for folder in folders for pair in find_results(folder)):
-        key = (result["model"], result["target"], result["distractor"])
-        other, _ = found.setdefault(key, (path, result))
+        other, first = found.setdefault(key_of(result), (path, result))
         if other.resolve() != path.resolve():
             raise UserError(
-                f"{other} and {path} hold the same model, target and distractor.\n"
+                f"{other} and {path} hold the same model, target, distractor, history and seed, "
+                f"{_differences(first['config'], result['config'])}.\n"
                 "Give them apart, in a --result_dir for each."
             )
         for h, entry in result["stats_by_len"].items():
@@ -319,7 +372,14 @@ def load_results(folders: Iterable[str | Path]) -> dict[tuple[str, str, str], di
                     f"{path} has no '{lacking}' for h = {h}: it is damaged, or older than that "
                     "number.\nMake it again with: python experiment.py ... --overwrite"
                 )
-    return {key: found[key][1] | {"path": str(found[key][0])} for key in sorted(found)}
+    in_order = sorted(found, key=lambda key: (key[:-1], by_text(key.seed)))
+    return {key: found[key][1] | {"path": str(found[key][0])} for key in in_order}
+
+
+def _differences(config: dict[str, Any], other: dict[str, Any]) -> str:
+    """The settings in which two configs differ, in words."""
+    names = [name for name in config | other if config.get(name) != other.get(name)]
+    return f"and differ in {', '.join(names)}" if names else "and all settings"
 
 
 def provenance(started: float) -> dict[str, Any]:

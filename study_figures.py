@@ -1,13 +1,18 @@
 """Figures of what a run reads beside its metric: sensitivity, and what a switch cue changes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+import stats
+import style
 from errors import UserError
-from figures import METRICS, Group, figure_stem, line_styles
+from figures import Group, draw_line, in_words, interval_note, label_of, line_styles, shifts
+from style import Drawn, Look
 
+HEIGHTS = {"single": 1.4, "double": 2.0}  # inches, of a panel
 PANELS = {
     "tau": "tau: zero-shot reply",
     "confidence": "confidence: own reply",
@@ -15,91 +20,84 @@ PANELS = {
 }
 
 
-def study_figures(groups: dict[tuple[str, str], Group]) -> Iterator[tuple[str, Any]]:
-    """Stem and figure of each model and target, for what its results hold of the two."""
+def study_figures(groups: Sequence[Group], look: Look = style.PLAIN) -> Iterator[Drawn]:
+    """Sensitivity and cue of each group, for those of its results that hold them."""
     styles = line_styles(groups)
-    for (model, target), group in groups.items():
-        for key, name, draw in (
-            ("sensitivity_by_len", "sensitivity", draw_sensitivity),
-            ("cue_by_len", "cue", draw_cue),
-        ):
-            held = {distractor: result for distractor, result in group.items() if result[key]}
+    for group in groups:
+        for key, draw in (("sensitivity_by_len", draw_sensitivity), ("cue_by_len", draw_cue)):
+            held = {
+                name: result for name, result in group.lines.items() if any(result[key].values())
+            }
             if not held:
                 continue
             try:
-                figure = draw(f"{model}\ntarget {target}", held, styles)
+                yield draw(replace(group, lines=held), styles, look)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 path = next(iter(held.values()))["path"]
                 raise UserError(
                     f"{path} is damaged: {key} cannot be drawn ({error!r:.90})."
                 ) from error
-            yield figure_stem(model, target, name), figure
 
 
-def draw_sensitivity(title: str, group: Group, styles: Group) -> Any:
+def draw_sensitivity(group: Group, styles: dict[str, Any], look: Look) -> Drawn:
     """Loss of log-likelihood (nats per token) over history length, a panel for each variant."""
-    figure, panels = _panels(title, len(PANELS))
+    figure, panels = _panels(look, len(PANELS), sharey=True)
     for axes, (name, label) in zip(panels, PANELS.items()):
-        axes.set_title(label, fontsize="small")
-        axes.axhline(0, color="0.4", linewidth=0.8)
-        for distractor, result in group.items():
-            style = styles[distractor]
+        axes.set_title(label)
+        axes.axhline(0, **style.ZERO)
+        for (line, result), shift in zip(group.lines.items(), shifts(group)):
             by_len = result["sensitivity_by_len"].values()
             entries = [of_len[name]["per_token"] for of_len in by_len]
-            mean, low, high = (_column(entries, key) for key in ("mean", "low", "high"))
-            axes.plot(mean, label=f"{distractor} (n = {result['n']})", **style)
-            axes.fill_between(range(len(mean)), low, high, color=style["color"], alpha=0.15, lw=0)
-    panels[0].set_ylabel("Less likely than at h = 0\n(nats per token)")
-    interval = entries[0]["interval"]
-    _legend(figure, panels[0], f"Distractor (band: {interval})", len(group))
-    return figure
+            mean, *ends = (_column(entries, key) for key in ("mean", "low", "high"))
+            draw_line(axes, mean, styles[line] | {"label": label_of(line, result)}, shift, ends)
+    for axes in panels[:1] if look.wide else panels:
+        axes.set_ylabel("Less likely than at h = 0\n(nats per token)")
+    about = "Loss of log-likelihood against h = 0 (nats per token) over history length h (turns)"
+    notes = [interval_note(group, entries[0]["interval"])]
+    return _finished(figure, group, look, ("sensitivity", about), notes)
 
 
-def draw_cue(title: str, group: Group, styles: Group) -> Any:
+def draw_cue(group: Group, styles: dict[str, Any], look: Look) -> Drawn:
     """The metric with and without the cue, and their difference, on the same targets."""
-    figure, (values, differences) = _panels(title, 2)
-    differences.axhline(0, color="0.4", linewidth=0.8)
-    for distractor, result in group.items():
-        style = styles[distractor]
-        plain = list(result["metric_by_len"].values())
+    figure, (values, differences) = _panels(look, 2)
+    differences.axhline(0, **style.ZERO)
+    for (line, result), shift in zip(group.lines.items(), shifts(group)):
+        plain, shape = list(result["metric_by_len"].values()), styles[line]
         entries = [entry for h, entry in result["cue_by_len"].items() if int(h)]
-        h = range(1, len(entries) + 1)
-        values.plot(plain, label=f"{distractor} (n = {result['n']})", **style)
-        values.plot(h, _column(entries, "metric"), linestyle="--", markerfacecolor="white", **style)
+        hollow = shape | {"markerfacecolor": "white"}
         ends = [_column(entries, f"change_points_{end}") for end in ("low", "high")]
-        differences.plot(h, _column(entries, "change_points"), **style)
-        differences.fill_between(h, *ends, color=style["color"], alpha=0.15, lw=0)
-        metric, cue = METRICS[result["metric_name"]], result["config"].get("switch_cue", "")
+        draw_line(values, plain, shape | {"label": label_of(line, result)}, shift)
+        draw_line(values, _column(entries, "metric"), hollow, shift, first=1)
+        draw_line(differences, _column(entries, "change_points"), shape, shift, ends, first=1)
     # At least a point either way, so that no difference is not blown up to rounding noise.
     low, high = differences.get_ylim()
     differences.set_ylim(min(-1, low), max(1, high))
-    values.set_ylabel(f"{metric} (fraction, 0 to 1)")
+    values.set_ylabel(f"{group.metric} (fraction, 0 to 1)")
     differences.set_ylabel("With cue less without (points)")
-    unit = entries[0]["clusters"]["unit"]
-    heading = f"Distractor (dashed: with the cue {cue!r:.60};\nband: 95% bootstrap over {unit})"
-    _legend(figure, values, heading, len(group))
-    return figure
+    cue, unit = result["config"].get("switch_cue", ""), entries[0]["clusters"]["unit"]
+    notes = [f"hollow: with the cue {cue!r:.60}"]
+    notes += [interval_note(group, f"{stats.CONFIDENCE:.0%} bootstrap over {unit}")]
+    about = f"{group.metric} with and without a switch cue, and the difference"
+    return _finished(figure, group, look, ("cue", about), notes)
 
 
 def _column(entries: list[dict[str, Any]], key: str) -> np.ndarray:
     return np.array([entry[key] for entry in entries], dtype=float)
 
 
-def _panels(title: str, count: int) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.9 * count, 4.0), layout="constrained")
-    panels = figure.subplots(1, count, sharey=count == len(PANELS))
-    figure.suptitle(title, fontsize="medium")
+def _panels(look: Look, count: int, **shared: bool) -> tuple[Any, Any]:
+    """A figure with panels over history length, side by side or below each other."""
+    figure, panels = style.new_figure(look, *((1, count) if look.wide else (count, 1)), **shared)
     for axes in panels:
-        axes.set_xlabel("History length h (turns)")
-        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
-        axes.grid(axis="y", color="0.9", linewidth=0.6)
+        style.over_turns(axes)
     return figure, panels
 
 
-def _legend(figure: Any, axes: Any, heading: str, count: int) -> None:
-    columns = min(3, count)
-    figure.set_figheight(3.9 + 0.16 * np.ceil(count / columns))  # inches
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, title=heading, loc="outside lower center", ncols=columns)
+def _finished(
+    figure: Any, group: Group, look: Look, what: tuple[str, str], notes: list[str]
+) -> Drawn:
+    """The figure of `what` (its name, its caption's beginning) with legend, title and caption."""
+    notes = notes + group.notes
+    style.add_legend(figure, figure.axes[0], look, group.by.capitalize(), notes)
+    style.finish(figure, look, in_words(group.names), HEIGHTS[look.width])
+    return group.drawn(what[0], figure, what[1], notes)

@@ -1,4 +1,4 @@
-"""Results as one tidy table: a row per model, target, distractor and history length.
+"""Results as one tidy table: a row per history length of every result.
 
 The p-values are corrected over the whole table (Holm 1979), since whoever looks through all of it
 for a small one has scanned all of it.
@@ -6,6 +6,7 @@ for a small one has scanned all of it.
 
 from typing import TYPE_CHECKING, Any
 
+import records
 import stats
 
 if TYPE_CHECKING:  # pandas is slow to import, and --help does not need it
@@ -24,9 +25,10 @@ EXPLAINED = (
     "level of {alpha}."
 )
 
-SIDES = (*["left"] * 3, "right", "left", *["right"] * 7)  # of the columns of `_rounded`
+KEYS = {name: name.capitalize() for name in records.Key._fields}
+ON_THE_LEFT = (*KEYS.values(), "Metric")  # columns of text
 
-Results = dict[tuple[str, str, str], dict[str, Any]]  # of records.load_results
+Results = dict[records.Key, dict[str, Any]]  # of records.load_results
 
 
 def make_frame(results: Results) -> "DataFrame":
@@ -38,8 +40,8 @@ def make_frame(results: Results) -> "DataFrame":
     import pandas
 
     rows = [
-        _row(result, int(h), entry)
-        for result in results.values()
+        _row(key, result, int(h), entry)
+        for key, result in results.items()
         for h, entry in result["stats_by_len"].items()
     ]
     for row, corrected in zip(rows, stats.holm([row["p_value"] for row in rows])):
@@ -54,10 +56,10 @@ def make_frame(results: Results) -> "DataFrame":
     return frame
 
 
-def _row(result: dict[str, Any], h: int, entry: dict[str, Any]) -> dict[str, Any]:
+def _row(key: records.Key, result: dict[str, Any], h: int, entry: dict[str, Any]) -> dict[str, Any]:
     reasons = [entry[name] for name in entry if name.endswith("_reason") and entry[name]]
     return (
-        {name: result[name] for name in ("model", "target", "distractor")}
+        key._asdict()
         | {"h": h, "metric": result["metric_name"], "value": result["metric_by_len"][str(h)]}
         | {name: entry[name] for name in COPIED}
         | {"n": entry["n"], "n_targets": entry["n_targets"]}
@@ -79,20 +81,25 @@ def render(frame: "DataFrame", form: str) -> str:
     """
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n")
-    tests = int(frame["p_value"].notna().sum())
-    explained = EXPLAINED.format(
-        confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA, tests=tests
-    )
-    cells = _rounded(frame)
+    explained, cells = explain(frame), rounded(frame)
+    sides = ["left" if name in ON_THE_LEFT else "right" for name in cells]
     if form == "markdown":
         cells = cells.map(lambda cell: cell.replace("|", r"\|"))
         levels = ", ".join(rf"{_literal(mark)} p < {end}" for end, mark in reversed(STARS))
-        text = cells.to_markdown(index=False, disable_numparse=True, colalign=SIDES)
+        text = cells.to_markdown(index=False, disable_numparse=True, colalign=sides)
         return f"{text}\n\n{explained} {levels}.\n"
     levels = ", ".join(f"{mark} $p < {end}$" for end, mark in reversed(STARS))
     caption = f"{explained} {levels}.".replace("%", r"\%")
     return cells.to_latex(
-        index=False, escape=True, caption=caption, column_format="".join(side[0] for side in SIDES)
+        index=False, escape=True, caption=caption, column_format="".join(side[0] for side in sides)
+    )
+
+
+def explain(frame: "DataFrame") -> str:
+    """What the columns of `rounded` are, and how many comparisons the stars are corrected over."""
+    tests = int(frame["p_value"].notna().sum())
+    return EXPLAINED.format(
+        confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA, tests=tests
     )
 
 
@@ -101,15 +108,17 @@ def _literal(mark: str) -> str:
     return mark.replace("*", r"\*")
 
 
-def _rounded(frame: "DataFrame") -> "DataFrame":
-    """The columns that are read, as text; what is null is empty."""
+def rounded(frame: "DataFrame") -> "DataFrame":
+    """The columns that are read, as text; what is null is empty.
+
+    History and seed are among them where they vary.
+    """
     import pandas
 
+    varying = [name for name in ("history", "seed") if frame[name].nunique() > 1]
     rows = [
-        {
-            "Model": row["model"],
-            "Target": row["target"],
-            "Distractor": row["distractor"],
+        {KEYS[name]: row[name] for name in ("model", "target", "distractor", *varying)}
+        | {
             "h": str(row["h"]),
             "Metric": row["metric"],
             "Value": _with_ends(row, "value", "low", "high", 3),

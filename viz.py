@@ -1,9 +1,10 @@
-"""Figures and tables of finished runs, and their verification. Reads result files; needs no model.
+"""Figures, tables and pages of finished runs, and their verification. Reads results, not models.
 
     python viz.py metric --result_dir results/org@name__quiz --out_dir plots
     python viz.py layers --result_dir results/org@name__quiz --out_dir plots
     python viz.py table --result_dir results --format latex --out table.tex
     python viz.py grid --result_dir results --h 4 --out_dir plots
+    python viz.py report --result_dir results --out report.html
     python viz.py verify --debug_file results/org@name__quiz/test_vs_posts_test_debug.json
 
 Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
@@ -11,6 +12,7 @@ Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024
 
 import argparse
 import sys
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -18,32 +20,45 @@ import figures
 import grid
 import layer_figures
 import records
+import report
 import study_figures
+import style
 import tables
 import verify
 from errors import UserError
 
 
 def run_metric(arguments: argparse.Namespace) -> int:
-    """Draw metric, change and cosines of every model and target below --result_dir."""
-    groups = figures.load_groups(arguments.result_dir)
+    """Draw metric, change and cosines of the results below --result_dir."""
+    groups, look = figures.load_groups(arguments.result_dir, arguments.by), look_of(arguments)
     drawn = chain(
-        figures.metric_figures(groups),
-        study_figures.study_figures(groups),
-        layer_figures.cosine_figures(groups),
+        figures.metric_figures(groups, look),
+        study_figures.study_figures(groups, look),
+        layer_figures.cosine_figures(groups, look),
     )
-    print(*figures.save_figures(drawn, arguments.out_dir), sep="\n")
+    print(*save(drawn, arguments), sep="\n")
     return 0
 
 
 def run_layers(arguments: argparse.Namespace) -> int:
-    """Draw every layer measure of every pair below --result_dir."""
+    """Draw every layer measure of every result below --result_dir."""
     groups = figures.load_groups(arguments.result_dir)
-    paths = figures.save_figures(layer_figures.layer_figures(groups), arguments.out_dir)
+    paths = save(layer_figures.layer_figures(groups, look_of(arguments)), arguments)
     if not paths:
-        raise UserError(f"no result below {arguments.result_dir} has layers (--no_cosine).")
+        below = ", ".join(arguments.result_dir)
+        raise UserError(f"no result below {below} has layers (--no_cosine).")
     print(*paths, sep="\n")
     return 0
+
+
+def look_of(arguments: argparse.Namespace) -> style.Look:
+    """The look that the command line asks for."""
+    return style.Look(arguments.width, arguments.paper)
+
+
+def save(drawn: Iterable[style.Drawn], arguments: argparse.Namespace) -> list[Path]:
+    """Write figures where and as the command line says."""
+    return style.save_figures(drawn, arguments.out_dir, arguments.format, arguments.paper)
 
 
 def run_table(arguments: argparse.Namespace) -> int:
@@ -60,10 +75,16 @@ def run_table(arguments: argparse.Namespace) -> int:
 
 
 def run_grid(arguments: argparse.Namespace) -> int:
-    """Draw a heat map of target by distractor for every model below the folders."""
+    """Draw heat maps of target by distractor, or by what --by says."""
     frame = tables.make_frame(records.load_results(arguments.result_dir))
-    drawn = grid.grid_figures(frame, grid.choose_length(frame, arguments.h))
-    print(*figures.save_figures(drawn, arguments.out_dir), sep="\n")
+    h = grid.choose_length(frame, arguments.h, arguments.by)
+    print(*save(grid.grid_figures(frame, h, arguments.by, look_of(arguments)), arguments), sep="\n")
+    return 0
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    """Write one page of every result below the folders, and say what it leaves out."""
+    print(*report.write_report(arguments.result_dir, arguments.out), arguments.out, sep="\n")
     return 0
 
 
@@ -95,25 +116,49 @@ def make_parser() -> argparse.ArgumentParser:
     metric.set_defaults(run=run_metric)
     layers = commands.add_parser("layers", help="draw what a history changes at each layer")
     layers.set_defaults(run=run_layers)
-    table = commands.add_parser("table", help="one row per model, target, distractor and h")
+    table = commands.add_parser("table", help="one row per result and h")
     table.add_argument("--format", choices=tables.FORMATS, default="markdown", help="%(default)s")
     table.add_argument("--out", type=Path, metavar="FILE", help="file (default: printed)")
     table.set_defaults(run=run_table)
     heat = commands.add_parser("grid", help="heat maps of the change, target by distractor")
     heat.add_argument("--h", type=int, help="history length (default: the longest of all pairs)")
     heat.set_defaults(run=run_grid)
-    for command in (metric, layers):
-        command.add_argument("--result_dir", required=True, help="folder of results")
-    for command in (table, heat):
+    page = commands.add_parser("report", help="one HTML page of all, with the examples behind it")
+    page.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="file (%(default)s)"
+    )
+    page.set_defaults(run=run_report)
+    for command in (metric, layers, heat, table, page):
         command.add_argument(
             "--result_dir", required=True, nargs="+", help="folders of results, searched below"
         )
     for command in (metric, layers, heat):
-        command.add_argument("--out_dir", default="plots", help="for figures (default: plots)")
+        add_looks(command)
+    for command, what in ((metric, "lines"), (heat, "columns")):
+        text = f"what {what} are, a figure for each combination of the rest (%(default)s)"
+        command.add_argument("--by", choices=figures.BY, default=figures.BY[0], help=text)
     check = commands.add_parser("verify", help="recompute every stored number from debug logs")
     check.add_argument("--debug_file", required=True, nargs="+", help="..._debug.json files")
     check.set_defaults(run=run_verify)
     return parser
+
+
+def add_looks(command: argparse.ArgumentParser) -> None:
+    """The flags that all figures have."""
+    command.add_argument("--out_dir", default="plots", help="for figures (default: plots)")
+    widths = "; ".join(f"{name}: {inches} in" for name, inches in style.WIDTHS.items())
+    command.add_argument(
+        "--width",
+        choices=style.WIDTHS,
+        default=style.PLAIN.width,
+        help=f"columns of a page; {widths} (%(default)s)",
+    )
+    command.add_argument(
+        "--paper", action="store_true", help="no titles and notes: they go into STEM.txt, a caption"
+    )
+    command.add_argument(
+        "--format", choices=style.FORMATS, default=style.FORMATS, nargs="+", help="(all three)"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,15 +3,25 @@
 import json
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
-from test_viz import BLOCKS, LENS, TARGETS, complains, edit, label_example, text_example, without
+from test_viz import (
+    BLOCKS,
+    LENS,
+    TARGETS,
+    complains,
+    edit,
+    label_example,
+    note_of,
+    text_example,
+    without,
+)
 from test_viz import write_pair as write
 
 import figures
 import layer_figures
 import records
+import style
 import viz
 
 MEASURES = ("cosine", "drift", "margin", "agree", "decision_layer")
@@ -19,7 +29,7 @@ MEASURES = ("cosine", "drift", "margin", "agree", "decision_layer")
 
 @pytest.fixture(autouse=True)
 def settings():
-    with matplotlib.rc_context(figures.SETTINGS):
+    with style.sheet():
         yield
 
 
@@ -30,18 +40,18 @@ def result(tmp_path):
 
 def drawn(path: Path) -> dict:
     """Figures by measure, for a folder of one result."""
-    pairs = layer_figures.layer_figures(figures.load_groups(path.parents[1]))
-    return {stem.split("__")[-1].removesuffix("_posts_test"): figure for stem, figure in pairs}
+    found = layer_figures.layer_figures(figures.load_groups([path.parents[1]]))
+    return {stem.split("__")[-1].removesuffix("_posts_test"): figure for stem, figure, _ in found}
 
 
 def draw(path: Path, plots: Path) -> int:
     return viz.main(["layers", "--result_dir", str(path.parents[1]), "--out_dir", str(plots)])
 
 
-def test_every_measure_is_written_as_png_and_pdf_and_printed(result, tmp_path, capsys):
+def test_every_measure_is_written_in_every_format_and_printed(result, tmp_path, capsys):
     assert draw(result, tmp_path / "plots") == 0
     names = {
-        f"org@name__quiz_test__{m}_posts_test.{end}" for m in MEASURES for end in ("png", "pdf")
+        f"org@name__quiz_test__{m}_posts_test.{end}" for m in MEASURES for end in style.FORMATS
     }
     assert {Path(line).name for line in capsys.readouterr().out.splitlines()} == names
     assert {path.name for path in (tmp_path / "plots").iterdir()} == names
@@ -96,9 +106,9 @@ def test_colours_of_a_signed_measure_are_centred_at_zero(result):
 
 
 def test_values_that_are_not_finite_are_counted_on_the_figure(result):
-    text = drawn(result)["margin"].get_supxlabel()
+    text = note_of(drawn(result)["margin"])
     assert f"{TARGETS * len(LENS)} values not finite, left out" in text
-    assert "not finite" not in drawn(result)["drift"].get_supxlabel()
+    assert "not finite" not in note_of(drawn(result)["drift"])
 
 
 def test_model_pair_n_and_lens_are_named_on_every_figure(result):

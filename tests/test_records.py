@@ -277,3 +277,65 @@ def test_a_folder_without_results_is_refused(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     assert_refused(lambda path: list(records.find_results(path)), tmp_path / folder)
+
+
+# --- keys
+
+
+def stored(tmp_path, folder="results", distractor="posts/test", **config):
+    """Write a result with these settings and its log; returns its path."""
+    content = edited(RESULT, "config", value=config) | {"distractor": distractor}
+    content["stats_by_len"] = {h: dict.fromkeys(records.STATS_KEYS) for h in ("0", "1")}
+    path = records.result_path(tmp_path / folder, "org/name", "quiz/test", distractor)
+    records.write_json(path, content)
+    records.write_json(records.debug_path(path), LOG)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("label", "config"),
+    [
+        ("teacher", {"mix": "distractor", "switch_cue": None, "num_histories": None}),
+        ("model", {"history": "model", "mix": "distractor"}),
+        ("teacher, interleaved", {"mix": "interleaved"}),
+        ("teacher, cue", {"switch_cue": "Now another one."}),
+        ("teacher, 5 histories", {"num_histories": 5}),
+        ("teacher, 1 history", {"num_histories": 1}),
+        ("model, target_last, cue", {"history": "model", "mix": "target_last", "switch_cue": "."}),
+    ],
+)
+def test_a_history_is_called_by_what_is_not_usual_about_it(label, config):
+    assert records.history_label({"history": "teacher"} | config) == label
+
+
+def test_runs_that_differ_in_history_or_seed_are_kept_apart_and_in_order(tmp_path):
+    made = [("teacher", [10]), ("teacher", [2]), ("model", [0]), ("teacher", [0, 1, 2])]
+    for number, (history, seed) in enumerate(made):
+        stored(tmp_path, f"results/{number}", history=history, seed=seed)
+    pair = ("org/name", "quiz/test", "posts/test")
+    assert list(records.load_results([tmp_path])) == [
+        (*pair, "model", "0"),
+        (*pair, "teacher", "2"),
+        (*pair, "teacher", "10"),
+        (*pair, "teacher", "0 1 2"),
+    ]
+
+
+def test_a_setting_that_a_result_does_not_hold_is_not_guessed(tmp_path):
+    stored(tmp_path)
+    ((*_, history, seed),) = records.load_results([tmp_path])
+    assert history == seed == records.NOT_RECORDED
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [({"dtype": "float16", "prompt": "plain"}, "differ in dtype, prompt"), ({}, "all settings")],
+)
+def test_two_results_of_one_key_are_refused_with_what_they_differ_in(tmp_path, other, said):
+    settings = {"history": "teacher", "seed": [0], "dtype": "float32", "prompt": "chat"}
+    paths = [stored(tmp_path, name, **settings | more) for name, more in (("a", {}), ("b", other))]
+    with pytest.raises(UserError) as refused:
+        records.load_results([tmp_path])
+    assert all(str(path) in str(refused.value) for path in paths)
+    assert said in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 2

@@ -2,7 +2,6 @@
 
 import json
 
-import matplotlib
 import numpy as np
 import pytest
 from test_viz import LENS, TARGETS, complains, draw, label_example, verify, without, write_pair
@@ -10,6 +9,7 @@ from test_viz import LENS, TARGETS, complains, draw, label_example, verify, with
 import figures
 import records
 import study_figures
+import style
 
 
 def study_example(h: int, target: int) -> dict:
@@ -26,7 +26,7 @@ def study_example(h: int, target: int) -> dict:
 
 @pytest.fixture(autouse=True)
 def settings():
-    with matplotlib.rc_context(figures.SETTINGS):
+    with style.sheet():
         yield
 
 
@@ -36,8 +36,8 @@ def log(tmp_path):
 
 
 def drawn(log) -> dict:
-    groups = figures.load_groups(log.parents[1])
-    return {stem.split("__")[-1]: figure for stem, figure in study_figures.study_figures(groups)}
+    groups = figures.load_groups([log.parents[1]])
+    return {d.stem.split("__")[-1]: d.figure for d in study_figures.study_figures(groups)}
 
 
 def stored(log) -> dict:
@@ -89,12 +89,12 @@ def test_a_result_that_lacks_what_is_drawn_is_refused_by_name(log, tmp_path, cap
 
 def test_a_distractor_has_one_colour_in_all_figures(log):
     write_pair(log.parents[1], distractor="a/first", cosines=False)  # has no sensitivity
-    groups = figures.load_groups(log.parents[1])
-    metric = dict(figures.metric_figures(groups))["org@name__quiz_test__metric"]
+    groups = figures.load_groups([log.parents[1]])
+    metric = next(figures.metric_figures(groups)).figure
     [line] = [each for each in metric.axes[0].lines if each.get_label().startswith("posts")]
     panel = drawn(log)["sensitivity"].axes[0]
     [other] = [each for each in panel.lines if str(each.get_label()).startswith("posts")]
-    assert line.get_color() == other.get_color() != figures.COLOURS[0]
+    assert line.get_color() == other.get_color() != style.COLOURS[0]
 
 
 def test_n_and_units_are_written_on_both(log):

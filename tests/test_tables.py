@@ -11,10 +11,10 @@ import pytest
 from matplotlib.patches import Rectangle
 from statsmodels.stats.multitest import multipletests
 
-import figures
 import grid
 import metrics
 import records
+import style
 import tables
 import viz
 
@@ -27,7 +27,7 @@ SLIGHTLY = [0.0] * 3 + [1.0] * 17 + [0.0] * 20
 @pytest.fixture(autouse=True)
 def settings():
     """Figures are made under the settings that they are saved with."""
-    with matplotlib.rc_context(figures.SETTINGS):
+    with style.sheet():
         yield
 
 
@@ -38,6 +38,7 @@ def write(
     target: str = "quiz/test",
     distractor: str = "posts/test",
     metric_name: str = "accuracy",
+    **config: object,
 ) -> Path:
     """Write a result with these scores, a row per history length; returns its path."""
     examples = [
@@ -49,7 +50,7 @@ def write(
     identity |= {"distractor": distractor, "metric_name": metric_name}
     path = records.result_path(folder, model, target, distractor)
     aggregates = metrics.aggregate(examples, metric_name)
-    records.write_json(path, identity | aggregates | {"config": {}, "environment": {}})
+    records.write_json(path, identity | aggregates | {"config": config, "environment": {}})
     records.write_json(records.debug_path(path), {})
     return path
 
@@ -103,6 +104,42 @@ def test_csv_holds_every_stored_number_in_full_precision(tmp_path, capsys):
             else:
                 assert type(expected)(row[name]) == expected, name
         assert row["resampled"] == "40 targets"
+
+
+def write_runs(folder: Path) -> None:
+    """Runs of one pair: two seeds, and another history of the first seed."""
+    for name, rows, history, seed in (
+        ("a", (UNCHANGED, SLIGHTLY), "teacher", 0),
+        ("b", (UNCHANGED, WORSE), "teacher", 1),
+        ("c", (UNCHANGED, UNCHANGED), "model", 0),
+    ):
+        write(folder / name, *rows, history=history, seed=[seed])
+
+
+def test_csv_names_history_and_seed_of_every_row(tmp_path, capsys):
+    write_runs(tmp_path)
+    rows = rows_of(capsys, tmp_path)
+    found = [(row["history"], row["seed"], row["h"], row["change_points"]) for row in rows]
+    assert found[1::2] == [
+        ("model", "0", "1", "0.0"), ("teacher", "0", "1", "-7.5"), ("teacher", "1", "1", "-45.0")
+    ]  # fmt: skip
+    assert list(rows[0])[:6] == ["model", "target", "distractor", "history", "seed", "h"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "head"),
+    [("a", []), ("ab", ["Seed"]), ("ac", ["History"]), ("abc", ["History", "Seed"])],
+)
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_a_table_to_read_has_history_and_seed_only_where_they_vary(
+    tmp_path, capsys, runs, head, form
+):
+    write_runs(tmp_path)
+    assert table(*(tmp_path / name for name in runs), "--format", form) == 0
+    text = capsys.readouterr().out
+    line = next(line for line in text.splitlines() if "Distractor" in line)
+    names = [cell.strip() for cell in re.split(r"[|&]", line.strip("|"))]
+    assert names[: 4 + len(head)] == ["Model", "Target", "Distractor", *head, "h"]
 
 
 def test_p_values_are_corrected_over_the_whole_table(tmp_path, capsys):
@@ -221,8 +258,8 @@ def cells_of(axes) -> dict[tuple[int, int], str]:
 def grids_of(folder: Path, h: int | None = None) -> dict[str, tuple]:
     """Axes of the map and of the colour bar, and the figure, by stem."""
     frame = frame_of(folder)
-    drawn = dict(grid.grid_figures(frame, grid.choose_length(frame, h)))
-    return {stem: (*figure.axes, figure) for stem, figure in drawn.items()}
+    drawn = grid.grid_figures(frame, grid.choose_length(frame, h))
+    return {stem: (*figure.axes, figure) for stem, figure, _ in drawn}
 
 
 def test_a_grid_shows_the_change_of_every_pair_at_the_longest_common_length(tmp_path):
@@ -314,12 +351,12 @@ def test_a_length_without_results_is_refused(tmp_path, capsys, h):
     assert not (tmp_path / "plots").exists()
 
 
-def test_a_grid_is_written_as_png_and_pdf(tmp_path, capsys):
+def test_a_grid_is_written_in_every_format(tmp_path, capsys):
     write_grid(tmp_path / "results")
     assert draw(tmp_path / "results", "--out_dir", tmp_path / "plots") == 0
-    expected = {f"org@{m}__grid__h2.{end}" for m in "ab" for end in ("png", "pdf")}
+    expected = {f"org@{m}__grid__h2.{end}" for m in "ab" for end in ("pdf", "svg", "png")}
     assert {path.name for path in (tmp_path / "plots").iterdir()} == expected
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert len(capsys.readouterr().out.splitlines()) == 6
 
 
 @pytest.mark.parametrize(("targets", "distractors"), [(1, 1), (1, 7), (7, 1), (4, 4)])

@@ -167,7 +167,7 @@ def test_an_element_of_the_slurm_array_runs_its_target_after_all_distractors(tmp
         "cpu",
     ]
     done = subprocess.run(
-        ["bash", "scripts/slurm.sh", *flags],
+        ["bash", "scripts/slurm.sh", *map(str, flags)],
         cwd=ROOT, env=os.environ | slurm | chosen, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -8,7 +8,6 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 from matplotlib.collections import FillBetweenPolyCollection, LineCollection, PathCollection
@@ -17,6 +16,7 @@ from PIL import Image
 import figures
 import metrics
 import records
+import style
 import viz
 from verify import BY_LEN, IDENTITY
 
@@ -414,9 +414,9 @@ def drawn(tmp_path_factory):
     return folder / "deep" / "plots", printed.getvalue()
 
 
-def test_metric_writes_each_figure_as_png_and_pdf_and_no_cosines_where_none_were_read(drawn):
+def test_metric_writes_each_figure_thrice_and_no_cosines_where_none_were_read(drawn):
     kinds = ("metric", "change", "cosine_posts_test")
-    expected = {f"org@name__quiz_test__{k}.{end}" for k in kinds for end in ("png", "pdf")}
+    expected = {f"org@name__quiz_test__{k}.{end}" for k in kinds for end in ("pdf", "svg", "png")}
     assert {path.name for path in drawn[0].iterdir()} == expected
 
 
@@ -436,15 +436,16 @@ def test_png_has_150_dpi_or_more_and_pdf_embeds_truetype_fonts(drawn):
 def test_models_and_targets_are_never_mixed(tmp_path):
     for model, target in (("org/a", "quiz/test"), ("org/b", "quiz/test"), ("org/a", "mmlu/test")):
         write_pair(tmp_path, model, target)
-    groups = figures.load_groups(tmp_path)
-    assert sorted(groups) == [
+    groups = figures.load_groups([tmp_path])
+    assert [tuple(group.names.values()) for group in groups] == [
         ("org/a", "mmlu/test"),
         ("org/a", "quiz/test"),
         ("org/b", "quiz/test"),
     ]
-    for (model, target), group in groups.items():
-        assert {(r["model"], r["target"]) for r in group.values()} == {(model, target)}
-    stems = [stem for stem, _ in figures.metric_figures(groups)]
+    for group in groups:
+        for result in group.lines.values():
+            assert {field: result[field] for field in group.names} == group.names
+    stems = [drawn.stem for drawn in figures.metric_figures(groups)]
     assert len(set(stems)) == len(stems) == 6
 
 
@@ -454,7 +455,8 @@ def test_the_folder_is_named_by_nobody_but_the_result(tmp_path):
     moved.parent.mkdir()
     records.result_of_debug(log).rename(moved)
     log.rename(records.debug_path(moved))
-    assert list(figures.load_groups(tmp_path)) == [("org/name", "quiz/test")]
+    [group] = figures.load_groups([tmp_path])
+    assert group.names == {"model": "org/name", "target": "quiz/test"}
 
 
 def test_two_results_of_one_pair_are_refused_and_both_named(tmp_path, capsys):
@@ -499,14 +501,14 @@ def test_an_out_dir_that_is_a_file_is_refused(tmp_path, capsys):
 @pytest.fixture(autouse=True)
 def settings():
     """Figures are made under the settings that they are saved with."""
-    with matplotlib.rc_context(figures.SETTINGS):
+    with style.sheet():
         yield
 
 
 def figures_of(folder: Path) -> dict:
     """Figures by the last part of their stem; for a folder of one model and target."""
-    pairs = figures.metric_figures(figures.load_groups(folder))
-    return {stem.split("__")[-1]: figure for stem, figure in pairs}
+    drawn = figures.metric_figures(figures.load_groups([folder]))
+    return {stem.split("__")[-1]: figure for stem, figure, _ in drawn}
 
 
 def test_metric_figure_shows_the_stored_values_and_intervals(tmp_path):
@@ -581,7 +583,8 @@ def test_a_distractor_looks_the_same_in_every_figure(tmp_path):
     write_pair(tmp_path, "org/a", distractor="b/test")
     for distractor in ("a/test", "b/test"):
         write_pair(tmp_path, "org/b", distractor=distractor)
-    drawn = dict(figures.metric_figures(figures.load_groups(tmp_path)))
+    groups = figures.load_groups([tmp_path])
+    drawn = {stem: figure for stem, figure, _ in figures.metric_figures(groups)}
     alone = drawn["org@a__quiz_test__metric"].axes[0].lines[0]
     second = drawn["org@b__quiz_test__change"].axes[0].lines[1]
     assert alone.get_color() == second.get_color()
@@ -598,7 +601,7 @@ def test_a_percentage_change_of_null_is_a_gap_with_its_reason_and_never_zero(tmp
     assert np.isfinite(whole.get_ydata()).all()
     assert np.isnan(broken.get_ydata()).tolist() == [False, True, False]
     assert list(zero.get_ydata()) == [0, 0]
-    assert "Gaps because the metric is 0 at h = 0: quiz/test" in axes.get_xlabel()
+    assert "gaps because the metric is 0 at h = 0: quiz/test" in note_of(axes.figure)
 
 
 def test_an_interval_of_null_is_left_out_with_its_reason(tmp_path):
@@ -608,13 +611,18 @@ def test_an_interval_of_null_is_left_out_with_its_reason(tmp_path):
         edit(result, "stats_by_len", "2", f"percent_change_{end}_reason", value="of rain")
     (axes,) = figures_of(tmp_path)["change"].axes
     assert np.isfinite(axes.lines[0].get_ydata()).all()
-    assert "No interval because of rain: posts/test" in axes.get_xlabel()
+    assert "no interval because of rain: posts/test" in note_of(axes.figure)
+
+
+def note_of(figure) -> str:
+    """What is written about the lines, in one line."""
+    return " ".join(figure.legends[0].get_title().get_text().split())
 
 
 def test_no_note_where_nothing_is_missing(tmp_path):
     write_pair(tmp_path, make=text_example)
-    (axes,) = figures_of(tmp_path)["change"].axes
-    assert axes.get_xlabel() == "History length h (turns)"
+    note = note_of(figures_of(tmp_path)["change"])
+    assert "because" not in note
 
 
 def test_units_and_n_are_written_on_every_figure(tmp_path):
@@ -624,7 +632,7 @@ def test_units_and_n_are_written_on_every_figure(tmp_path):
     assert "(%)" in drawn["change"].axes[0].get_ylabel()
     for name, figure in drawn.items():
         legend = " ".join(text.get_text() for text in figure.legends[0].get_texts())
-        assert f"n = {TARGETS}" in figure.axes[0].get_title() + legend, name
+        assert f"n = {TARGETS}" in legend, name
 
 
 @pytest.mark.parametrize("distractors", [1, 3, 9])

@@ -1,0 +1,151 @@
+/* One example at one history length: answers side by side, and the conversation the model read. */
+class Example {
+  constructor(examples, row, h) {
+    Object.assign(this, { examples, row, h, pair: examples.pairs[row.pair] });
+  }
+
+  text(place) {
+    return this.examples.strings[place];
+  }
+
+  /* A text of the model's, which may be empty. */
+  said(place) {
+    return element("span", { class: "text" }, this.text(place) || "(empty)");
+  }
+
+  references() {
+    const title = this.row.references.length > 1 ? "References: " : "Reference: ";
+    const texts = this.row.references.map((place) => this.text(place)).join(" | ");
+    return element("p", {}, element("span", { class: "quiet" }, title), texts);
+  }
+
+  // -- answers
+
+  answers(chooseH) {
+    const heads = this.row.at.map((_, h) => {
+      const choose = element("button", { type: "button" }, `h = ${h}`);
+      choose.addEventListener("click", () => chooseH(h));
+      return element("th", { scope: "col", "aria-current": h === this.h ? "true" : null }, choose);
+    });
+    const head = element("tr", {}, element("th", {}, "History (turns)"), ...heads);
+    const table = element("table", { class: "data answers" }, element("thead", {}, head));
+    table.append(element("tbody", {}, ...this.lines()));
+    return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Answers" }, table);
+  }
+
+  lines() {
+    const decided = this.pair.blocks ? `Decided at block (of ${this.pair.blocks})` : "Decided at block";
+    const tokens = (at) => at.top5.map((place) => JSON.stringify(this.text(place))).join("  ");
+    return [
+      this.line("Answer", (at) => this.said(at.answer)),
+      this.line("Text", (at) => (at.text === undefined ? null : this.said(at.text))),
+      this.line(this.pair.graded ? this.pair.metric : "Right?", (at, h) => this.verdict(h)),
+      this.line("Format", (at) => (at.failed ? "failed: nothing to score" : null)),
+      this.line("With the cue", (at) => (at.cued ? this.withCue(at.cued) : null)),
+      this.row.labelled ? this.probabilities() : null,
+      this.line(decided, (at) => (at.layer === undefined ? null : String(at.layer ?? "none"))),
+      this.line("Likeliest next tokens", tokens),
+    ].filter(Boolean);
+  }
+
+  /* A row with a cell for every history length; null where no cell has anything. */
+  line(title, cell) {
+    const cells = this.row.at.map(cell);
+    if (cells.every((found) => found === null)) return null;
+    const chosen = (h) => ({ class: h === this.h ? "chosen" : null });
+    return element("tr", {}, element("th", { scope: "row" }, title),
+      ...cells.map((found, h) => element("td", chosen(h), found ?? "–")));
+  }
+
+  verdict(h) {
+    const { state, change } = this.row.at[h];
+    const made = element("span", {}, this.examples.stateOf(this.row, h));
+    if (!this.pair.graded) made.append(` ${FOR_LABELS[state]}`);
+    else if (h) made.append(` ${signed(change)} against h = 0`);
+    return made;
+  }
+
+  withCue(cued) {
+    return element("span", {}, this.said(cued.answer), ` (score ${cued.score.toFixed(3)})`);
+  }
+
+  /* A bar per label: exp(log P) as it is, so that bars of one prompt need not add up to 1. */
+  probabilities() {
+    const every = this.row.at.flatMap(({ logprobs }) => Object.values(logprobs).map(Math.exp));
+    const most = Math.max(...every) || 1;
+    const title = `P(label), log P in nats; bars end at ${(100 * most).toPrecision(2)} %`;
+    return this.line(title, ({ logprobs }) => element("div", {},
+      ...Object.entries(logprobs).map(([label, logprob]) => this.bar(label, logprob, most))));
+  }
+
+  bar(label, logprob, most) {
+    const p = Math.exp(logprob);
+    const fill = element("i");
+    fill.style.width = `${(100 * p) / most}%`;
+    const right = label === this.text(this.row.references[0]);
+    return element("div", { class: right ? "bar reference" : "bar" },
+      element("span", { class: "label" }, label),
+      element("span", { class: "number" }, `${(100 * p).toPrecision(3)} %`),
+      element("span", { class: "number" }, logprob.toFixed(3).replace("-", "−")),
+      element("span", { class: "track" }, fill));
+  }
+
+  // -- the conversation
+
+  conversation(exact) {
+    const pieces = this.examples.piecesOf(this.row, this.h);
+    const whole = exact || this.row.whole;
+    return [...(whole ? [this.exactly(pieces)] : this.turns(pieces)), ...this.cue()];
+  }
+
+  exactly(pieces) {
+    return element("pre", { class: "exact" }, this.examples.join(pieces));
+  }
+
+  /* The prompt once more with the cue, where the run has one. */
+  cue() {
+    if (!this.row.cued || this.h === 0) return [];
+    const pieces = this.examples.piecesOf(this.row.cued, this.h - 1);
+    const summary = element("summary", {}, "The prompt with the cue");
+    return [element("details", {}, summary, this.exactly(pieces))];
+  }
+
+  /* A block per speaker; the pieces are those of the exact text, in its order. */
+  turns(pieces) {
+    const { marks } = this.examples;
+    const marked = pieces.some((piece) => this.examples.isMark(piece));
+    const blocks = [];
+    pieces.forEach((piece, k) => {
+      if (this.examples.isMark(piece)) {
+        if (marks[piece]) blocks.push({ who: marks[piece], text: "" });
+        return;
+      }
+      const who = marked ? "" : k < this.row.cuts[this.h] ? "history" : "target";
+      if (!marked || !blocks.length) blocks.push({ who, text: "" });
+      blocks.at(-1).text += this.text(piece);
+    });
+    return this.blocks(blocks.filter(({ text }, k) => text.trim() || k === blocks.length - 1));
+  }
+
+  /* Blocks with the turn that each is of, where there are as many as there should be. */
+  blocks(blocks) {
+    const known = blocks.filter(({ who }) => who === "user").length === this.h + 1;
+    let turn = 0;
+    return blocks.map((block, k) => {
+      const last = k === blocks.length - 1;
+      if (known && block.who === "user") turn += 1;
+      return this.block(block, turn, known ? turn > this.h : last, last);
+    });
+  }
+
+  block({ who, text }, turn, target, last) {
+    const [role, index] = this.row.history[turn - 1] ?? [];
+    const ofTurn = role ? `turn ${turn}, ${role}, row ${index}` : "";
+    const source = target ? `target, row ${this.row.target}` : ofTurn;
+    const answers = last && who === "assistant";
+    const title = [who || "text", source, answers ? "the answer" : ""].filter(Boolean).join(" · ");
+    const words = answers ? this.text(this.row.at[this.h].answer) : text.trim();
+    return element("div", { class: target ? "turn target" : "turn" },
+      element("h4", {}, title), element("pre", {}, words));
+  }
+}

@@ -1,0 +1,131 @@
+"""Synthetic results with conversations, for the claims about reports."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import metrics
+import records
+
+TARGETS = 12
+LENGTHS = range(3)
+HOSTILE = "</script><script>alert(1)</script><!-- <img src=x onerror=alert(1)> & \u2028"
+QUESTION = {
+    "quiz/test": "Which letter is it in row {}?\nAnswer:",
+    "posts/test": "What does post {} say?\nAnswer:",
+}
+LABELS = ("A", "B")
+
+
+def chat(messages: Sequence[tuple[str, str]]) -> str:
+    """Messages as ChatML, ready for an answer."""
+    turns = [f"<|im_start|>{who}\n{text}<|im_end|>\n" for who, text in messages]
+    return "".join([*turns, "<|im_start|>assistant\n"])
+
+
+def history_of(distractor: str, target: int, h: int) -> list[tuple[str, str]]:
+    messages = []
+    for k in range(h):
+        question = QUESTION[distractor].format(100 + 10 * target + k)
+        messages += [("user", question), ("assistant", LABELS[(target + k) % 2])]
+    return messages
+
+
+def right(target: int, h: int, seed: int = 0) -> bool:
+    """Half are right at h = 0; histories lose many of them and gain a few others."""
+    if target % 2 == 0:
+        return h == 0 or (target + h + seed) % 3 != 0
+    return h > 0 and (target + h + seed) % 5 == 0
+
+
+def label_example(target: int, h: int, seed: int) -> dict:
+    reference = LABELS[target // 2 % 2]
+    best = reference if right(target, h, seed) else LABELS[1 - target // 2 % 2]
+    logprobs = {label: -0.25 - 0.01 * target if label == best else -2.5 for label in LABELS}
+    return {
+        "expected_answer": reference,
+        "label_logprobs": logprobs,
+        **metrics.judge_labels(logprobs, reference),
+        "decision_layer": 1 + (target + h) % 4,
+    }
+
+
+def text_example(target: int, h: int, seed: int) -> dict:
+    references = ["a red car by the old house", "the red car"]
+    text = "a red car by the old house" if right(target, h, seed) else "the car"
+    scores = metrics.text_scores(text, references)
+    return {
+        "model_prediction": text,
+        "expected_answer": references[0],
+        "references": references,
+        **metrics.judge_text(text, references, "rouge", scores),
+    }
+
+
+def examples_of(
+    target: str,
+    distractor: str,
+    *,
+    count: int = TARGETS,
+    seeds: Sequence[int] = (0,),
+    odd: str = "",
+) -> list[dict]:
+    """The debug log of a pair; `odd` stands in the prompt of target 3."""
+    make = label_example if target == "quiz/test" else text_example
+    found = []
+    for i in range(count):
+        question = QUESTION[target].format(i) + (f" {odd}" if i == 3 else "")
+        for seed in seeds:
+            for h in LENGTHS:
+                messages = [("system", "Be brief."), *history_of(distractor, i, h)]
+                found.append(
+                    {
+                        "prompt_text": chat([*messages, ("user", question)]),
+                        "config": {
+                            "history_len": h,
+                            "target_idx": i,
+                            "history_idx": [100 + 10 * i + k for k in range(h)],
+                            "history_role": ["distractor"] * h,
+                            "seed": seed,
+                        },
+                        "top5": [" A", " B", "<b>", " the", "\n"],
+                        "cosines": [0.1 + 0.01 * h, 0.5, 0.7, 1.0],
+                        **make(i, h, seed),
+                    }
+                )
+    return found
+
+
+def write_pair(
+    folder: Path,
+    target: str = "quiz/test",
+    distractor: str = "posts/test",
+    *,
+    model: str = "org/name",
+    examples: list[dict] | None = None,
+    **more,
+) -> Path:
+    """Write a result and its log; returns the path of the result."""
+    examples = examples or examples_of(target, distractor)
+    metric = "accuracy" if "label_logprobs" in examples[0] else "rouge"
+    identity = {"schema_version": records.SCHEMA_VERSION, "model": model}
+    identity |= {"target": target, "distractor": distractor, "metric_name": metric}
+    seeds = sorted({example["config"]["seed"] for example in examples})
+    config = {"seed": seeds, "history": "teacher", "prompt": "chat", "dtype": "float32"}
+    config["tasks"] = {"target": {"name": target, "prompt": QUESTION.get(target)}}
+    environment = {"device": "cpu", "git_commit": "0123abc", "packages": {"numpy": "2.4.6"}}
+    path = records.result_path(folder, model, target, distractor)
+    path = path.with_name(f"{seeds[0]}_{path.name}") if seeds[0] else path
+    result = identity | metrics.aggregate(examples, metric) | {"n_skipped": 0}
+    result |= {"config": config, "environment": environment} | more
+    records.write_json(path, result)
+    records.write_json(records.debug_path(path), identity | {"debug_examples": examples})
+    return path
+
+
+def write_grid(folder: Path, odd: str = "") -> None:
+    """Two targets after two distractors each; one pair pools two seeds."""
+    for target in QUESTION:
+        for distractor in QUESTION:
+            write_pair(
+                folder, target, distractor, examples=examples_of(target, distractor, odd=odd)
+            )

@@ -1,0 +1,523 @@
+"""Claims about `viz.py report`: its numbers, what it embeds, and that nothing on it runs wild."""
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import html
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pages import (
+    HOSTILE,
+    LENGTHS,
+    QUESTION,
+    TARGETS,
+    examples_of,
+    label_example,
+    right,
+    write_grid,
+    write_pair,
+)  # fmt: skip
+from test_viz import complains, edit, without
+
+import explorer
+import records
+import report
+import summary
+import tables
+import viz
+
+ROOT = Path(viz.__file__).parent
+FLIPPED = [i for i in range(TARGETS) if len({right(i, h) for h in LENGTHS}) > 1]
+
+
+def make(results: Path, out: Path) -> int:
+    return viz.main(["report", "--result_dir", str(results), "--out", str(out)])
+
+
+@pytest.fixture(autouse=True)
+def quick(request, monkeypatch):
+    """Figures take most of the time; who does not ask for `drawn` gets a dot."""
+    if "drawn" not in request.fixturenames and "slow" not in request.keywords:
+        monkeypatch.setattr(report, "image", no_image)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """Folder of results with a hostile row."""
+    folder = tmp_path_factory.mktemp("grid")
+    write_grid(folder, HOSTILE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, grid):
+    """The page of that grid, without its figures."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+        patch.setattr(report, "image", no_image)
+        return page_of(grid, tmp_path_factory.mktemp("page"))
+
+
+def page_of(results: Path, folder: Path) -> str:
+    assert make(results, folder / "report.html") == 0
+    return (folder / "report.html").read_text()
+
+
+def no_image(figure) -> dict:
+    return {"uri": "data:,", "width": 1, "height": 1, "caption": "A figure."}
+
+
+def embedded(page: str) -> dict:
+    """What the explorer of a page reads."""
+    packed = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', page)[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def table_of(page: str, start: str) -> list[list[str]]:
+    """Text of the cells of the first table behind a text, a list per row."""
+    table = page[page.index(start) :].partition("</table>")[0]
+    rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+    return [
+        [
+            html.unescape(re.sub(r"<button.*?</button>|<[^>]*>", "", cell)).strip()
+            for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)
+        ]
+        for row in rows
+    ]
+
+
+def prompt_at(data: dict, row: dict, h: int) -> str:
+    """A prompt, put together as the page does."""
+    whole = row.get("whole")
+    places = [whole[h]] if whole else [*row["pieces"][: row["cuts"][h]], *row["tail"]]
+    return "".join(data["strings"][place] for place in places)
+
+
+# --- numbers
+
+
+def test_every_number_of_the_table_is_the_one_that_viz_table_prints(grid, page, capsys):
+    assert viz.main(["table", "--result_dir", str(grid)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in lines if line.startswith("|") and "---" not in line]
+    printed = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [row[1:] for row in printed] == table_of(page, '<table class="data sortable"')
+    assert {row[0] for row in printed[1:]} == {"org/name"}
+    assert len(printed) == 1 + 4 * len(LENGTHS)
+
+
+def test_cells_are_sorted_by_the_number_in_full_precision(grid, page):
+    body = page[page.index('id="verdicts"') :].partition("</table>")[0]
+    keys = re.findall(r'data-sort="([^"]*)"', body)
+    frame = tables.make_frame(records.load_results([grid]))
+    p_values = frame["p_holm_table"].dropna()
+    assert {repr(p) for p in p_values} <= set(keys)
+    assert "nan" not in keys
+
+
+def test_heat_maps_have_the_changes_and_stars_of_the_table_at_every_h(grid, page):
+    frame = tables.make_frame(records.load_results([grid]))
+    for h in LENGTHS[1:]:
+        head, *rows = table_of(page, f'data-heat="{h}"')
+        for row in frame[frame["h"] == h].to_dict("records"):
+            number = f"{row['change_points']:+.1f}"
+            cell = next(line for line in rows if line[0].startswith(row["target"]))[
+                head.index(f"after {row['distractor']}")
+            ]
+            assert cell == (number + row["stars"] if row["stars"] else f"({number})")
+
+
+def verdict_of(folder: Path) -> dict:
+    results = records.load_results([folder])
+    return summary.verdict(tables.make_frame(results), list(results.values()))
+
+
+def scored(right_at: list[list[bool]]) -> list[dict]:
+    """A log of label examples that are right where these rows, one for each h, say so."""
+    examples = examples_of("quiz/test", "posts/test", count=len(right_at[0]))
+    for example in examples:
+        place = example["config"]
+        at = right_at[place["history_len"]][place["target_idx"]]
+        reference = example["expected_answer"]
+        example["label_logprobs"] = {label: -float((label == reference) != at) for label in "AB"}
+        example |= {"score": float(at)}
+    return examples
+
+
+def test_the_verdict_names_the_switch_that_hurts_most_and_counts_what_is_significant(tmp_path):
+    worse, much_worse = [True] * 20 + [False] * 20, [True] * 5 + [False] * 35
+    write_pair(tmp_path, examples=scored([[True] * 40, worse, much_worse]))
+    write_pair(tmp_path, distractor="reviews/test", examples=scored([[True] * 40, worse, worse]))
+    write_pair(
+        tmp_path, distractor="quiz/dev", examples=scored([[True] * 40, [True] * 40, [False] * 40])
+    )
+    verdict = verdict_of(tmp_path)
+    assert verdict["sentence"].startswith("5 of 6 comparisons with h = 0 are significant")
+    assert verdict["sentence"].endswith("5 falls and no rises.")
+    assert [(row["name"], row["h"]) for row in verdict["hurt"]] == [
+        ("quiz/test after posts/test", 2),
+        ("quiz/test after reviews/test", 1),
+    ]
+    assert verdict["hurt"][0]["change"].startswith("-87.5 [")
+    assert (verdict["hurt"][0]["before"], verdict["hurt"][0]["after"]) == ("1.000", "0.125")
+    assert [row["name"] for row in verdict["control"]] == ["quiz/test after quiz/dev"]
+
+
+def test_where_nothing_is_significant_the_verdict_says_so_and_what_n_can_show(tmp_path):
+    slightly = [True] * 19 + [False] * 21
+    write_pair(tmp_path, examples=scored([[True] * 20 + [False] * 20, slightly, slightly[::-1]]))
+    verdict = verdict_of(tmp_path)
+    assert verdict["sentence"].startswith("None of the 2 comparisons with h = 0 is significant")
+    assert not verdict["significant"]
+    points = tables.make_frame(records.load_results([tmp_path]))["detectable_points"].dropna()
+    assert verdict["power"]["range"].split(" to ")[0] == f"{points.min():.1f}"
+    assert verdict["power"]["known"] + sum(e["count"] for e in verdict["power"]["unknown"]) == 2
+
+
+def test_why_no_change_can_be_detected_is_said(tmp_path):
+    write_pair(tmp_path, examples=scored([[True] * 8] * 3))
+    [reason] = verdict_of(tmp_path)["power"]["unknown"]
+    assert reason == {"reason": "no score differs from h = 0", "count": 2}
+
+
+def test_results_of_two_seeds_are_told_apart(tmp_path):
+    for seed in (0, 1):
+        examples = examples_of("quiz/test", "posts/test", seeds=[seed])
+        write_pair(tmp_path, examples=examples)
+    assert make(tmp_path, tmp_path / "r.html") == 0
+    names = [pair["name"] for pair in embedded((tmp_path / "r.html").read_text())["pairs"]]
+    assert names == [f"quiz/test after posts/test (seed {seed})" for seed in (0, 1)]
+
+
+# --- settings, and what was left out
+
+
+def test_settings_that_all_share_are_shown_once_and_others_by_target(page):
+    part = page[page.index('<section id="settings">') :]
+    assert part.count("float32") == 1
+    assert part.count("0123abc") == 1
+    for target, prompt in QUESTION.items():
+        assert part.count(f"target {target}") == 1
+        assert html.escape(prompt.partition("\n")[0]) in part
+
+
+def test_skipped_targets_and_format_failures_are_never_hidden(tmp_path):
+    examples = examples_of("quiz/test", "posts/test")
+    for example in examples:
+        example["format_failure"] = example["config"]["target_idx"] == 5
+    write_pair(tmp_path, examples=examples, n_skipped=2, skipped_target_idx=[17, 23])
+    assert make(tmp_path, tmp_path / "r.html") == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "2 targets were too long for the model" in page
+    assert "3 answers held no label or number" in page
+    row = table_of(page, 'aria-label="Left out"')[1]
+    assert row[1:6] == ["12", "2 (rows 17, 23)", "1", "1", "1"]
+
+
+# --- the file
+
+
+def test_a_hostile_row_is_text_everywhere(page):
+    assert len(re.findall(r"<script", page)) == 2
+    assert "onerror" not in page
+    assert "<!--" not in page
+    data = embedded(page)
+    assert any(HOSTILE in text for text in data["strings"])
+
+
+def test_a_hostile_name_is_escaped(tmp_path):
+    write_pair(tmp_path, model="org/<img src=x onerror=alert(1)>")
+    assert make(tmp_path, tmp_path / "r.html") == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "<img src=x" not in page
+    assert "org/&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_the_page_loads_nothing_and_allows_only_its_own_script_and_style(page):
+    assert not re.search(r"https?://|url\(|@import|<link|<iframe", page)
+    assert set(re.findall(r'\ssrc="(data:)?', page)) <= {"data:"}
+    policy = html.unescape(re.search(r'Security-Policy" content="([^"]*)"', page)[1])
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    for tag, rule in (("script", "script-src"), ("style", "style-src")):
+        [text] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{rule} 'sha256-{digest}';" in policy
+    assert not re.search(r"\s(style|on\w+)=", page.partition("<body>")[2].partition("<script>")[0])
+
+
+def test_equal_results_give_equal_bytes(tmp_path, drawn):
+    make(drawn.parent / "results", tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == drawn.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """A report with its figures."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_pair(folder / "results")
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert make(folder / "results", folder / "report.html") == 0
+    return folder / "report.html"
+
+
+def test_figures_are_those_of_viz_without_loss(drawn):
+    from PIL import Image
+
+    page = drawn.read_text()
+    uris = re.findall(r'<img src="data:image/webp;base64,([^"]*)" width="(\d+)"', page)
+    assert len(uris) == 4  # metric, change, cosine, decision layer
+    for uri, width in uris:
+        picture = Image.open(io.BytesIO(base64.b64decode(uri)))
+        assert picture.size[0] >= 1.2 * int(width)
+        assert b"VP8L" in base64.b64decode(uri)[:32]
+
+
+# --- the examples
+
+
+def test_every_prompt_is_embedded_exactly_and_every_answer_with_it(grid, page):
+    data = embedded(page)
+    results = list(records.load_results([grid]).values())
+    assert len(data["rows"]) == 4 * TARGETS
+    for row in data["rows"]:
+        log = records.read_debug(records.debug_path(Path(results[row["pair"]]["path"])))
+        found = [e for e in log["debug_examples"] if e["config"]["target_idx"] == row["target"]]
+        for h, example in enumerate(found):
+            at = row["at"][h]
+            assert prompt_at(data, row, h) == example["prompt_text"]
+            assert data["strings"][at["answer"]] == example["model_prediction"]
+            assert [data["strings"][place] for place in at["top5"]] == example["top5"]
+            assert at.get("layer") == example.get("decision_layer")
+            assert at["score"] == round(example["score"], 3)
+            assert at.get("logprobs") == pytest.approx(example.get("label_logprobs"), abs=5e-4)
+
+
+def test_prompts_whose_turns_are_not_nested_are_embedded_whole(tmp_path):
+    examples = examples_of("quiz/test", "posts/test")
+    for example in examples:
+        h = example["config"]["history_len"]
+        example["prompt_text"] = "x" * (3 - h) + example["prompt_text"]
+    write_pair(tmp_path, examples=examples)
+    make(tmp_path, tmp_path / "r.html")
+    data = embedded((tmp_path / "r.html").read_text())
+    for row, start in zip(data["rows"], range(0, len(examples), len(LENGTHS))):
+        texts = [example["prompt_text"] for example in examples[start : start + len(LENGTHS)]]
+        assert [prompt_at(data, row, h) for h in LENGTHS] == texts
+        assert "whole" in row
+
+
+def test_turns_that_prompts_share_are_embedded_once(page):
+    data = embedded(page)
+    assert len(set(data["strings"])) == len(data["strings"])
+    turns = [text for text in data["strings"] if text.startswith(("Which letter", "What does"))]
+    histories = 2 * TARGETS * LENGTHS[-1]  # of each distractor, for both targets
+    assert len(turns) == histories + 2 * TARGETS
+
+
+def test_flips_are_counted_over_all_examples_and_both_ways(page):
+    data = embedded(page)
+    for pair in data["pairs"]:
+        lost = [sum(right(i, 0) and not right(i, h) for i in range(TARGETS)) for h in LENGTHS]
+        gained = [sum(right(i, h) and not right(i, 0) for i in range(TARGETS)) for h in LENGTHS]
+        if not pair["graded"]:
+            assert (pair["lost"], pair["gained"]) == (lost, gained)
+            assert pair["flipped"] == len(FLIPPED)
+
+
+@pytest.mark.parametrize(
+    ("score", "at_0", "graded", "expected"),
+    [
+        (1.0, 1.0, False, "right"), (0.0, 0.0, False, "wrong"), (0.0, 1.0, False, "lost"),
+        (1.0, 0.0, False, "gained"), (0.25, 0.75, True, "lost"), (0.75, 0.25, True, "gained"),
+        (0.26, 0.75, True, "scored"), (0.0, 0.0, True, "scored"),
+    ],
+)  # fmt: skip
+def test_a_flip_is_a_change_of_half_a_score_or_more(score, at_0, graded, expected):
+    assert explorer.state(score, at_0, graded) == expected
+
+
+def test_a_page_of_many_examples_holds_a_sample_and_says_so(grid, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(explorer, "MOST_ROWS", 16)
+    page = page_of(grid, tmp_path)
+    printed = capsys.readouterr().out
+    assert "The explorer holds 16 of 48 examples" in printed
+    assert "quiz/test after posts/test: 4 of 12" in page
+    data = embedded(page)
+    assert [pair["embedded"] for pair in data["pairs"]] == [4] * 4
+    assert [pair["n"] for pair in data["pairs"]] == [TARGETS] * 4
+    quiz = [row for row in data["rows"] if data["pairs"][row["pair"]]["target"] == "quiz/test"]
+    states = [{at["state"] for at in row["at"]} for row in quiz]
+    assert sum(bool({"lost", "gained"} & each) for each in states) == len(quiz) // 2
+    order = [row["target"] for row in data["rows"] if row["pair"] == 0]
+    assert order == sorted(order)
+
+
+def test_where_all_fits_nothing_is_said_to_be_left_out(grid, tmp_path, capsys):
+    page = page_of(grid, tmp_path)
+    assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
+    assert "a sample of the examples" not in page
+
+
+def test_long_texts_cut_the_examples_of_all_pairs_alike(grid, tmp_path, monkeypatch):
+    monkeypatch.setattr(explorer, "MOST_LETTERS", 1500)
+    counts = [pair["embedded"] for pair in embedded(page_of(grid, tmp_path))["pairs"]]
+    assert 0 < min(counts) <= max(counts) < TARGETS
+    assert max(counts) - min(counts) <= 1
+
+
+def test_few_flips_are_all_kept(tmp_path):
+    states = {i: ["right", "lost" if i < 3 else "right"] for i in range(100)}
+    chosen = explorer.choose(states, 20, "key")
+    assert len(chosen) == 20 == len(set(chosen))
+    assert {0, 1, 2} <= set(chosen)
+    assert len(explorer.choose(states, 500, "key")) == 100
+
+
+def test_a_cue_is_embedded_with_its_prompt_and_answer(tmp_path):
+    examples = examples_of("quiz/test", "posts/test")
+    for example in examples:
+        h, i = example["config"]["history_len"], example["config"]["target_idx"]
+        if h:
+            text = example["prompt_text"].replace(f"row {i}?", f"row {i}? CUE")
+            example["cued"] = label_example(i, h - 1, 0) | {"prompt_text": text}
+    write_pair(tmp_path, examples=examples)
+    make(tmp_path, tmp_path / "r.html")
+    data = embedded((tmp_path / "r.html").read_text())
+    row = data["rows"][4]
+    expected = [e["cued"] for e in examples if e["config"]["target_idx"] == 4 and "cued" in e]
+    for h, cued in enumerate(expected):
+        assert prompt_at(data, row["cued"], h) == cued["prompt_text"]
+        assert data["strings"][row["at"][h + 1]["cued"]["answer"]] == cued["model_prediction"]
+
+
+@pytest.mark.slow
+def test_a_3_x_3_grid_of_200_examples_and_four_turns_is_under_5_mb(tmp_path, monkeypatch):
+    monkeypatch.setattr("pages.LENGTHS", range(5))
+    fill = " ".join(f"{i * 7919 % 10007}" for i in range(60))  # digits compress badly
+    for target in ("quiz/test", "posts/test", "quiz/dev"):
+        for distractor in QUESTION | {"quiz/dev": ""}:
+            base = distractor if distractor in QUESTION else "quiz/test"
+            kind = "posts/test" if target == "posts/test" else "quiz/test"
+            examples = examples_of(kind, base, count=200)
+            for example in examples:
+                example["cosines"] = [0.01 * k + 0.001 * example["score"] for k in range(32)]
+                example["drift"] = example["agree"] = example["cosines"]
+                example["prompt_text"] = re.sub(
+                    r"(row|post) (\d+)", rf"\1 \2 {distractor} {fill} \2", example["prompt_text"]
+                )
+            write_pair(tmp_path, target, distractor, examples=examples)
+    assert make(tmp_path, tmp_path / "r.html") == 0
+    assert (tmp_path / "r.html").stat().st_size < 5_000_000
+
+
+# --- what cannot be reported
+
+
+def cut_log(path: Path) -> None:
+    log = records.debug_path(path)
+    log.write_text(log.read_text()[:-40])
+
+
+def drop_prompt(path: Path) -> None:
+    without(records.debug_path(path), "debug_examples", 4)
+
+
+def double_prompt(path: Path) -> None:
+    edit(records.debug_path(path), "debug_examples", 4, "config", "history_len", value=0)
+
+
+def other_log(path: Path) -> None:
+    log = json.loads(records.debug_path(path).read_text())
+    for example in log["debug_examples"]:
+        example["score"] = 1.0
+    records.write_json(records.debug_path(path), log)
+
+
+def no_references(path: Path) -> None:
+    edit(records.debug_path(path), "debug_examples", 4, "label_logprobs", value={"A": None})
+
+
+def no_layer_stats(path: Path) -> None:
+    edit(path, "layer_stats_by_len", "1", "cos", value={})
+
+
+def cut_result(path: Path) -> None:
+    path.write_text(path.read_text()[:-40])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_log,
+        drop_prompt,
+        double_prompt,
+        other_log,
+        no_references,
+        no_layer_stats,
+        cut_result,
+    ],
+    ids=lambda damage: damage.__name__,
+)
+def test_damage_is_two_plain_lines_and_leaves_the_old_page(tmp_path, capsys, damage):
+    path = write_pair(tmp_path / "results")
+    out = tmp_path / "report.html"
+    out.write_text("old")
+    damage(path)
+    assert make(tmp_path / "results", out) == 2
+    assert complains(capsys, path.parent.name)
+    assert out.read_text() == "old"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["report.html", "results"]
+
+
+def test_a_log_that_lacks_a_target_is_refused_though_its_mean_is_the_same(tmp_path, capsys):
+    path = write_pair(tmp_path, examples=scored([[True] * 8] * 3))
+    log = json.loads(records.debug_path(path).read_text())
+    del log["debug_examples"][: len(LENGTHS)]
+    records.write_json(records.debug_path(path), log)
+    assert make(tmp_path, tmp_path / "r.html") == 2
+    assert complains(capsys, "holds 7 examples, and its result 8")
+
+
+def test_a_run_without_histories_has_a_page_too(tmp_path):
+    examples = examples_of("quiz/test", "posts/test")
+    write_pair(tmp_path, examples=[e for e in examples if e["config"]["history_len"] == 0])
+    assert make(tmp_path, tmp_path / "r.html") == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "No comparison with h = 0 could be tested." in page
+    assert len(embedded(page)["rows"]) == TARGETS
+
+
+def test_no_results_are_two_plain_lines(tmp_path, capsys):
+    assert make(tmp_path, tmp_path / "report.html") == 2
+    assert complains(capsys, "no results below")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_two_plain_lines(tmp_path, capsys):
+    write_pair(tmp_path / "results")
+    (tmp_path / "file").write_text("")
+    assert make(tmp_path / "results", tmp_path / "file" / "report.html") == 2
+    assert complains(capsys, "file")
+
+
+def test_a_report_loads_neither_torch_nor_transformers(tmp_path):
+    examples = examples_of("quiz/test", "posts/test")
+    for example in examples:
+        del example["cosines"], example["decision_layer"]
+    write_pair(tmp_path, examples=examples)
+    arguments = ["report", "--result_dir", str(tmp_path), "--out", str(tmp_path / "r.html")]
+    code = (
+        "import sys, viz\n"
+        f"assert viz.main({arguments!r}) == 0\n"
+        "print(*sys.modules, file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "transformers", "evaluate"} & set(done.stderr.split())
