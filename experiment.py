@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import claim
 import histories
 import metrics
 import records
@@ -37,7 +38,7 @@ def run(config: RunConfig) -> list[Path]:
     check_settings(config)
     with (
         joined(config.device, config.device_map) as team,
-        records.claimed(config.out_dir) if team.is_first else nullcontext(),
+        claim.claimed(config.out_dir) if team.is_first else nullcontext(),
     ):
         return run_share(config, team)
 

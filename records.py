@@ -18,13 +18,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from errors import UserError
 from texts import UNPRINTABLE, unique_keys
 
 SCHEMA_VERSION = 2
-LOCK = ".lock"  # in an out_dir, while a run writes there
 LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more
 NOT_RECORDED = "not recorded"  # a setting that a result does not hold
 UNMIXED = "distractor"  # --mix: turns of the distractor alone
@@ -165,47 +162,6 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@contextlib.contextmanager
-def claimed(out_dir: str | Path) -> Iterator[None]:
-    """Within it no other process can claim this folder; UserError where one has.
-
-    The folder is made where it is missing, and goes again if nothing was written into it.
-    """
-    folder = Path(out_dir).absolute()
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    check_writable(folder)
-    lock = folder / LOCK
-    holder = FileLock(lock, timeout=0)
-    try:
-        holder.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"--out_dir {out_dir} is in use by {_said_in(lock)}.\n"
-            "Wait for that run to end, or use another --out_dir."
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot lock {lock}: {error.strerror}.") from error
-    try:
-        with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
-            lock.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()
-        holder.release()
-        with contextlib.suppress(OSError):  # where there is something in it
-            for path in made:
-                path.rmdir()
-
-
-def _said_in(lock: Path) -> str:
-    """Who holds a lock, as far as that can be read."""
-    try:
-        return lock.read_text(encoding="utf-8") or "another process"
-    except (OSError, ValueError):
-        return "another process"
 
 
 def read_json(path: Path) -> dict[str, Any]:

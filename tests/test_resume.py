@@ -13,6 +13,7 @@ import victims
 from test_experiment import contents, save_model
 from victims import Victim
 
+import claim
 import experiment
 import journal
 import records
@@ -136,7 +137,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(
     assert victim.wait() == status
     assert f"kept in {out_dir}.\nThe same command goes on from there." in victim.said()
     assert "Traceback" not in victim.said()
-    assert not list(out_dir.rglob("*.json")) and not (out_dir / records.LOCK).exists()
+    assert not list(out_dir.rglob("*.json")) and not (out_dir / claim.LOCK).exists()
     again = Victim(argv(model, out_dir), tmp_path / "log")
     assert again.wait() == 0
     assert "Going on: " in again.said()
@@ -154,7 +155,7 @@ def begun(tmp_path_factory, model):
     assert victim.wait() == -signal.SIGKILL
     assert any(finished(folder / "out").values())
     assert not list((folder / "out").rglob("*.json"))
-    (folder / "out" / records.LOCK).unlink()  # so that files can be compared
+    (folder / "out" / claim.LOCK).unlink()  # so that files can be compared
     return folder / "out"
 
 
@@ -264,7 +265,7 @@ def test_a_journal_that_does_not_say_its_settings_is_refused(copy, model, capsys
 
 def test_a_second_run_on_an_out_dir_stops_and_names_the_first(tmp_path, model, capsys):
     out_dir = tmp_path / "out"
-    with records.claimed(out_dir):
+    with claim.claimed(out_dir):
         before = contents(out_dir)
         second = Victim(argv(model, out_dir), tmp_path / "log")
         assert second.wait() == 2

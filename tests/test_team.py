@@ -14,6 +14,7 @@ from test_experiment import save_model
 from test_resume import argv, contents, finished, without_times
 from victims import Victim, free_port, team
 
+import claim
 import experiment
 import records
 
@@ -114,7 +115,7 @@ def test_what_one_process_began_several_finish(tmp_path, model, one):
 
 
 def test_a_second_team_on_an_out_dir_stops(tmp_path, model):
-    with records.claimed(tmp_path / "out"):
+    with claim.claimed(tmp_path / "out"):
         before = contents(tmp_path / "out")
         statuses, said = run_team(model, tmp_path, 2)
         assert statuses == [2, 2]
