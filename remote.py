@@ -308,6 +308,8 @@ def _may_pass(error: BaseException) -> bool:
     found = causes(error)
     if any(isinstance(one, GivenUp | CutShort) or _unsendable(one) for one in found):
         return False
+    if any(400 <= (_status(one) or 0) < 500 and _status(one) not in BUSY for one in found):
+        return False
     broken = httpx.TransportError | Incomplete
     return any(_status(one) in BUSY or isinstance(one, broken) or _short(one) for one in found)
 

@@ -310,15 +310,25 @@ def test_rows_cut_in_the_cache_are_refused(place):
 # --- a single request that fails
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json"])
+def test_a_model_is_not_run_without_a_file_that_the_hub_withholds(place, well, name):
+    runs = Runs(place, "model")
+    fault = runs.fails_by(Fault(f"NAME/resolve/.*/{re.escape(name)}$", 403))
+    assert_refused(runs(), runs.name, "(403)")
+    place.hub.faults.remove(fault)
+    assert_right(runs, runs())
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("status", [403, 503])
 @pytest.mark.parametrize("kind", ["model", "rows"])
-def test_trouble_with_any_single_request_changes_no_number(place, full, well, kind):
+def test_trouble_with_any_single_request_changes_no_number(place, full, well, kind, status):
     runs, log = full[kind]
     asked = dict.fromkeys(r.replace(runs.name, "NAME") for r in place.hub.asked(runs.name))
 
     def fails_in(request):
         again = Runs(place, kind)
-        again.fails_by(Fault(f"{re.escape(request)}$", 503))
+        again.fails_by(Fault(f"{re.escape(request)}$", status))
         return request, again(), again
 
     with ThreadPoolExecutor(4) as pool:
@@ -326,7 +336,7 @@ def test_trouble_with_any_single_request_changes_no_number(place, full, well, ki
             if outcome.code == 0:
                 assert again.log() == log.replace(runs.name.encode(), again.name.encode()), request
             else:
-                assert_refused(outcome, "in trouble (503)", again.name)
+                assert_refused(outcome, f"({status})", again.name)
 
 
 # --- what is said
@@ -355,7 +365,7 @@ def test_nothing_is_said_where_the_hub_is_quick(runs):
 
 
 def test_the_token_goes_to_the_hub_and_nowhere_else(runs):
-    runs.fails_by(Fault("", 400))  # whose body holds it
+    runs.fails_by(Fault("GET /.*NAME/resolve", 400))  # its body holds the token
     assert_refused(runs(), runs.name)
     assert f"Bearer {TOKEN}" in runs.place.hub.tokens
     written = [path for path in runs.place.root.rglob("*") if path.is_file()]
