@@ -37,6 +37,7 @@ STYLES = [{"color": COLOURS[i % 7], "marker": MARKERS[i % 8]} for i in range(56)
 # Type 42 embeds TrueType fonts; many publishers refuse Type 3, the default.
 SETTINGS = {"pdf.fonttype": 42, "savefig.dpi": 200, "font.size": 9, "axes.titlesize": "medium"}
 SETTINGS |= {
+    "text.parse_math": False,  # a $ in a name is a $
     "legend.fontsize": "small",
     "legend.frameon": False,
     "legend.title_fontsize": "small",
