@@ -27,6 +27,7 @@ import tasks
 import viz
 from errors import UserError
 from model import LanguageModel
+from texts import UNPRINTABLE
 
 hostile = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
@@ -674,8 +675,9 @@ def test_a_table_of_an_edited_result_is_made_or_refused(folder, runs, kind, seed
             assert status in (0, 2)
 
 
+@pytest.mark.slow
 @given(kind=st.sampled_from(KINDS), seed=st.integers(0, 10**6), value=st.sampled_from([*RAW, "-"]))
-@settings(hostile, max_examples=8)
+@settings(hostile, max_examples=4)
 def test_figures_of_an_edited_result_are_drawn_in_their_folder_or_refused(
     folder, runs, kind, seed, value
 ):
@@ -685,7 +687,7 @@ def test_figures_of_an_edited_result_are_drawn_in_their_folder_or_refused(
     after = removed(raw, path) if value == "-" else replaced(raw, path, value)
     log = place(folder, after, runs[kind][1])
     with tempfile.TemporaryDirectory() as plots, unchanged(folder):
-        for command in ("metric", "layers", "grid"):
+        for command in ("metric", "grid"):
             flags = ("--result_dir", log.parent, "--out_dir", Path(plots) / "deep")
             assert call(viz.main, command, *flags)[0] in (0, 2)
         assert {path.parent for path in contents(plots)} <= {Path(plots) / "deep"}
@@ -695,18 +697,30 @@ NAMES = ["../../x", "/abs", "a$b$c", "$\\frac{$", "{x}", "%s_&#", "שלום", "�
 NAMES += ["a\nb", "\x1b[31m", "", "..", "a|b", "\ud800", "<b>", "_^{"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_result_with_hostile_names_is_drawn_in_its_folder_or_refused(tmp_path, runs, name):
+def named(folder, runs, name):
+    """The folder of a result whose model and distractor have this name."""
     names = {"model": name, "distractor": name}
-    result, log = (json.dumps(json.loads(raw) | names).encode() for raw in runs["posts"])
-    path = place(tmp_path, result, log)
-    (tmp_path / "plots" / "deep").mkdir(parents=True)
+    return place(folder, *(json.dumps(json.loads(raw) | names).encode() for raw in runs["posts"]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_result_with_hostile_names_is_in_a_table_or_refused(tmp_path, runs, name):
+    path = named(tmp_path, runs, name)
+    for form in ("csv", "markdown", "latex"):
+        flags = ("--result_dir", path.parent, "--format", form)
+        refused = UNPRINTABLE.search(name) is not None
+        assert call(viz.main, "table", *flags)[0] == (2 if refused else 0)
+
+
+@pytest.mark.parametrize("name", ["../../x", "$\\frac{$", "x" * 300])
+def test_a_result_with_hostile_names_is_drawn_in_its_folder_or_refused(tmp_path, runs, name):
+    path = named(tmp_path, runs, name)
+    plots = tmp_path / "plots" / "deep"
+    plots.mkdir(parents=True)
     before = contents(tmp_path)
-    for command in ("metric", "grid", "table"):
-        out = () if command == "table" else ("--out_dir", tmp_path / "plots" / "deep")
-        assert call(viz.main, command, "--result_dir", path.parent, *out)[0] in (0, 2)
+    assert call(viz.main, "grid", "--result_dir", path.parent, "--out_dir", plots)[0] in (0, 2)
     new = {path for path in contents(tmp_path) if path not in before}
-    assert {path.parent for path in new} <= {tmp_path / "plots" / "deep"}
+    assert {path.parent for path in new} <= {plots}
 
 
 # --- a whole run
