@@ -244,8 +244,9 @@ def write_pair(
     }
     aggregates = metrics.aggregate(examples, identity["metric_name"])
     counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
-    records.write_json(records.debug_path(path), identity | {"debug_examples": examples})
-    records.write_json(path, identity | aggregates | counts | made)
+    log, result = identity | {"debug_examples": examples}, identity | aggregates | counts | made
+    records.write_json(records.debug_path(path), log)
+    records.write_json(path, result | {"content_sha256": records.digest(result, log)})
 
 
 def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:

@@ -5,9 +5,11 @@ one entry per prompt. Whoever a file belongs to is read from inside it, never ou
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -19,9 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from errors import UserError
-from texts import UNPRINTABLE, unique_keys
+from texts import UNPRINTABLE, is_text, unique_keys
 
 SCHEMA_VERSION = 2
+SURROGATE = re.compile(r"\\u[dD]")  # in JSON: half of a character, and alone nothing
+DEEPEST = 20  # lists and objects in each other; what is written has half as many
 LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more
 NOT_RECORDED = "not recorded"  # a setting that a result does not hold
 UNMIXED = "distractor"  # --mix: turns of the distractor alone
@@ -52,6 +56,7 @@ RESULT_KEYS = {
     "config": dict,
     "environment": dict,
 }
+NAMES = ("model", "target", "distractor", "metric_name")
 STATS_KEYS = (
     "n", "n_targets", "clusters", "low", "high", "interval",
     "change_points", "change_points_low", "change_points_high",
@@ -164,6 +169,13 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def digest(result: dict[str, Any], log: dict[str, Any]) -> str:
+    """Changes with any value of a result or its log, the result's `environment` apart."""
+    kept = {key: result[key] for key in result if key not in ("environment", "content_sha256")}
+    text = json.dumps([kept, log], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a file of `write_json`; UserError where it is missing, damaged, or holds NaN."""
 
@@ -179,7 +191,20 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: {str(error) or type(error).__name__}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: not an object.")
+    if _too_deep(content):
+        raise UserError(f"{path} is damaged: nested too deep.")
+    if SURROGATE.search(text) and not is_text(json.dumps(content, ensure_ascii=False)):
+        raise UserError(f"{path} is damaged: it holds half a character (a lone surrogate).")
     return content
+
+
+def _too_deep(value: Any) -> bool:
+    """True where lists and objects stand in each other deeper than DEEPEST."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [x for each in inner for x in each if isinstance(x, dict | list)]
+    return bool(level)
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -236,6 +261,8 @@ def _require(path: Path, record: Any, keys: dict[str, Any], what: str) -> None:
     for key, kind in keys.items():
         if not isinstance(record, dict) or not isinstance(record.get(key), kind):
             raise UserError(f"{path} is damaged: {what} has no valid '{key}'.")
+        if key in NAMES and UNPRINTABLE.search(record[key]):
+            raise UserError(f"{path} is damaged: '{key}' holds a control character.")
 
 
 def _numeric(value: Any) -> bool:

@@ -31,11 +31,16 @@ def verify(path: Path) -> list[tuple[str, ...]]:
         read = result["config"].get("read", "likelihood")
         rescored = [example | judge(example, metric_name, read) for example in examples]
         aggregates = metrics.aggregate(rescored, metric_name) | {"metric_name": metric_name}
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        digest = records.digest(result, log)
+    except (AttributeError, LookupError, OverflowError, TypeError) as error:
         raise UserError(f"{path} is damaged: it cannot be scored ({error!r:.90}).") from error
     except ValueError as error:
         return [("aggregates", "-", "0", "", f"none: {error!s:.90}", "", "MISMATCH")]
-    return compare(flatten(result, examples), flatten(log | aggregates, rescored))
+    stored, recomputed = flatten(result, examples), flatten(log | aggregates, rescored)
+    if "content_sha256" in result:  # older ones have none
+        place = ("content_sha256", "-", "")
+        stored[place], recomputed[place] = result["content_sha256"], digest
+    return compare(stored, recomputed)
 
 
 def judge(example: Record, metric_name: str, read: str) -> Record:
@@ -99,6 +104,12 @@ def compare(stored: dict[tuple, Any], recomputed: dict[tuple, Any]) -> list[tupl
 
 def difference(stored: Any, recomputed: Any) -> float:
     """Absolute difference of two numbers; of anything else 0 where equal, infinite where not."""
-    if isinstance(stored, (int, float)) and isinstance(recomputed, (int, float)):
-        return abs(stored - recomputed)
-    return 0.0 if stored == recomputed else np.inf
+    numbers = (int, float)
+    if stored == recomputed or not (
+        isinstance(stored, numbers) and isinstance(recomputed, numbers)
+    ):
+        return 0.0 if stored == recomputed else np.inf
+    try:
+        return abs(float(stored) - float(recomputed))
+    except OverflowError:  # whole numbers have no largest one
+        return np.inf
