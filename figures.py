@@ -30,7 +30,7 @@ BY = ("distractor", "model", "history", "seed")  # what lines can be
 ALWAYS = ("model", "target", "distractor")  # fields of a key that are named even where all agree
 SEEDS = (
     "Each seed draws its own histories and, under --limit, its own targets; nothing is pooled "
-    "over lines."
+    "over seeds"
 )
 MOST_BANDS = 3  # lines whose bands can still be told apart
 SPREAD = 0.6  # turns over which the lines of one history length are spread where there are more
@@ -98,7 +98,9 @@ def group_results(results: dict[records.Key, Record], by: str = BY[0]) -> list[G
 
 def in_words(names: dict[str, str]) -> list[str]:
     """The names of a figure in two lines: the model, and the rest."""
-    rest = ", ".join(f"{field} {name}" for field, name in names.items() if field != "model")
+    rest = ", ".join(
+        f"{field}\N{NO-BREAK SPACE}{name}" for field, name in names.items() if field != "model"
+    )
     return [line for line in (names.get("model"), rest) if line]
 
 
@@ -156,6 +158,9 @@ def draw_curve(curve: Curve, group: Group, styles: dict[str, Any], look: Look) -
         values = result["curves"]
         draw_line(axes, values[curve.name], line, shift, [values[end] for end in curve.ends])
         _fill_markers(axes, axes.lines[-1], values["p_holm"] < stats.ALPHA)  # not where it is NaN
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+        middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        axes.text(0.5, 0.5, "none of these can be computed", **middle)
     axes.set_xlim(-0.5, group.length - 0.5)
     axes.set_ylabel(curve.label.format(group.metric))
     if curve is CHANGE:
@@ -170,8 +175,8 @@ def draw_curve(curve: Curve, group: Group, styles: dict[str, Any], look: Look) -
 
 
 def label_of(name: str, result: Record) -> str:
-    """A line's label in the legend."""
-    return f"{name} (n = {result['n']})"
+    """A line's label in the legend; n must not be parted from its number."""
+    return f"{name} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{result['n']})"
 
 
 def curve_notes(group: Group, curve: Curve) -> list[str]:

@@ -11,7 +11,7 @@ import stats
 import style
 import tables
 from errors import UserError
-from figures import ALWAYS, BY, METRICS, in_words
+from figures import ALWAYS, BY, METRICS, SEEDS, in_words
 from style import Drawn, Look
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COLOURS = "PuOr_r"  # diverging, told apart by the colour-blind; orange is a rise
 MISSING = "0.88"  # grey
+MARK = "{}\N{NO-BREAK SPACE}p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}{}"  # not to be broken
 LINE = 0.125  # inches: a line of text
 BOLD = 1.15  # how much wider text is in bold
 NARROWEST = 0.11  # inches: the least that a column is wide
@@ -103,15 +104,16 @@ def draw_grid(names: dict[str, str], cells: "DataFrame", heat: Heat) -> Drawn:
 
 def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> Drawn:
     what = f"Change against h = 0 after h = {heat.h} turns"
-    marks = ", ".join(f"{mark} p < {end}" for end, mark in reversed(tables.STARS))
+    marks = ", ".join(MARK.format(mark, end) for end, mark in reversed(tables.STARS))
     notes = [
         "Change in points of the metric",
         f"{marks}, after Holm's correction over the {heat.tests} comparisons (every pair and "
         "h >= 1) of the results given",
         f"Hatched, in brackets: not significant (p >= {stats.ALPHA}) or not testable",
+        *([SEEDS] if heat.by == "seed" else []),
     ]
     if not heat.look.paper:
-        figure.supxlabel(style.wrap(style.as_sentences(notes), heat.look.inches - 0.2))
+        figure.supxlabel(style.wrap(". ".join(notes), heat.look.inches - 0.2))
     titles = [*in_words(names), what]
     style.finish(figure, heat.look, titles, height)
     kind = ("grid", f"h{heat.h}" if heat.by == BY[0] else f"h{heat.h}_by_{heat.by}")
@@ -121,7 +123,7 @@ def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> 
 
 def _cell_width(figure: Any, axes: Any, columns: int) -> float:
     """Inches of a column; the figure grows where columns would be too narrow for their names."""
-    figure.draw_without_rendering()
+    figure.get_layout_engine().execute(figure)
     width = axes.get_window_extent().width / figure.dpi / columns
     if width >= NARROWEST:
         return width
@@ -142,7 +144,7 @@ def _name_columns(axes: Any, names: Sequence[str], width: float) -> None:
         lying = [style.wrap(name, room) for name in names]
         if max(name.count("\n") for name in lying) < most:
             break
-    axes.set_xticks(range(len(names)), lying, rotation=90)
+    axes.set_xticks(range(len(names)), lying, rotation=90, multialignment="right")
 
 
 def _write_cells(

@@ -74,8 +74,9 @@ def draw_cue(group: Group, styles: dict[str, Any], look: Look) -> Drawn:
     differences.set_ylim(min(-1, low), max(1, high))
     values.set_ylabel(f"{group.metric} (fraction, 0 to 1)")
     differences.set_ylabel("With cue less without (points)")
-    cue, unit = result["config"].get("switch_cue", ""), entries[0]["clusters"]["unit"]
-    notes = [f"hollow: with the cue {cue!r:.60}"]
+    unit = entries[0]["clusters"]["unit"]
+    cues = dict.fromkeys(each["config"].get("switch_cue", "") for each in group.lines.values())
+    notes = [f"hollow: with the cue {' or '.join(f'{cue!r:.60}' for cue in cues)}"]
     notes += [interval_note(group, f"{stats.CONFIDENCE:.0%} bootstrap over {unit}")]
     about = f"{group.metric} with and without a switch cue, and the difference"
     return _finished(figure, group, look, ("cue", about), notes)

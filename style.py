@@ -21,18 +21,18 @@ WIDTHS = {"single": 3.5, "double": 7.2}  # inches: one and two columns of a page
 FORMATS = ("pdf", "svg", "png")
 UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}  # the same file every time
 # Okabe and Ito without yellow, which is too pale for a line.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 # Unlike lengths, so that lines of one colour or marker differ in the rest.
 STYLES = [
-    {"color": COLOURS[i % 7], "marker": MARKERS[i % 8], "linestyle": DASHES[i % 5]}
-    for i in range(280)
+    {"color": COLOURS[i % 7], "marker": MARKERS[i % 9], "linestyle": DASHES[i % 5]}
+    for i in range(315)
 ]
 ZERO = {"color": "0.4", "linewidth": 0.8, "zorder": 1.6}  # a line at 0, over the grid
 ROOMY = 12.0  # inches: more than any figure is high before its height is fitted
 TURNS = "History length h (turns)"
-HANDLE = 0.7  # inches beside a label of the legend: the line, and room on both sides
+HANDLE = 0.6  # inches beside a label of the legend: the line, and room on both sides
 POINTS = 72  # in an inch
 SMALL = "legend.fontsize"  # the setting that small text has its size from
 
@@ -117,7 +117,8 @@ def over_turns(axes: Any) -> None:
 def finish(figure: Any, look: Look, titles: Sequence[str], height: float) -> None:
     """Write the title unless in a paper, and make the panels, alike in size, `height` inches high.
 
-    Called last, since all that stands around the panels must be there.
+    Called last, since all that stands around the panels must be there. The places are then fixed:
+    to lay out the figure again for every file would take most of the time.
     """
     if not look.paper:
         figure.suptitle(
@@ -125,9 +126,12 @@ def finish(figure: Any, look: Look, titles: Sequence[str], height: float) -> Non
         )
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     rows = panels[0].get_gridspec().nrows
-    figure.draw_without_rendering()
+    layout = figure.get_layout_engine()
+    layout.execute(figure)
     now = panels[0].get_window_extent().height / figure.dpi
     figure.set_figheight(figure.get_figheight() + rows * (height - now))
+    layout.execute(figure)
+    figure.set_layout_engine("none")
 
 
 def add_legend(figure: Any, axes: Any, look: Look, heading: str, notes: Sequence[str]) -> None:
@@ -155,7 +159,7 @@ def text_inches(text: str, size: str = SMALL) -> float:
 def wrap(text: str, inches: float, size: str = SMALL) -> str:
     """Text in lines of at most this width; a name that is too long breaks behind / . _ or -."""
     lines = [""]
-    for word in text.split():
+    for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()
         if text_inches(longer, size) <= inches:
             lines[-1] = longer
@@ -170,7 +174,8 @@ def wrap(text: str, inches: float, size: str = SMALL) -> str:
 
 def as_sentences(parts: Iterable[str]) -> str:
     """A caption: each part with a capital at its beginning and a full stop."""
-    return " ".join(f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in parts)
+    sentences = (f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in parts)
+    return " ".join(sentences).replace("\N{NO-BREAK SPACE}", " ")
 
 
 # -- files

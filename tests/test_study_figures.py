@@ -101,6 +101,6 @@ def test_n_and_units_are_written_on_both(log):
     for figure in drawn(log).values():
         figure.canvas.draw()
         texts = " ".join(text.get_text() for text in figure.legends[0].get_texts())
-        assert f"n = {TARGETS}" in texts
+        assert f"n = {TARGETS}" in texts.replace("\N{NO-BREAK SPACE}", " ")
         labels = " ".join(axes.get_ylabel() for axes in figure.axes)
         assert "points" in labels or "nats" in labels

@@ -632,7 +632,7 @@ def test_units_and_n_are_written_on_every_figure(tmp_path):
     assert "(%)" in drawn["change"].axes[0].get_ylabel()
     for name, figure in drawn.items():
         legend = " ".join(text.get_text() for text in figure.legends[0].get_texts())
-        assert f"n = {TARGETS}" in legend, name
+        assert f"n = {TARGETS}" in legend.replace("\N{NO-BREAK SPACE}", " "), name
 
 
 @pytest.mark.parametrize("distractors", [1, 3, 9])
