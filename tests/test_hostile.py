@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 import data
 import experiment
-import figures
 import records
 import tasks
 import viz
@@ -101,12 +100,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """statsmodels collects garbage at every call, which takes long beside a loaded torch; and small
-    figures are drawn sooner.
+    """statsmodels collects garbage at every call, which takes long beside a loaded torch; and one
+    format of a figure is drawn sooner than three.
     """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("gc.collect", lambda *generation: 0)
-        patched.setitem(figures.SETTINGS, "savefig.dpi", 20)
+        patched.setattr("style.FORMATS", ("svg",))
         yield
 
 
