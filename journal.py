@@ -63,12 +63,13 @@ class Journal:
         reads or appends.
         """
         for path in find_journals(self.result):
-            _cut_torn_line(path)
             found = begun_with(path)
             if found is None or (overwrite and found != self.settings):
                 _remove(path)
             elif found != self.settings:
                 raise other_settings(path, found, self.settings)
+            else:
+                _cut_torn_line(path)
 
     def read(self) -> Kept:
         """Every target example that is finished at all history lengths, by any process.
