@@ -264,6 +264,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
         "generation": lm.decoding.describe() | {"max_new_tokens": target.max_new_tokens},
         "tasks": {"target": target.describe(), "distractor": distractor.describe()},
         "batch_size": config.batch_size,
+        "allow_pickle": config.allow_pickle,
         "device_map": config.device_map,
         "data_root": config.data_root,
         "task_file": config.task_file,
