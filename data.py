@@ -217,7 +217,7 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
 
     try:
         return load() if local else remote.fetch(load)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if str(error).startswith(("Unknown split", "Bad split", "Split name")):
             raise UserError(f"task '{task.name}' has no split '{split}'. {error}") from error
         raise UserError(_why_no_rows(spec, data_root, error)) from error
