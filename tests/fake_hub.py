@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
     ) -> None:
         """Send an answer, or its first half where a fault breaks it off."""
         self.send_response(status)
-        for name, value in headers.items():
+        for name, value in (headers | (fault.headers if fault else {})).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ import tiny
 from fake_hub import LONGEST, Fault
 from huggingface_hub.utils import httpx
 
-import remote
+import patience
 import tasks
 import test_debug
+from patience import Patience
 
 ANSWER = 3  # HF_HUB_ETAG_TIMEOUT of the runs, else 10
 BOUND = 20  # seconds of a run here on a busy machine; most take 1 to 7
@@ -68,6 +70,7 @@ def place(tmp_path_factory):
                 "HF_HUB_DOWNLOAD_TIMEOUT": "1",
                 "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # asks another host
                 "DISABLE_SAFETENSORS_CONVERSION": "1",  # likewise
+                "HF_XET_CLIENT_RETRY_BASE_DELAY": "100ms",
                 "TQDM_DISABLE": "1",
             }
         )
@@ -91,7 +94,7 @@ class Runs:
 
     def fails_by(self, fault: Fault) -> Fault:
         """Add a fault with the requests for this repository that match."""
-        fault.match = fault.match.replace("NAME", self.name) or self.name
+        fault.match = fault.match.replace("NAME", self.name) or self.name  # "": all of them
         self.place.hub.faults.append(fault)
         return fault
 
@@ -201,6 +204,31 @@ def test_lasting_trouble_is_two_plain_lines_and_leaves_nothing_half(ahead, kind,
     assert_refused(outcome, LASTING[trouble][1], runs.name)
     if trouble in HALF:
         assert_right(runs, later)
+
+
+@pytest.mark.parametrize("store", ["refuses", pytest.param("silent", marks=pytest.mark.slow)])
+def test_a_file_store_that_does_not_answer_is_two_plain_lines(runs, store):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = f"http://127.0.0.1:{server.getsockname()[1]}"
+        if store == "refuses":
+            server.close()
+        route = f"{runs.place.hub.endpoint}/api/xet-read-token/{runs.name}"
+        access = {"X-Xet-Cas-Url": where, "X-Xet-Access-Token": TOKEN}
+        runs.fails_by(
+            Fault("xet-read-token/NAME", 200, access | {"X-Xet-Token-Expiration": "9" * 10})
+        )
+        in_store = {"X-Xet-Hash": "a" * 64, "X-Xet-Refresh-Route": route}
+        runs.fails_by(Fault("HEAD .*NAME.*(safetensors|parquet)", headers=in_store))
+        assert_refused(runs(), runs.name, "file store (Xet)", "HF_HUB_DISABLE_XET=1")
+
+
+def test_a_data_set_that_is_a_script_is_refused(place):
+    runs = Runs(place, "rows")
+    folder = place.root / "script"
+    folder.mkdir()
+    (folder / f"{runs.name.partition('/')[2]}.py").write_text("raise SystemExit\n")
+    place.hub.repos[runs.name] = folder
+    assert_refused(runs(), runs.name, "scripts are no longer supported")
 
 
 # --- trouble that passes
@@ -344,7 +372,7 @@ def test_trouble_with_any_single_request_changes_no_number(place, full, well, ki
 
 def test_a_wait_is_told_with_whom_it_is_for(runs):
     runs.fails_by(Fault("", pause=1.5, times=1))
-    outcome = runs(constants={("remote", "NOTICE"): 0.2})
+    outcome = runs(constants={("patience", "NOTICE"): 0.2})
     assert outcome.code == 0
     assert (
         f"Waiting for the Hub (127.0.0.1:{runs.place.hub.port}): no answer yet ..." in outcome.err
@@ -352,7 +380,7 @@ def test_a_wait_is_told_with_whom_it_is_for(runs):
 
 
 def test_a_large_download_is_told_with_its_size(runs):
-    outcome = runs(constants={("remote", "LARGE"): 100})
+    outcome = runs(constants={("patience", "LARGE"): 100})
     assert outcome.code == 0
     assert re.search(r"Downloading .*(safetensors|parquet), \d+ MiB \.\.\.", outcome.err)
 
@@ -379,30 +407,30 @@ def test_a_token_that_cannot_be_sent_is_not_shown(runs):
 # --- bounds by themselves
 
 
-def begins(patience, *positions):
+def begins(bounds, *positions):
     for position in positions:
         headers = {"Range": f"bytes={position}-"} if position else {}
         request = httpx.Request("GET", "http://cdn/large.bin", headers=headers)
-        patience.before(request)
-        patience.after(httpx.Response(206, request=request))
+        bounds.before(request)
+        bounds.after(httpx.Response(206, request=request))
 
 
 def test_a_download_may_break_off_as_often_as_it_gets_further():
-    begins(remote.Patience(10), *range(0, 50 * remote.SMALL, remote.SMALL))
+    begins(Patience(10), *range(0, 50 * patience.SMALL, patience.SMALL))
 
 
-@pytest.mark.parametrize("position", [0, 7, 5 * remote.SMALL])
+@pytest.mark.parametrize("position", [0, 7, 5 * patience.SMALL])
 def test_a_download_that_gets_no_further_is_given_up(position):
-    with pytest.raises(remote.CutShort):
-        begins(remote.Patience(10), 0, *[position] * (remote.RESUMES + 2))
+    with pytest.raises(patience.CutShort):
+        begins(Patience(10), 0, *[position] * (patience.RESUMES + 2))
 
 
 def test_reading_blocks_of_a_file_is_no_broken_download():
-    patience = remote.Patience(10)
+    bounds = Patience(10)
     for block in range(9):
         headers = {"Range": f"bytes={block}-{block + 1}"}
-        patience.before(httpx.Request("GET", "http://hub/org/x/resolve/main/y", headers=headers))
-        patience.waiting.clear()
+        bounds.before(httpx.Request("GET", "http://hub/org/x/resolve/main/y", headers=headers))
+        bounds.waiting.clear()
 
 
 @pytest.mark.parametrize("asked", [None, 1, 60, 10_000])
@@ -410,35 +438,35 @@ def test_no_request_waits_longer_than_the_hubs_own_setting(asked):
     phases = ("connect", "read", "write", "pool")
     timeout = {"timeout": dict.fromkeys(phases, asked)}
     request = httpx.Request("GET", "http://hub/api/models/org/x", extensions=timeout)
-    remote.Patience(10).before(request)
+    Patience(10).before(request)
     assert request.extensions["timeout"] == dict.fromkeys(phases, min(asked or 10, 10))
 
 
 def test_one_host_in_trouble_does_not_count_against_another(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    patience = remote.Patience(10)
+    bounds = Patience(10)
     ask = [httpx.Request("GET", f"http://{host}/api/x") for host in ("statistics", "hub")]
     for request in ask:
-        patience.before(request)
-    patience.after(httpx.Response(200, request=ask[1]))
+        bounds.before(request)
+    bounds.after(httpx.Response(200, request=ask[1]))
     now[0] = 6.0
-    patience.before(ask[1])
-    with pytest.raises(remote.GivenUp):
-        patience.before(ask[0])
+    bounds.before(ask[1])
+    with pytest.raises(patience.GivenUp):
+        bounds.before(ask[0])
 
 
 def test_a_hub_that_was_given_up_gets_another_chance_after_a_while(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    patience = remote.Patience(10)
+    bounds = Patience(10)
     request = httpx.Request("GET", "http://hub/api/x")
-    patience.before(request)
+    bounds.before(request)
     for now[0] in (6.0, 7.0, 65.0):
-        with pytest.raises(remote.GivenUp):
-            patience.before(request)
+        with pytest.raises(patience.GivenUp):
+            bounds.before(request)
     now[0] = 67.0
-    patience.before(request)
+    bounds.before(request)
 
 
 @pytest.mark.slow
