@@ -6,6 +6,7 @@ several seeds of one target, or targets that were given one history. A number th
 computed is None, with the reason under the same name and `_reason`.
 """
 
+import gc
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -315,7 +316,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     from statsmodels.stats.multitest import multipletests
 
     there = [p for p in p_values if p is not None]
-    corrected = iter(multipletests(there, method="holm")[1].tolist() if there else ())
+    gc.freeze()  # multipletests collects garbage, half a second's work beside a loaded model
+    try:
+        corrected = iter(multipletests(there, method="holm")[1].tolist() if there else ())
+    finally:
+        gc.unfreeze()
     return [None if p is None else next(corrected) for p in p_values]
 
 

@@ -100,11 +100,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """statsmodels collects garbage at every call, which takes long beside a loaded torch; and one
-    format of a figure is drawn sooner than three.
-    """
+    """One format of a figure is drawn sooner than three."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("gc.collect", lambda *generation: 0)
         patched.setattr("style.FORMATS", ("svg",))
         yield
 

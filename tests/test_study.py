@@ -1,6 +1,5 @@
 """Claims about what a study varies, from flags to files: seeds, mixes, histories, cues, reads."""
 
-import gc
 import json
 import shutil
 from types import SimpleNamespace
@@ -43,14 +42,6 @@ CUE = "Now for something else."
 def model(tmp_path_factory):
     """Folder of a tiny Llama with its tokenizer."""
     return save_model(tmp_path_factory.mktemp("models") / "tiny-llama")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_collections(lm):
-    """statsmodels collects garbage at every correction: leave out what all tests keep."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
