@@ -33,21 +33,21 @@ class Measure:
 
 COSINE = Measure(
     "cos", "cosine", "Cosine",
-    "Lens logits of a block against the final logits, at the last position of the prompt",
+    "lens logits of a block against the final logits, at the last position of the prompt",
 )  # fmt: skip
 MEASURES = (
     COSINE,
     Measure(
         "drift", "drift", "Cosine with h = 0",
-        "Hidden state of a block at the last position against the same target's without history",
+        "hidden state of a block at the last position against the same target's without history",
     ),
     Measure(
         "margin", "margin", "Margin (nats)",
-        "Lens log-odds of the reference label against the best other label", signed=True,
+        "lens log-odds of the reference label against the best other label", signed=True,
     ),
     Measure(
         "agree", "agree", "Share of examples",
-        "Examples whose likeliest token in the lens is the model's own",
+        "examples whose likeliest token in the lens is the model's own",
     ),
 )  # fmt: skip
 DECISION = "First block from which on the lens keeps the final prediction"
@@ -106,7 +106,8 @@ def draw_measure(result: Record, measure: Measure, look: Look) -> Drawn:
     if measure.signed:
         lines.axhline(0, **style.ZERO)
     _draw_heat(figure, heat, values, measure.label, measure.signed)
-    return _finished(figure, result, look, measure.stem, measure.about, notes)
+    about = f"{measure.label}: {measure.about}"
+    return _finished(figure, result, look, measure.stem, about, notes)
 
 
 def draw_decisions(result: Record, look: Look) -> Drawn:
@@ -156,7 +157,7 @@ def _finished(
     style.add_legend(figure, figure.axes[0], look, style.TURNS, notes)
     style.finish(figure, look, [f"{model}, {size}, {lens}", pair, about], HEIGHTS[look.width])
     panels = "By decoder block for each history length h (turns): as lines and as a heat map"
-    caption = style.as_sentences([about, panels, f"{model}, {pair}, {size}, {lens}", *notes])
+    caption = style.as_sentences([f"{about}, {model}, {pair}, {size}, {lens}", panels, *notes])
     names = {field: name for field, name in result["names"].items() if field != "distractor"}
     kind = f"{stem}_{result['distractor']}"
     return Drawn(style.figure_stem(names, kind), figure, caption)

@@ -198,6 +198,7 @@ def test_svg_needs_no_font(tmp_path):
 
 @pytest.mark.parametrize("width", style.WIDTHS)
 def test_every_figure_is_as_wide_as_asked(tmp_path, width):
+    assert style.WIDTHS == {"single": 3.5, "double": 7.2}
     write(tmp_path / "results")
     for command in ("metric", "layers", "grid"):
         plots = tmp_path / command
@@ -236,6 +237,7 @@ def test_a_paper_has_neither_title_nor_notes_and_the_caption_holds_all_of_them(t
     assert [drawn.stem for drawn in plain] == [drawn.stem for drawn in paper]
     for with_title, without in zip(plain, paper):
         said = words(without.caption)
+        assert MODEL in without.caption
         assert not without.figure.get_suptitle()
         titles = [with_title.figure.get_suptitle(), with_title.figure.get_supxlabel()]
         titles += [legend.get_title().get_text() for legend in with_title.figure.legends]
