@@ -3,10 +3,11 @@
 import contextlib
 import os
 import platform
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from errors import UserError
 from records import check_writable
@@ -21,26 +22,31 @@ def claimed(out_dir: str | Path) -> Iterator[None]:
     The folder is made where it is missing, and goes again if nothing was written into it.
     """
     folder = Path(out_dir).absolute()
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     check_writable(folder)
     lock = folder / LOCK
     holder = FileLock(lock, timeout=0)
     try:
-        holder.acquire()
+        with warnings.catch_warnings(action="ignore"):  # of a file system without locks
+            holder.acquire()
     except Timeout as error:
         raise UserError(
             f"--out_dir {out_dir} is in use by {_said_in(lock)}.\n"
-            "Wait for that run to end, or use another --out_dir."
+            f"Use another --out_dir or wait; if that run is gone for sure, delete {lock}."
         ) from error
     except OSError as error:
         raise UserError(f"cannot lock {lock}: {error.strerror}.") from error
+    # Where there are no locks, the file itself is one: filelock writes it, and takes it away.
+    native = not isinstance(holder, SoftFileLock)
     try:
-        with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
-            lock.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        if native:
+            with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
+                lock.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
         yield
     finally:
-        with contextlib.suppress(OSError):
-            lock.unlink()
+        if native:
+            with contextlib.suppress(OSError):
+                lock.unlink()
         holder.release()
         with contextlib.suppress(OSError):  # where there is something in it
             for path in made:

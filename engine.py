@@ -23,6 +23,8 @@ from lens import block_output
 Prefix = tuple[int, ...]
 Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
 
+# In errors that are no torch.OutOfMemoryError: of the CPU, of CUDA and MPS, and of cuBLAS
+MEMORY_WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 TOP = 5  # likeliest next tokens that are kept
 
 
@@ -113,6 +115,19 @@ def input_device(lm: nn.Module) -> torch.device:
     return torch.device("cpu") if device.type == "meta" else device
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Is this what torch or a device's library raises where memory runs out?"""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in MEMORY_WORDS
+    )
+
+
+def release_memory() -> None:
+    """Give memory that is no longer used back to the device."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def run_halving(
     runtime: Runtime, items: Sequence[Any], work: Callable[[Sequence[Any]], list]
 ) -> list:
@@ -122,16 +137,14 @@ def run_halving(
     """
     try:
         return work(items)
-    except RuntimeError as error:  # torch.OutOfMemoryError on a device, a bare one on a CPU
-        out_of_memory = isinstance(error, torch.OutOfMemoryError)
-        if not out_of_memory and "can't allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         if len(items) == 1:
             raise OutOfMemory("out of memory on a single prompt") from error
     runtime.token_budget = max(1, runtime.token_budget // 2)
     print(f"out of memory: {runtime.token_budget} tokens a forward from now on", file=sys.stderr)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_memory()
     middle = len(items) // 2
     first, second = items[:middle], items[middle:]
     return run_halving(runtime, first, work) + run_halving(runtime, second, work)

@@ -1,4 +1,4 @@
-"""The one error a user is meant to see, and what its text may not hold."""
+"""What ends a run: errors that a user is meant to see, with what their text may not hold."""
 
 import os
 import re

@@ -24,7 +24,14 @@ from errors import OutOfMemory, Terminated, UserError
 from examples import reads_of, run_cases
 from histories import Case, Pair
 from journal import Entry, Journal, Kept, remove_journals, skipped_entry
-from planning import drop_overflowing, load_pairs, require_targets, unfinished
+from planning import (
+    drop_overflowing,
+    load_pairs,
+    require_different,
+    require_same_model,
+    require_targets,
+    unfinished,
+)
 from progress import Progress
 from replies import random_rows
 from team import Team, joined, rank_here
@@ -53,6 +60,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     with team.first_alone():  # what is wrong is said once
         pairs = load_pairs(config, pool)
         paths = [config.path(pair) for pair in pairs]
+        require_different(pairs, paths)
         waiting = unfinished(pairs, config)
         for pair in waiting:
             records.check_writable(config.path(pair).parent, make=False)
@@ -64,6 +72,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
             print("Complete already, with the same settings. --overwrite runs it again.")
         return paths
     lm = lm or _load(config)
+    require_same_model([path for path in paths if path.exists()], config, lm)
     settings = (config.max_len, config.seed, config.limit, config.num_histories, config.mix)
     plan = histories.plan_cases(waiting, *settings)
     plan, dropped = drop_overflowing(plan, lm, config)
@@ -148,6 +157,9 @@ def read_journals(
     team.wait()
     kept = {pair: journal.read() for pair, journal in journals.items()}
     team.wait()
+    if config.on_overflow == "stop":  # what was skipped is tried again
+        for held in kept.values():
+            held.skipped.clear()
     finished = sum(len(held.examples) for held in kept.values())
     damaged = sum(held.damaged for held in kept.values())
     if team.is_first and finished:
@@ -166,9 +178,8 @@ def run_batch(
 ) -> dict[Pair, list[Entry]]:
     """Run some cases together -> what the journals lack of them."""
     budget = lm.runtime.token_budget
-    examples, skipped = fitting(
-        [case for case in batch if case.key not in kept[case.pair].skipped], config, lm, advance
-    )
+    cases = [case for case in batch if case.key not in kept[case.pair].skipped]
+    examples, skipped = fitting(cases, kept, config, lm, advance)
     entries: dict[Pair, list[Entry]] = {}
     for case, example in examples:
         if case.key not in kept[case.pair]:
@@ -182,7 +193,11 @@ def run_batch(
 
 
 def fitting(
-    cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Callable[[int], None]
+    cases: Sequence[Case],
+    kept: Mapping[Pair, Kept],
+    config: RunConfig,
+    lm: "LanguageModel",
+    advance: Callable[[int], None],
 ) -> tuple[list[tuple[Case, dict]], dict[Case, str]]:
     """The examples of cases, and the cases with a prompt that memory cannot hold by itself.
 
@@ -191,19 +206,22 @@ def fitting(
     try:
         return list(run_cases(cases, config, lm, advance)), {}
     except OutOfMemory as error:
-        if len(cases) > 1:
-            parts = [fitting([case], config, lm, advance) for case in cases]
-            found = [each for examples, _ in parts for each in examples]
-            return found, {case: reason for _, gone in parts for case, reason in gone.items()}
-        [case] = cases
-        where = f"{case.pair}, target {case.target_idx}, seed {case.seed}: {error}"
-        if config.on_overflow == "stop":
-            raise UserError(
-                f"{where}. Use a smaller --max_len,\n--dtype bfloat16, or --on_overflow skip to "
-                "leave such targets out at every h. What was finished is kept."
-            ) from error
-        print(f"{where}; skipped", file=sys.stderr)
-        return [], {case: str(error)}
+        reason = str(error)
+    lm.release_memory()  # behind the except: the error holds on to what the failed forward held
+    if len(cases) > 1:
+        missing = [case for case in cases if case.key not in kept[case.pair]]
+        parts = [fitting([case], kept, config, lm, advance) for case in missing]
+        found = [each for examples, _ in parts for each in examples]
+        return found, {case: why for _, gone in parts for case, why in gone.items()}
+    [case] = cases
+    where = f"{case.pair}, target {case.target_idx}, seed {case.seed}: {reason}"
+    if config.on_overflow == "stop":
+        raise UserError(
+            f"{where}. Use a smaller --max_len,\n--dtype bfloat16, or --on_overflow skip to "
+            "leave such targets out at every h. What was finished is kept."
+        )
+    print(f"{where}; skipped", file=sys.stderr)
+    return [], {case: reason}
 
 
 def finish(
@@ -214,13 +232,18 @@ def finish(
     lm: "LanguageModel",
     environment: dict[str, Any],
 ) -> None:
-    """Make the results of what all journals hold, and delete these when all results are there."""
+    """Make the results of what all journals hold, and delete these when all results are there.
+
+    UserError at the end for pairs of which nothing fits into memory.
+    """
+    empty = []
     for pair, journal in journals.items():
         cases = [case for place in plan for case in place if case.pair is pair]
         kept = journal.read_all([case.key for case in cases])
         examples = [example for case in cases for example in kept.examples.get(case.key, ())]
         if not examples:
-            raise UserError(f"{pair}: no target fits into memory.")
+            empty.append(pair)
+            continue
         skipped = sorted(
             {case.target_idx for case in dropped if case.pair is pair}
             | {target_idx for target_idx, _ in kept.skipped}
@@ -228,7 +251,14 @@ def finish(
         made = {"config": describe_config(pair, config, lm), "environment": environment}
         write_pair(config.path(pair), pair, examples, skipped, made)
     for pair in journals:
-        remove_journals(config.path(pair))
+        if pair not in empty:
+            remove_journals(config.path(pair))
+    if empty:
+        names = ", ".join(map(str, empty))
+        raise UserError(
+            f"no target fits into memory of: {names}.\n"
+            "Use a smaller --max_len or --dtype bfloat16. All other results are written."
+        )
 
 
 def write_pair(
@@ -292,7 +322,7 @@ def print_table(paths: Sequence[Path]) -> None:
         names = f"{result['target']:{width}}  {result['distractor']:{width}}"
         numbers = "".join(f"{value:8.3f}" for value in result["metric_by_len"].values())
         skipped = result.get("n_skipped")
-        note = f"  ({skipped} too long, skipped)" if skipped else ""
+        note = f"  ({skipped} skipped)" if skipped else ""
         print(f"{names}  {result['metric_name']:{room}}  {result['n']:5}{numbers}{note}")
     made = results[-1]["environment"].get
     print(f"\n{made('engine')} engine, {made('seconds')} s, {made('peak_memory_mib')} MiB at most")

@@ -23,7 +23,7 @@ from typing import Any
 import records
 from errors import UserError
 
-Key = tuple[int, int]  # row and seed: what makes a target example of a pair
+CaseKey = tuple[int, int]  # row and seed: what makes a target example of a pair
 Entry = dict[str, Any]  # {"example": ...}, {"skipped": ...} or {"token_budget": ...}
 PATIENCE = 90  # seconds; network file systems look at a folder again after a minute at the latest
 CHECKSUM = ', "crc32": '  # behind what it is of, as the last key of a line
@@ -33,8 +33,8 @@ CHECKSUM = ', "crc32": '  # behind what it is of, as the last key of a line
 class Kept:
     """What the journals of a pair hold."""
 
-    examples: dict[Key, list[dict[str, Any]]] = field(default_factory=dict)  # h = 0, 1, ...
-    skipped: dict[Key, str] = field(default_factory=dict)  # with the reason
+    examples: dict[CaseKey, list[dict[str, Any]]] = field(default_factory=dict)  # h = 0, 1, ...
+    skipped: dict[CaseKey, str] = field(default_factory=dict)  # with the reason
     token_budget: int | None = None  # the smallest that memory forced on a process
     damaged: int = 0  # lines that do not count
 
@@ -42,7 +42,7 @@ class Kept:
         """Keep only which target examples there are: a long run need not hold their prompts."""
         self.examples = {key: [] for key in self.examples}
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: CaseKey) -> bool:
         return key in self.examples or key in self.skipped
 
 
@@ -77,7 +77,7 @@ class Journal:
         UserError where a process had other settings.
         """
         kept = Kept()
-        by_length: dict[Key, dict[int, dict[str, Any]]] = {}
+        by_length: dict[CaseKey, dict[int, dict[str, Any]]] = {}
         paths = find_journals(self.result)
         for path in paths:
             found = begun_with(path)
@@ -99,9 +99,10 @@ class Journal:
         for key, lengths in by_length.items():
             if all(h in lengths for h in wanted):
                 kept.examples[key] = [lengths[h] for h in wanted]
+                kept.skipped.pop(key, None)  # there was memory for it later
         return kept
 
-    def read_all(self, keys: Iterable[Key]) -> Kept:
+    def read_all(self, keys: Iterable[CaseKey]) -> Kept:
         """The same, when these target examples must be there; UserError where one is not.
 
         A disk that machines share may show the lines of another one late, so it is waited for.
@@ -154,12 +155,12 @@ def refuse_other_journals(result: Path, wanted: Mapping[str, Any]) -> None:
             raise other_settings(path, found, wanted)
 
 
-def key_of(example: Mapping[str, Any]) -> Key:
+def key_of(example: Mapping[str, Any]) -> CaseKey:
     """The target example that a prompt belongs to."""
     return example["config"]["target_idx"], example["config"]["seed"]
 
 
-def skipped_entry(key: Key, reason: str) -> Entry:
+def skipped_entry(key: CaseKey, reason: str) -> Entry:
     """The line of a target example that cannot be run."""
     return {"skipped": reason, "target_idx": key[0], "seed": key[1]}
 
@@ -198,10 +199,11 @@ def begun_with(path: Path) -> dict[str, Any] | None:
 
 def other_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> UserError:
     """The refusal of a journal that was begun with settings other than those wanted."""
+    names = [name for name, value in wanted.items() if found.get(name) != value]
+    shown = ((name, f"{found.get(name)!r:.60}", f"{wanted[name]!r:.60}") for name in names)
     differing = "; ".join(
-        f"{name} {found.get(name)!r:.60} there, {value!r:.60} now"
-        for name, value in wanted.items()
-        if found.get(name) != value
+        f"{name} differs" if there == now else f"{name} {there} there, {now} now"
+        for name, there, now in shown
     )
     return UserError(
         f"{path} was begun with other settings: {differing}.\n"

@@ -6,7 +6,7 @@ import os
 import struct
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -89,25 +89,18 @@ def load_model(
     try:
         with pickles(name, allow_pickle):
             tokenizer, lm, report = remote.fetch(load, complete=True)
+        lm = (lm if device_map else lm.to(where)).eval()
     except LOADING_ERRORS as error:
         raise UserError(_why_not_loaded(name, error)) from error
-    made_as = " ".join(lm.config.architectures or ())
-    if any(head in made_as for head in OTHER_HEADS):
-        raise UserError(f"'{name}' ({made_as}) is not a causal language model.")
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise UserError(
-            f"'{name}' is not a causal language model: its files lack {len(missing)} weights, "
-            f"such as {missing[0]}."
-        )
-    lm = (lm if device_map else lm.to(where)).eval()
+    check_head(lm, name, sorted(report["missing_keys"]))
     check_causal(lm, name)
-    revision = revision_of(path, lm)
+    revision = revision_of(path, lm, of_file.get("gguf_file"))
     return LanguageModel(lm, tokenizer, prompt_form, lens, agree, engine, revision=revision)
 
 
-def revision_of(path: str, lm) -> str | None:
-    """Which state of a model this is: the Hub's commit, or for a folder a hash over its files.
+def revision_of(path: str, lm, gguf: str | None = None) -> str | None:
+    """Which state of a model this is: the Hub's commit, or for a folder a hash over its files, or
+    over the one named by `gguf`.
 
     Of large files the ends are hashed: training changes all weights, and reading them again would
     take as long as loading them.
@@ -115,7 +108,8 @@ def revision_of(path: str, lm) -> str | None:
     if not Path(path).is_dir():
         return getattr(lm.config, "_commit_hash", None)
     found = hashlib.sha256()
-    for file in sorted(file for file in Path(path).iterdir() if file.suffix in MODEL_FILES):
+    files = [Path(path, gguf)] if gguf else Path(path).iterdir()
+    for file in sorted(file for file in files if file.suffix in MODEL_FILES and file.is_file()):
         size = file.stat().st_size
         found.update(f"{file.name} {size} ".encode())
         with open(file, "rb") as content:
@@ -156,6 +150,18 @@ def pickles(name: str, allowed: bool) -> Iterator[None]:
         yield
     finally:
         torch.load = load
+
+
+def check_head(lm, name: str, missing: Sequence[str]) -> None:
+    """UserError where a model was made for another task, or its files lack weights."""
+    made_as = " ".join(lm.config.architectures or ())
+    if any(head in made_as for head in OTHER_HEADS):
+        raise UserError(f"'{name}' ({made_as}) is not a causal language model.")
+    if missing:
+        raise UserError(
+            f"'{name}' is not a causal language model: its files lack {len(missing)} weights, "
+            f"such as {missing[0]}."
+        )
 
 
 def check_causal(lm, name: str) -> None:
@@ -203,6 +209,8 @@ OF_TRANSFORMERS = {  # part of its message: what is said
     "transformers knows.",
     "Repo id must": UNKNOWN,
     "file named model.safetensors": PICKLED,
+    "out of memory": "'{name}' does not fit into the memory of the device.\n"
+    "Use --dtype bfloat16, --device_map auto where there are several devices, or a smaller model.",
     "ignore_mismatched_sizes": "'{name}' has weights of other shapes than its config.json says.",
     "backend tokenizer": "'{name}' has no tokenizer files that can be read.",
 }

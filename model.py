@@ -18,7 +18,17 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import GenerationConfig
 
-from engine import Decoding, Prefix, Reading, Runtime, Spot, Want, captured, input_device
+from engine import (
+    Decoding,
+    Prefix,
+    Reading,
+    Runtime,
+    Spot,
+    Want,
+    captured,
+    input_device,
+    release_memory,
+)
 from errors import UserError
 from histories import Message
 from lens import Lens, find_parts, proved_lens
@@ -225,6 +235,10 @@ class LanguageModel:
             "token_budget": self.runtime.token_budget,
             "context": self.context,
         }
+
+    def release_memory(self) -> None:
+        """Give back what a failed forward has left on the device."""
+        release_memory()
 
     # -- numbers
 

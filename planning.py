@@ -68,6 +68,30 @@ def require_rows(pair: Pair, config: RunConfig) -> None:
             )
 
 
+def require_different(pairs: Sequence[Pair], paths: Sequence[Path]) -> None:
+    """UserError where two pairs have the same result file: `foo/bar_test` and `foo_bar/test`."""
+    at: dict[Path, Pair] = {}
+    for pair, path in zip(pairs, paths):
+        if at.setdefault(path, pair) is not pair:
+            raise UserError(
+                f"'{at[path]}' and '{pair}' have the same result file, {path}.\n"
+                "Run them with an --out_dir each."
+            )
+
+
+def require_same_model(paths: Sequence[Path], config: RunConfig, lm: "LanguageModel") -> None:
+    """UserError where a result that is kept was made with another state of the model."""
+    if config.overwrite:
+        return
+    for path in paths:
+        found = records.read_result(path)["config"].get("revision")
+        if found not in (None, lm.revision):
+            raise UserError(
+                f"{path} was made with another state of the model: revision {found!r} there, "
+                f"{lm.revision!r} now.\nUse another --out_dir, or --overwrite to replace it."
+            )
+
+
 def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
     """The pairs without a result; UserError where one has a result, or was begun, with other
     settings.
@@ -76,8 +100,10 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
         return list(pairs)
     there = [pair for pair in pairs if config.path(pair).exists()]
     for pair in there:
-        found = records.read_result(config.path(pair))["config"]
-        changed = changed_settings(found, config.requested(pair))
+        result, wanted = records.read_result(config.path(pair)), config.requested(pair)
+        if config.on_overflow == "skip" or not result.get("n_skipped"):
+            del wanted["on_overflow"]  # the result is the same under both
+        changed = changed_settings(result["config"], wanted)
         if changed:
             raise UserError(
                 f"{config.path(pair)} was made with other settings: {'; '.join(changed)}.\n"

@@ -13,6 +13,7 @@ from typing import Any
 
 from errors import UserError
 
+OF_LAUNCHER = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # environment variables
 MEETING = timedelta(minutes=10)  # for all processes to find each other
 PATIENCE = timedelta(days=30)  # a process that waits for a slow one must not give it up
 
@@ -60,7 +61,7 @@ class Team:
 
 def rank_here() -> int:
     """Number of this process in its run by the launcher's environment; 0 where it is alone."""
-    return int(os.environ["RANK"]) if _size() > 1 else 0
+    return int(os.environ.get("RANK", "0")) if _size() > 1 else 0
 
 
 def _size() -> int:
@@ -78,6 +79,12 @@ def joined(device: str, device_map: str | None) -> Iterator[Team]:
     if size == 1:
         yield Team()
         return
+    lacking = [name for name in OF_LAUNCHER if name not in os.environ]
+    if lacking:
+        raise UserError(
+            f"WORLD_SIZE is {size}, but {', '.join(lacking)} are not set.\nStart several processes "
+            "with torchrun or accelerate launch; to run one, unset WORLD_SIZE."
+        )
     if device_map and os.environ.get("LOCAL_WORLD_SIZE") != "1":
         raise UserError(
             "--device_map spreads one process over all devices of its machine, and this run has "

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import Decoding, PlainEngine, Runtime, Want
+from engine import Decoding, PlainEngine, Runtime, Want, is_out_of_memory
 from errors import UserError
 from lens import find_parts
 from tree_engine import TreeEngine, choose_engine, tree_agrees
@@ -203,6 +203,24 @@ def test_a_prompt_that_can_never_fit_is_named_in_plain_words(engine):
     subject = runtime()
     with memory_for(subject.lm, rows=0), pytest.raises(UserError, match="single prompt"):
         engine(subject).read(prompts_of_a_conversation())
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
+    ],
+)
+def test_every_form_in_which_memory_runs_out_is_known(error, expected):
+    assert is_out_of_memory(error) == expected
 
 
 @contextmanager

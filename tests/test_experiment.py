@@ -273,7 +273,14 @@ def no_model(monkeypatch):
     monkeypatch.setattr(experiment, "_load", lambda config: pytest.fail("a model was loaded"))
 
 
-SAME = ["", "--batch_size 1", "--prompt chat", "--dtype float32", "--engine tree"]
+SAME = [
+    "",
+    "--batch_size 1",
+    "--on_overflow skip",
+    "--prompt chat",
+    "--dtype float32",
+    "--engine tree",
+]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -296,7 +303,6 @@ OTHER = {
     "--dtype bfloat16": "dtype 'float32' there, 'bfloat16' now",
     "--max_new_tokens 5": "max_new_tokens 4 there, 5 now",
     "--no_cosine": "no_cosine False there, True now",
-    "--on_overflow skip": "on_overflow 'stop' there, 'skip' now",
     "--num_histories 2": "num_histories None there, 2 now",
 }
 

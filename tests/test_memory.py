@@ -151,7 +151,58 @@ def test_what_memory_showed_is_in_the_journal_and_not_tried_again(
 def test_where_no_target_fits_no_result_is_written(tmp_path, model, memory, capsys):
     memory(tokens=20)
     assert run(tmp_path, model, "quiz", "reviews", "--on_overflow", "skip") == 2
-    assert "error: quiz/test after reviews/test: no target fits into memory." in (
+    assert "error: no target fits into memory of: quiz/test after reviews/test.\nUse a smaller" in (
         capsys.readouterr().err
     )
     assert not list(tmp_path.rglob("*test.json"))
+
+
+def test_a_pair_that_does_not_fit_keeps_no_other_from_its_result(
+    tmp_path, model, memory, lengths, grid
+):
+    longest = {name: max(n for (other, _), n in lengths.items() if other == name)
+               for name in ("reviews", "posts")}  # fmt: skip
+    shorter = min(longest, key=longest.get)
+    least = min(n for (name, _), n in lengths.items() if name != shorter)
+    assert longest[shorter] < least
+    memory(tokens=longest[shorter])
+    flags = ["--on_overflow", "skip", "--engine", "plain"]
+    for _ in range(2):
+        assert run(tmp_path, model, "quiz", ["reviews", "posts"], *flags) == 2
+        assert_same_examples(
+            examples_of(tmp_path, "quiz", shorter), examples_of(grid, "quiz", shorter)
+        )
+
+
+def test_what_was_skipped_is_tried_again_under_stop(
+    tmp_path, model, memory, lengths, monkeypatch, grid
+):
+    (name, _), longest = max(lengths.items(), key=lambda entry: entry[1])
+    with monkeypatch.context() as patch:
+        interrupted_before_results(patch)
+        memory(tokens=longest - 2)
+        flags = ["--on_overflow", "skip", "--engine", "plain"]
+        assert run(tmp_path, model, "quiz", name, *flags) == 130
+    memory()
+    assert run(tmp_path, model, "quiz", name, "--engine", "plain") == 0
+    assert result_of(tmp_path, "quiz", name)["n_skipped"] == 0
+    assert_same_examples(examples_of(tmp_path, "quiz", name), examples_of(grid, "quiz", name))
+    assert run(tmp_path, model, "quiz", name, "--engine", "plain", "--on_overflow", "skip") == 0
+
+
+def test_a_finished_example_is_never_skipped_afterwards(
+    tmp_path, model, memory, lengths, monkeypatch, grid
+):
+    """A run is killed when one of a batch's two pairs is in its journal; then memory shrinks."""
+    (name, _), longest = max(lengths.items(), key=lambda entry: entry[1])
+    flags = ["--on_overflow", "skip", "--engine", "plain"]
+    with monkeypatch.context() as patch:
+        interrupted_before_results(patch)
+        assert run(tmp_path, model, "quiz", ["reviews", "posts"], *flags) == 130
+    other = {"reviews": "posts", "posts": "reviews"}[name]
+    for path in journal.find_journals(path_of(tmp_path, "quiz", other)):
+        path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:-1]))
+    memory(tokens=longest - 2)
+    assert run(tmp_path, model, "quiz", ["reviews", "posts"], *flags) == 0
+    assert result_of(tmp_path, "quiz", name)["n_skipped"] == 0
+    assert_same_examples(examples_of(tmp_path, "quiz", name), examples_of(grid, "quiz", name))

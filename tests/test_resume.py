@@ -2,7 +2,9 @@
 comes out in the end is what an uninterrupted run gives.
 """
 
+import errno
 import json
+import platform
 import random
 import signal
 import subprocess
@@ -17,6 +19,7 @@ import claim
 import experiment
 import journal
 import records
+from errors import UserError
 
 KILLS = 20  # at random times, and as many at random moments at which files change
 TARGETS = ("quiz", "posts")
@@ -201,6 +204,36 @@ def test_a_journal_of_another_state_of_the_model_is_refused(copy, model, tmp_pat
     assert "was begun with other settings: revision 'files " in capsys.readouterr().err
 
 
+def test_a_grid_is_not_finished_with_another_state_of_the_model(
+    tmp_path, model, whole, tmp_path_factory
+):
+    subprocess.run(["cp", "-r", whole[0], tmp_path / "out"], check=True)
+    other = save_model(tmp_path / "other" / "tiny-llama", rope_theta=5000.0)
+    subprocess.run(["cp", "-r", str(model), tmp_path / "kept"], check=True)
+    try:
+        subprocess.run(["cp", "-rT", str(other), str(model)], check=True)
+        more = Victim(
+            argv(model, tmp_path / "out", "--distractor", "quiz", "posts"), tmp_path / "l"
+        )
+        assert more.wait() == 2
+    finally:
+        subprocess.run(["cp", "-rT", tmp_path / "kept", str(model)], check=True)
+    assert "was made with another state of the model: revision 'files " in more.said()
+
+
+def test_two_pairs_of_one_file_name_are_refused(tmp_path, model, capsys):
+    tasks = "{0}:\n  source: rows.csv\n  split: {1}\n  prompt: '{{q}}'\n  reference: a\n"
+    (tmp_path / "rows.csv").write_text("q,a\n" + "".join(f"q{i},a{i}\n" for i in range(9)))
+    (tmp_path / "own.yaml").write_text(
+        tasks.format("foo", "bar_test") + tasks.format("foo_bar", "test")
+    )
+    flags = ["--task_file", tmp_path / "own.yaml", "--distractor", "foo", "foo_bar"]
+    flags = [*argv(model, tmp_path / "out"), *flags, "--target", "quiz"]
+    assert experiment.main([*map(str, flags)]) == 2
+    said = capsys.readouterr().err
+    assert "'quiz/test after foo/bar_test' and 'quiz/test after foo_bar/test' have the same" in said
+
+
 def test_overwrite_begins_again_where_settings_differ(copy, model, tmp_path):
     victim = Victim(argv(model, copy, "--limit", 2, "--overwrite"), tmp_path / "log")
     assert victim.wait() == 0
@@ -273,6 +306,35 @@ def test_a_second_run_on_an_out_dir_stops_and_names_the_first(tmp_path, model, c
         assert len(second.said().splitlines()) == 2
         assert contents(out_dir) == before
     assert list(tmp_path.iterdir()) == [tmp_path / "log"]
+
+
+def test_a_file_system_without_locks_has_a_lock_file_that_a_dead_run_does_not_keep(
+    tmp_path, monkeypatch
+):
+    def none(*arguments):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with (
+        claim.claimed(tmp_path),
+        pytest.raises(UserError, match="is in use by"),
+        claim.claimed(tmp_path),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / claim.LOCK).write_text(f"{dead.pid}\n{platform.node()}\n")
+    with claim.claimed(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/out"])
+def test_an_out_dir_that_cannot_be_is_said_plainly(tmp_path, model, capsys, name):
+    (tmp_path / "file").touch()
+    assert experiment.main([*map(str, argv(model, tmp_path / name))]) == 2
+    assert "error: cannot write in " in capsys.readouterr().err
 
 
 # --- no room

@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 import data
 import experiment
-import figures
 import loading
 import records
+import style
 import tasks
 from data import Turn
 from errors import UserError
@@ -488,7 +488,7 @@ def test_no_name_leads_out_of_the_folder_of_results(model, target, split, distra
 @given(model=NAMES, target=NAMES, part=NAMES)
 @settings(hostile, max_examples=100)
 def test_no_name_leads_a_figure_out_of_its_folder(model, target, part):
-    stem = figures.figure_stem(model, target, "metric", part)
+    stem = style.figure_stem({"model": model, "target": target}, "metric", part)
     path = Path("/base/plots") / f"{stem}.png"
     assert path.parent == Path("/base/plots") and Path(os.path.normpath(path)) == path
     assert not set("/\\\0\n") & set(stem)

@@ -130,6 +130,14 @@ def test_several_processes_on_a_machine_refuse_a_device_map(tmp_path, model):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_world_without_a_launcher_is_refused(tmp_path, model):
+    victim = Victim(argv(model, tmp_path / "out"), tmp_path / "log", environment={"WORLD_SIZE": 2})
+    assert victim.wait() == 2
+    said = victim.said().splitlines()
+    assert said[0].startswith("error: WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR,")
+    assert "torchrun" in said[1] and len(said) == 2
+
+
 LAUNCHERS = {
     "torchrun --nproc_per_node": "--master_port",
     "accelerate launch --multi_gpu --num_processes": "--main_process_port",
