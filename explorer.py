@@ -124,17 +124,14 @@ def flipped(states: Sequence[str]) -> bool:
 
 
 def choose(states: dict[Any, list[str]], room: int, key: str) -> list[Any]:
-    """At most `room` rows, drawn with `key` as the seed: half of them flipped ones, as far as there
-    are so many of either kind.
+    """At most `room` rows, drawn with `key` as the seed: a flipped one and another in turn while
+    there are both, so that any beginning of them is half flipped.
     """
     order = list(states)
     random.Random(key).shuffle(order)
     moved = [row for row in order if flipped(states[row])]
     others = [row for row in order if not flipped(states[row])]
-    share = min(len(moved), max(room // 2, room - len(others)))
-    chosen = moved[:share] + others[: room - share]
-    random.Random(key).shuffle(chosen)  # so that a limit of letters cuts both kinds alike
-    return chosen
+    return [row for both in zip_longest(moved, others) for row in both if row is not None][:room]
 
 
 def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> dict[str, Any]:

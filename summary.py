@@ -275,15 +275,22 @@ def _shades() -> Iterator[dict[str, str]]:
 
 
 def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
-    """Skipped targets, format failures and layer values that were not finite, for every pair."""
-    rows = []
+    """Skipped targets, format failures and layer values that were not finite, for every pair.
+
+    A target that several pairs share is counted once among those skipped.
+    """
+    rows, skipped, failed = [], set(), {True: 0, False: 0}
     for result, name in zip(results, names):
         with records.showing(result["path"], "what was left out"):
-            rows.append({"name": name, **_left_out(result)})
+            row = {"name": name, **_left_out(result)}
+            skipped |= {(result["model"], result["target"], place) for place in row["targets"]}
+            failed[bool(result["reads_by_len"])] += sum(row["failures"])
+        rows.append(row)
     return {
         "rows": rows,
-        "skipped": sum(row["skipped"] for row in rows),
-        "failed": sum(sum(row["failures"]) for row in rows),
+        "skipped": len(skipped),
+        "failed": failed[False],
+        "beside": failed[True],  # in texts that the metric is not read from
         "extracted": any(row["failures"] for row in rows),
         "excluded": sum(row["excluded"] for row in rows),
         "lengths": range(max((len(row["failures"]) for row in rows), default=0)),

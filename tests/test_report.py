@@ -27,6 +27,7 @@ from pages import (
 from test_viz import complains, edit, without
 
 import explorer
+import metrics
 import records
 import report
 import summary
@@ -90,6 +91,12 @@ def table_of(page: str, start: str) -> list[list[str]]:
         ]
         for row in rows
     ]
+
+
+def words_of(page: str) -> str:
+    """The text of a page in a single line."""
+    text = html.unescape(re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
+    return " ".join(text.split()).replace(" .", ".")
 
 
 def prompt_at(data: dict, row: dict, h: int) -> str:
@@ -214,10 +221,29 @@ def test_skipped_targets_and_format_failures_are_never_hidden(tmp_path):
     write_pair(tmp_path, examples=examples, n_skipped=2, skipped_target_idx=[17, 23])
     assert make(tmp_path, tmp_path / "r.html") == 0
     page = (tmp_path / "r.html").read_text()
-    assert "2 targets were too long for the model" in page
-    assert "3 answers held no label or number" in page
+    said = words_of(page)
+    assert "2 targets did not fit the model's context or memory, skipped at every h." in said
+    assert "3 answers held no single label or number that could be scored and count as wrong" in said
     row = table_of(page, 'aria-label="Left out"')[1]
     assert row[1:6] == ["12", "2 (rows 17, 23)", "1", "1", "1"]
+
+
+def test_a_target_that_two_pairs_skip_is_one_target(tmp_path):
+    for distractor in QUESTION:
+        write_pair(tmp_path, distractor=distractor, n_skipped=1, skipped_target_idx=[17])
+    said = words_of(page_of(tmp_path, tmp_path))
+    assert "1 target did not fit the model's context or memory" in said
+
+
+def test_format_failures_beside_a_likelihood_are_not_said_to_count_as_wrong(tmp_path):
+    examples = examples_of("quiz/test", "posts/test")
+    for example in examples:
+        scores, expected = example["label_logprobs"], example["expected_answer"]
+        example |= metrics.judge_labels(scores, expected, "both", "neither")
+    write_pair(tmp_path, examples=examples)
+    said = words_of(page_of(tmp_path, tmp_path))
+    assert f"{len(examples)} format failures in the generated text; the metric is read by" in said
+    assert "count as wrong" not in said
 
 
 # --- the file
@@ -346,7 +372,8 @@ def test_a_page_of_many_examples_holds_a_sample_and_says_so(grid, tmp_path, caps
     monkeypatch.setattr(explorer, "MOST_ROWS", 16)
     page = page_of(grid, tmp_path)
     printed = capsys.readouterr().out
-    assert "The explorer holds 16 of 48 examples" in printed
+    assert "The explorer lists 16 of 48 examples" in printed
+    assert printed.splitlines()[0] in words_of(page)
     assert "quiz/test after posts/test: 4 of 12" in page
     data = embedded(page)
     assert [pair["embedded"] for pair in data["pairs"]] == [4] * 4
@@ -361,7 +388,7 @@ def test_a_page_of_many_examples_holds_a_sample_and_says_so(grid, tmp_path, caps
 def test_where_all_fits_nothing_is_said_to_be_left_out(grid, tmp_path, capsys):
     page = page_of(grid, tmp_path)
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
-    assert "a sample of the examples" not in page
+    assert "drawn at random" not in page
 
 
 def test_long_texts_cut_the_examples_of_all_pairs_alike(grid, tmp_path, monkeypatch):
@@ -377,6 +404,14 @@ def test_few_flips_are_all_kept(tmp_path):
     assert len(chosen) == 20 == len(set(chosen))
     assert {0, 1, 2} <= set(chosen)
     assert len(explorer.choose(states, 500, "key")) == 100
+
+
+@pytest.mark.parametrize("room", [40, 500])
+def test_any_beginning_of_the_chosen_is_half_flipped_while_there_are_flips(room):
+    states = {i: ["right", "lost" if i < 10 else "right"] for i in range(100)}
+    chosen = explorer.choose(states, room, "key")
+    for end in range(2, 21, 2):
+        assert sum(row < 10 for row in chosen[:end]) == end // 2
 
 
 def test_a_cue_is_embedded_with_its_prompt_and_answer(tmp_path):
