@@ -193,6 +193,32 @@ def test_why_no_change_can_be_detected_is_said(tmp_path):
     assert reason == {"reason": "no score differs from h = 0", "count": 2}
 
 
+def test_how_many_comparisons_can_show_a_change_is_said_for_some_all_and_none(tmp_path):
+    right_at = {"some": [0, 0, 9], "all": [0, 8, 9], "none": [0, 0, 0]}  # of 20
+    expected = {
+        "some": r"for 1 of 2 comparisons the smallest .* is [\d.]+ points; the other 1 has no such "
+        r"number: no score differs from h = 0 \(1\)\. Correction",
+        "all": r"for each of the 2 comparisons the smallest .* points, depending on the pair and h",
+        "none": r"no comparison can .* power: no score differs from h = 0 \(2\)\. Every pair",
+    }
+    for name, counts in right_at.items():
+        folder = tmp_path / name
+        examples = scored([[i < count for i in range(20)] for count in counts])
+        write_pair(folder, examples=examples)
+        assert re.search(expected[name], words_of(page_of(folder, folder)))
+
+
+def test_a_rise_after_the_targets_own_task_is_named_and_that_nothing_is_switched(tmp_path):
+    rows = [[False] * 40, [False] * 39 + [True], [True] * 40]
+    write_pair(tmp_path, distractor="quiz/dev", examples=scored(rows))
+    [rise] = verdict_of(tmp_path)["control"]
+    assert (rise["name"], rise["h"]) == ("quiz/test after quiz/dev", 2)
+    assert rise["change"].startswith("100.0 [")
+    page = page_of(tmp_path, tmp_path)
+    assert "There is no switch here: every history is of the target's own task." in words_of(page)
+    assert "No switch lowered" not in page
+
+
 def test_results_of_two_seeds_are_told_apart(tmp_path):
     for seed in (0, 1):
         examples = examples_of("quiz/test", "posts/test", seeds=[seed])
@@ -223,7 +249,7 @@ def test_skipped_targets_and_format_failures_are_never_hidden(tmp_path):
     page = (tmp_path / "r.html").read_text()
     said = words_of(page)
     assert "2 targets did not fit the model's context or memory, skipped at every h." in said
-    assert "3 answers held no single label or number that could be scored and count as wrong" in said
+    assert "3 answers held no single label or number that could be scored and count" in said
     row = table_of(page, 'aria-label="Left out"')[1]
     assert row[1:6] == ["12", "2 (rows 17, 23)", "1", "1", "1"]
 
@@ -524,7 +550,9 @@ def test_a_run_without_histories_has_a_page_too(tmp_path):
     write_pair(tmp_path, examples=[e for e in examples if e["config"]["history_len"] == 0])
     assert make(tmp_path, tmp_path / "r.html") == 0
     page = (tmp_path / "r.html").read_text()
-    assert "No comparison with h = 0 could be tested." in page
+    assert "These results have no history (h = 0 only)." in page
+    for absent in ("No switch", 'href="#heat"', 'id="heat"', "What n can show"):
+        assert absent not in page.partition("<script>")[0]
     assert len(embedded(page)["rows"]) == TARGETS
 
 
