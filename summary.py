@@ -1,7 +1,7 @@
 """The numbers and words of a report: verdict, tables, heat maps, settings. Reads results; no torch.
 
-Every number comes from `tables.make_frame` and is rounded by `tables.rounded`, so that the page and
-`viz.py table` cannot disagree.
+The numbers of verdict and table come from `tables.make_frame` and are rounded by `tables.rounded`,
+those of heat maps are written by `grid.cell_text`, so that page, table and figures cannot disagree.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -257,9 +257,8 @@ def _heat_map(part: "DataFrame", h: int, limit: float) -> dict[str, Any]:
 def _heat_cell(row: Row | None, limit: float) -> dict[str, Any] | None:
     if row is None:
         return None
-    number = f"{row['change_points']:+z.1f}"
     return {
-        "text": f"{number}{row['stars']}" if row["stars"] else f"({number})",
+        "text": grid.cell_text(row, between=""),
         "shade": round((row["change_points"] / limit + 1) / 2 * SHADES),
         "significant": bool(row["stars"]),
     }

@@ -387,7 +387,7 @@ def test_flips_are_counted_over_all_examples_and_both_ways(page):
     [
         (1.0, 1.0, False, "right"), (0.0, 0.0, False, "wrong"), (0.0, 1.0, False, "lost"),
         (1.0, 0.0, False, "gained"), (0.25, 0.75, True, "lost"), (0.75, 0.25, True, "gained"),
-        (0.26, 0.75, True, "scored"), (0.0, 0.0, True, "scored"),
+        (0.2, 0.7, True, "lost"), (0.26, 0.75, True, "scored"), (0.0, 0.0, True, "scored"),
     ],
 )  # fmt: skip
 def test_a_flip_is_a_change_of_half_a_score_or_more(score, at_0, graded, expected):
@@ -508,6 +508,22 @@ def no_layer_stats(path: Path) -> None:
     edit(path, "layer_stats_by_len", "1", "cos", value={})
 
 
+def log_of_another_result(path: Path) -> None:
+    edit(records.debug_path(path), "distractor", value="reviews/test")
+
+
+def seed_in_a_list(path: Path) -> None:
+    edit(records.debug_path(path), "debug_examples", 4, "config", "seed", value=[0])
+
+
+def cosines_without_rows(path: Path) -> None:
+    edit(path, "cos_by_len", "1", value=0.5)
+
+
+def statistics_without_clusters(path: Path) -> None:
+    edit(path, "stats_by_len", "1", "clusters", value={})
+
+
 def cut_result(path: Path) -> None:
     path.write_text(path.read_text()[:-40])
 
@@ -521,6 +537,10 @@ def cut_result(path: Path) -> None:
         other_log,
         no_references,
         no_layer_stats,
+        log_of_another_result,
+        seed_in_a_list,
+        cosines_without_rows,
+        statistics_without_clusters,
         cut_result,
     ],
     ids=lambda damage: damage.__name__,
