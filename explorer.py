@@ -15,12 +15,12 @@ import figures
 import metrics
 import records
 import turns
+import verify
 from errors import UserError
 
 FLIP = 0.5  # change of a score against h = 0 that is a flip; of right and wrong it is any change
 MOST_ROWS = 2000  # of all pairs
 MOST_LETTERS = 4_000_000  # of all texts
-TOLERANCE = 1e-6  # between a stored metric and the mean of the scores in the log
 PLACES = 3  # of scores and log-probabilities
 
 Example = dict[str, Any]
@@ -53,7 +53,8 @@ def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, 
         chosen = choose(states, MOST_ROWS // len(results), f"report/{name}")
         order = {row: place for place, row in enumerate(groups)}
         sampled.append([(order[row], groups[row], states[row]) for row in chosen])
-        pairs.append(describe_pair(result, name, states))
+        with records.showing(result["path"], "its pair"):
+            pairs.append(describe_pair(result, name, states))
     texts, marks, rows = Texts(), {}, []
     for turn in zip_longest(*sampled):  # a row of every pair, so that a limit cuts all alike
         for number, entry in enumerate(turn):
@@ -78,11 +79,15 @@ def read_groups(result: Record) -> dict[tuple[int, int], list[Example]]:
     """
     path = log_of(result)
     log = records.read_debug(path)
+    other = next((name for name in records.NAMES if log[name] != result[name]), None)
+    if other:
+        raise UserError(f"{path} is the log of another result: its {other} is {log[other]!r:.80}.")
     count = len(result["metric_by_len"])
     groups: dict[tuple[int, int], list] = {}
     for example in log["debug_examples"]:
         place, h = example["config"], example["config"]["history_len"]
-        group = groups.setdefault((place["target_idx"], place.get("seed", 0)), [None] * count)
+        with records.showing(path, "an example"):
+            group = groups.setdefault((place["target_idx"], place.get("seed", 0)), [None] * count)
         if h >= count or group[h] is not None:
             raise UserError(f"{path} is damaged: it holds a prompt of {h} turns too many.")
         group[h] = example
@@ -92,7 +97,7 @@ def read_groups(result: Record) -> dict[tuple[int, int], list[Example]]:
         raise UserError(f"{path} holds {len(groups)} examples, and its result {result['n']}.")
     for h, stored in result["metric_by_len"].items():
         mean = sum(group[int(h)]["score"] for group in groups.values()) / len(groups)
-        if abs(mean - stored) > TOLERANCE:
+        if abs(mean - stored) > verify.TOLERANCE:
             raise UserError(
                 f"{path} does not give the metric of its result at h = {h}: {mean:.6g}, not "
                 f"{stored:.6g}.\nLook closer with: python viz.py verify --debug_file {path}"
@@ -113,7 +118,7 @@ def state(score: float, at_0: float, graded: bool) -> str:
     """`lost` or `gained` where the score moved by FLIP or more against h = 0, else right or wrong;
     a graded score that did not is `scored`.
     """
-    if abs(score - at_0) >= FLIP:
+    if abs(round(score - at_0, PLACES)) >= FLIP:  # the change that is displayed
         return "lost" if score < at_0 else "gained"
     return "scored" if graded else "right" if score else "wrong"
 
@@ -124,17 +129,14 @@ def flipped(states: Sequence[str]) -> bool:
 
 
 def choose(states: dict[Any, list[str]], room: int, key: str) -> list[Any]:
-    """At most `room` rows, drawn with `key` as the seed: half of them flipped ones, as far as there
-    are so many of either kind.
+    """At most `room` rows, drawn with `key` as the seed: a flipped one and another in turn while
+    there are both, so that any beginning of them is half flipped.
     """
     order = list(states)
     random.Random(key).shuffle(order)
     moved = [row for row in order if flipped(states[row])]
     others = [row for row in order if not flipped(states[row])]
-    share = min(len(moved), max(room // 2, room - len(others)))
-    chosen = moved[:share] + others[: room - share]
-    random.Random(key).shuffle(chosen)  # so that a limit of letters cuts both kinds alike
-    return chosen
+    return [row for both in zip_longest(moved, others) for row in both if row is not None][:room]
 
 
 def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> dict[str, Any]:

@@ -154,7 +154,7 @@ def _write_cells(
 
     They stand upright where they fit, else lie; where not even that, the sign alone is written.
     """
-    texts = {place: _text(found.get(place)) for place in np.ndindex(shape)}
+    texts = {place: cell_text(found.get(place)) for place in np.ndindex(shape)}
     lines = [line for text in texts.values() for line in text.split("\n")]
     rotation, height = 0, 2 * LINE + 0.06
     if BOLD * max(map(style.text_inches, lines)) + 0.04 > width:
@@ -168,11 +168,12 @@ def _write_cells(
     return height
 
 
-def _text(row: dict[str, Any] | None) -> str:
+def cell_text(row: dict[str, Any] | None, between: str = "\n") -> str:
+    """What a cell says: its change with `between` and its stars, or else in brackets."""
     if row is None:
-        return "no\nresult"
+        return f"no{between}result"
     number = f"{row['change_points']:+z.1f}"
-    return f"{number}\n{row['stars']}" if row["stars"] else f"({number})"
+    return f"{number}{between}{row['stars']}" if row["stars"] else f"({number})"
 
 
 def _write_cell(

@@ -57,12 +57,13 @@ RESULT_KEYS = {
     "environment": dict,
 }
 NAMES = ("model", "target", "distractor", "metric_name")
-STATS_KEYS = (
-    "n", "n_targets", "clusters", "low", "high", "interval",
-    "change_points", "change_points_low", "change_points_high",
-    "percent_change", "percent_change_low", "percent_change_high",
-    "test", "p_value", "p_holm", "detectable_points",
-)  # fmt: skip
+STATS_KEYS = {
+    **{"n": int, "n_targets": int, "clusters": dict, "interval": str | None, "test": str | None},
+    **dict.fromkeys((
+        "low", "high", "change_points", "change_points_low", "change_points_high", "percent_change",
+        "percent_change_low", "percent_change_high", "p_value", "p_holm", "detectable_points",
+    ), int | float | None),
+}  # fmt: skip
 DEBUG_KEYS = {
     "model": str,
     "target": str,
@@ -131,7 +132,7 @@ def check_writable(out_dir: str | Path, make: bool = True) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise UserError(f"cannot write in --out_dir {out_dir}: {error.strerror}.") from error
+        raise UserError(f"cannot write in {out_dir}: {error.strerror}.") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -337,7 +338,7 @@ def by_text(name: str) -> tuple[int, str]:
 def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
     """Results below the folders, each with its `path`, by its key, sorted.
 
-    UserError where one key has two results, or one lacks a statistic.
+    UserError where one key has two results, or one lacks a statistic or holds a damaged one.
     """
     found: dict[Key, tuple[Path, dict[str, Any]]] = {}
     for path, result in (pair for folder in folders for pair in find_results(folder)):
@@ -349,14 +350,22 @@ def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
                 "Give them apart, in a --result_dir for each."
             )
         for h, entry in result["stats_by_len"].items():
-            lacking = next((name for name in STATS_KEYS if name not in entry), None)
-            if lacking:
-                raise UserError(
-                    f"{path} has no '{lacking}' for h = {h}: it is damaged, or older than that "
-                    "number.\nMake it again with: python experiment.py ... --overwrite"
-                )
+            _require_statistics(path, entry, h)
     in_order = sorted(found, key=lambda key: (key[:-1], by_text(key.seed)))
     return {key: found[key][1] | {"path": str(found[key][0])} for key in in_order}
+
+
+def _require_statistics(path: Path, entry: Any, h: str) -> None:
+    lacking = [name for name in STATS_KEYS if isinstance(entry, dict) and name not in entry]
+    if lacking:
+        raise UserError(
+            f"{path} has no '{lacking[0]}' for h = {h}: it is damaged, or older than that "
+            "number.\nMake it again with: python experiment.py ... --overwrite"
+        )
+    what = f"the statistic for h = {h}"
+    _require(path, entry, STATS_KEYS, what)
+    _require(path, entry["clusters"], {"count": int, "unit": str}, what)
+    _require(path, entry, {name: str | None for name in entry if name.endswith("_reason")}, what)
 
 
 def _differences(config: dict[str, Any], other: dict[str, Any]) -> str:

@@ -41,7 +41,6 @@ Record = dict[str, Any]
 def write_report(folders: Iterable[str | Path], out: Path) -> list[str]:
     """Write the page of every result below the folders -> what to tell about it, in lines."""
     results = records.load_results(folders)
-    records.check_writable(out.parent, make=False)
     page, notes = make_page(results)
     records.write_text(out, page)
     return notes
@@ -54,7 +53,7 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
     held = explorer.make_explorer(results, names)
     verdict = summary.verdict(frame, results)
     drawn, undrawn = layer_pairs(results, names, verdict)
-    notes = [*_thinned(held["pairs"]), *_undrawn(undrawn)]
+    thinned = _thinned(held["pairs"])
     page = {
         "models": sorted({result["model"] for result in results}),
         "pairs": names,
@@ -64,7 +63,8 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
         "left_out": summary.left_out(results, names),
         "others": summary.other_scores(results, names),
         "settings": summary.settings(results, names),
-        "thinned": held["pairs"],
+        "thinned": thinned,
+        "held": held["pairs"],
         "undrawn": undrawn,
         "data": pack(held),
         "start": _first_pair(names, verdict),
@@ -73,7 +73,7 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
     with style.sheet():
         page["curves"] = list(curves(groups))
         page["layers"] = sorted(layers(groups, results, drawn), key=lambda entry: entry["pair"])
-    return render(page), notes
+    return render(page), [note for note in (thinned, _undrawn(len(undrawn))) if note]
 
 
 def names_of(frame: Any) -> list[str]:
@@ -91,23 +91,22 @@ def _first_pair(names: Sequence[str], verdict: dict[str, Any]) -> int:
 # -- what is left out, said
 
 
-def _thinned(pairs: Sequence[dict[str, Any]]) -> list[str]:
+def _thinned(pairs: Sequence[dict[str, Any]]) -> str:
+    """What the page and the terminal say of a sample; nothing where every example is embedded."""
     whole, embedded = (sum(pair[key] for pair in pairs) for key in ("n", "embedded"))
     if whole == embedded:
-        return []
-    return [
-        f"The explorer holds {embedded} of {whole} examples, drawn at random, half of them flipped "
-        "ones where there are so many; every number on the page is of all examples."
-    ]
+        return ""
+    return (
+        f"The explorer lists {embedded} of {whole} examples, drawn at random, a flipped one and "
+        "another in turn while there are both; every number outside the list is of all examples."
+    )
 
 
-def _undrawn(names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    return [
-        f"The layers of {len(names)} more pairs are not drawn on the page; "
-        "python viz.py layers draws them."
-    ]
+def _undrawn(count: int) -> str:
+    if not count:
+        return ""
+    pairs = f"{count} more {'pair' if count == 1 else 'pairs'}"
+    return f"The layers of {pairs} are not drawn on the page; python viz.py layers draws them."
 
 
 def layer_pairs(

@@ -195,7 +195,7 @@ def save_figures(
     paths: list[Path] = []
     with sheet():
         for stem, figure, caption in figures:
-            for ending in formats:
+            for ending in dict.fromkeys(formats):
                 path = Path(out_dir) / f"{stem}.{ending}"
                 if path in paths:
                     raise UserError(f"two figures would have the same name, {path}.")

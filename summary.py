@@ -1,10 +1,11 @@
 """The numbers and words of a report: verdict, tables, heat maps, settings. Reads results; no torch.
 
-Every number comes from `tables.make_frame` and is rounded by `tables.rounded`, so that the page and
-`viz.py table` cannot disagree.
+The numbers of verdict and table come from `tables.make_frame` and are rounded by `tables.rounded`,
+those of heat maps are written by `grid.cell_text`, so that page, table and figures cannot disagree.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import neg, pos
 from typing import TYPE_CHECKING, Any
 
 import figures
@@ -16,6 +17,7 @@ import tables
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+NO_HISTORY = "These results have no history (h = 0 only)."
 MOST_NAMED = 3  # pairs in a sentence of the verdict
 SHADES = 20  # steps of the heat map's colours
 # Column of `tables.rounded` -> the number that it is sorted by
@@ -52,8 +54,8 @@ def same_task(row: Row) -> bool:
 def verdict(frame: "DataFrame", results: Sequence[Record]) -> dict[str, Any]:
     """The answer in words: how many comparisons are significant, what hurts most, what n can show.
 
-    `hurt`, `helped` and `control` (histories of the target's own task) are lists of pairs, the
-    largest change of each.
+    `hurt`, `helped` and `control` (histories of the target's own task, changed either way) are
+    lists of pairs, the largest change of each; `switches` counts comparisons of two tasks.
     """
     rows = _compared(frame, results)
     tested = [row for row in rows if row["p_value"] == row["p_value"]]
@@ -62,12 +64,14 @@ def verdict(frame: "DataFrame", results: Sequence[Record]) -> dict[str, Any]:
     switches = [row for row in rows if not same_task(row)]
     falls = [row for row in fell if not same_task(row)]
     return {
-        "sentence": _count(found, tested, len(fell), len(rose)),
+        "sentence": _count(found, tested, len(fell), len(rose)) if rows else NO_HISTORY,
         "untested": _reasons(rows, "p_value"),
         "significant": bool(falls),
-        "hurt": _largest(falls or switches, -1),
-        "helped": _largest([row for row in rose if not same_task(row)], 1),
-        "control": _largest([row for row in rows if same_task(row)], -1),
+        "compared": len(rows),
+        "switches": len(switches),
+        "hurt": _largest(falls or switches, neg),
+        "helped": _largest([row for row in rose if not same_task(row)], pos),
+        "control": _largest([row for row in rows if same_task(row)], abs),
         "power": _power(rows),
     }
 
@@ -108,17 +112,14 @@ def _plural(count: int, noun: str) -> str:
     return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
 
 
-def _largest(rows: list[Row], sign: int) -> list[dict[str, str]]:
-    """The largest change of each pair in one direction, the largest pairs first."""
-    best: dict[str, Row] = {}
+def _largest(rows: list[Row], size: Callable[[float], float]) -> list[dict[str, str]]:
+    """The row of each pair whose change has the largest `size` above 0, the largest pairs first."""
+    best: dict[str, tuple[float, Row]] = {}
     for row in rows:
-        change = sign * row["change_points"]
-        if (
-            change > 0
-            and change > sign * best.get(row["name"], {"change_points": 0})["change_points"]
-        ):
-            best[row["name"]] = row
-    order = sorted(best.values(), key=lambda row: -sign * row["change_points"])
+        found = size(row["change_points"])
+        if found > best.get(row["name"], (0, row))[0]:
+            best[row["name"]] = found, row
+    order = [row for _, row in sorted(best.values(), key=lambda pair: -pair[0])]
     return [
         {
             "name": row["name"],
@@ -134,7 +135,9 @@ def _largest(rows: list[Row], sign: int) -> list[dict[str, str]]:
 
 
 def _power(rows: list[Row]) -> dict[str, Any]:
-    """Number of examples, and the range of the smallest changes that they can show."""
+    """Number of examples, and the range of the smallest changes that they can show, of how many
+    comparisons.
+    """
     known = sorted(row["detectable_points"] for row in rows)
     known = [points for points in known if points == points]
     counts = sorted({row["n"] for row in rows})
@@ -143,6 +146,7 @@ def _power(rows: list[Row]) -> dict[str, Any]:
         "n": " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "",
         "range": " to ".join(dict.fromkeys(ends)),
         "known": len(known),
+        "all": len(rows),
         "unknown": _reasons(rows, "detectable_points"),
         "power": f"{stats.POWER:.0%}",
         "level": f"{stats.ALPHA:.0%}",
@@ -253,9 +257,8 @@ def _heat_map(part: "DataFrame", h: int, limit: float) -> dict[str, Any]:
 def _heat_cell(row: Row | None, limit: float) -> dict[str, Any] | None:
     if row is None:
         return None
-    number = f"{row['change_points']:+z.1f}"
     return {
-        "text": f"{number}{row['stars']}" if row["stars"] else f"({number})",
+        "text": grid.cell_text(row, between=""),
         "shade": round((row["change_points"] / limit + 1) / 2 * SHADES),
         "significant": bool(row["stars"]),
     }
@@ -275,15 +278,22 @@ def _shades() -> Iterator[dict[str, str]]:
 
 
 def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
-    """Skipped targets, format failures and layer values that were not finite, for every pair."""
-    rows = []
+    """Skipped targets, format failures and layer values that were not finite, for every pair.
+
+    A target that several pairs share is counted once among those skipped.
+    """
+    rows, skipped, failed = [], set(), {True: 0, False: 0}
     for result, name in zip(results, names):
         with records.showing(result["path"], "what was left out"):
-            rows.append({"name": name, **_left_out(result)})
+            row = {"name": name, **_left_out(result)}
+            skipped |= {(result["model"], result["target"], place) for place in row["targets"]}
+            failed[bool(result["reads_by_len"])] += sum(row["failures"])
+        rows.append(row)
     return {
         "rows": rows,
-        "skipped": sum(row["skipped"] for row in rows),
-        "failed": sum(sum(row["failures"]) for row in rows),
+        "skipped": len(skipped),
+        "failed": failed[False],
+        "beside": failed[True],  # in texts that the metric is not read from
         "extracted": any(row["failures"] for row in rows),
         "excluded": sum(row["excluded"] for row in rows),
         "lengths": range(max((len(row["failures"]) for row in rows), default=0)),

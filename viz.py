@@ -63,15 +63,24 @@ def save(drawn: Iterable[style.Drawn], arguments: argparse.Namespace) -> list[Pa
 
 def run_table(arguments: argparse.Namespace) -> int:
     """Print or write one table of every result below the folders."""
+    out = arguments.out
+    if out is not None:
+        check_file(out)
     frame = tables.make_frame(records.load_results(arguments.result_dir))
     text = tables.render(frame, arguments.format)
-    if arguments.out is None:
+    if out is None:
         print(text, end="")
     else:
-        records.check_writable(arguments.out.parent)
-        arguments.out.write_text(text, encoding="utf-8")
-        print(arguments.out)
+        records.write_text(out, text)
+        print(out)
     return 0
+
+
+def check_file(out: Path) -> None:
+    """UserError unless a file of this name can be written."""
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder, and has to be a file.")
+    records.check_writable(out.parent, make=False)
 
 
 def run_grid(arguments: argparse.Namespace) -> int:
@@ -84,6 +93,7 @@ def run_grid(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """Write one page of every result below the folders, and say what it leaves out."""
+    check_file(arguments.out)
     print(*report.write_report(arguments.result_dir, arguments.out), arguments.out, sep="\n")
     return 0
 

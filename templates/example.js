@@ -35,12 +35,13 @@ class Example {
 
   lines() {
     const decided = this.pair.blocks ? `Decided at block (of ${this.pair.blocks})` : "Decided at block";
+    const sought = this.row.labelled ? "single label" : "number";
     const tokens = (at) => at.top5.map((place) => JSON.stringify(this.text(place))).join("  ");
     return [
       this.line("Answer", (at) => this.said(at.answer)),
       this.line("Text", (at) => (at.text === undefined ? null : this.said(at.text))),
       this.line(this.pair.graded ? this.pair.metric : "Right?", (at, h) => this.verdict(h)),
-      this.line("Format", (at) => (at.failed ? "failed: nothing to score" : null)),
+      this.line("Format", (at) => (at.failed ? `failed: no ${sought} in the text` : null)),
       this.line("With the cue", (at) => (at.cued ? this.withCue(at.cued) : null)),
       this.row.labelled ? this.probabilities() : null,
       this.line(decided, (at) => (at.layer === undefined ? null : String(at.layer ?? "none"))),

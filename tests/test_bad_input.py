@@ -195,7 +195,7 @@ def test_an_out_dir_that_is_a_file_is_found_before_the_model(tmp_path, capfd, fi
     assert experiment.main(["--model", MODEL, *PAIR, "--out_dir", str(tmp_path / out_dir)]) == 2
     said = capfd.readouterr().err
     assert_plain(said)
-    assert f"cannot write in --out_dir {tmp_path / file}" in said
+    assert f"cannot write in {tmp_path / file}" in said
     assert [path.read_text() for path in tmp_path.rglob("*")] == ["a file"]
 
 

@@ -282,10 +282,41 @@ def test_a_folder_without_results_is_refused(tmp_path, folder):
 # --- keys
 
 
+STATISTICS = dict.fromkeys(records.STATS_KEYS) | {
+    "n": 1,
+    "n_targets": 1,
+    "clusters": {"count": 1, "unit": "targets"},
+    "p_value_reason": "h = 0 is the baseline",
+}
+STATISTICS_DAMAGE = [
+    ((), []),
+    *[(("clusters",), value) for value in ({}, [], {"count": "1", "unit": "targets"})],
+    *[((name,), value) for name in ("n", "n_targets") for value in ("1", 1.5, None)],
+    *[
+        ((name,), value)
+        for name in records.STATS_KEYS
+        if name not in ("n", "n_targets", "clusters")
+        for value in ([], {})
+    ],
+    *[((name,), "0.5") for name in ("low", "change_points_high", "percent_change", "p_value")],
+    *[(("p_value_reason",), value) for value in (0, ["text"])],
+]
+
+
+@pytest.mark.parametrize(("keys", "value"), STATISTICS_DAMAGE)
+def test_a_damaged_statistic_is_refused(tmp_path, keys, value):
+    path = stored(tmp_path)
+    content = edited(records.read_result(path), "stats_by_len", "1", *keys, value=value)
+    records.write_json(path, content)
+    with pytest.raises(UserError) as refused:
+        records.load_results([tmp_path])
+    assert str(path) in str(refused.value)
+
+
 def stored(tmp_path, folder="results", distractor="posts/test", **config):
     """Write a result with these settings and its log; returns its path."""
     content = edited(RESULT, "config", value=config) | {"distractor": distractor}
-    content["stats_by_len"] = {h: dict.fromkeys(records.STATS_KEYS) for h in ("0", "1")}
+    content["stats_by_len"] = dict.fromkeys(("0", "1"), STATISTICS)
     path = records.result_path(tmp_path / folder, "org/name", "quiz/test", distractor)
     records.write_json(path, content)
     records.write_json(records.debug_path(path), LOG)

@@ -27,6 +27,7 @@ from pages import (
 from test_viz import complains, edit, without
 
 import explorer
+import metrics
 import records
 import report
 import summary
@@ -90,6 +91,12 @@ def table_of(page: str, start: str) -> list[list[str]]:
         ]
         for row in rows
     ]
+
+
+def words_of(page: str) -> str:
+    """The text of a page in a single line."""
+    text = html.unescape(re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
+    return " ".join(text.split()).replace(" .", ".")
 
 
 def prompt_at(data: dict, row: dict, h: int) -> str:
@@ -186,6 +193,32 @@ def test_why_no_change_can_be_detected_is_said(tmp_path):
     assert reason == {"reason": "no score differs from h = 0", "count": 2}
 
 
+def test_how_many_comparisons_can_show_a_change_is_said_for_some_all_and_none(tmp_path):
+    right_at = {"some": [0, 0, 9], "all": [0, 8, 9], "none": [0, 0, 0]}  # of 20
+    expected = {
+        "some": r"for 1 of 2 comparisons the smallest .* is [\d.]+ points; the other 1 has no such "
+        r"number: no score differs from h = 0 \(1\)\. Correction",
+        "all": r"for each of the 2 comparisons the smallest .* points, depending on the pair and h",
+        "none": r"no comparison can .* power: no score differs from h = 0 \(2\)\. Every pair",
+    }
+    for name, counts in right_at.items():
+        folder = tmp_path / name
+        examples = scored([[i < count for i in range(20)] for count in counts])
+        write_pair(folder, examples=examples)
+        assert re.search(expected[name], words_of(page_of(folder, folder)))
+
+
+def test_a_rise_after_the_targets_own_task_is_named_and_that_nothing_is_switched(tmp_path):
+    rows = [[False] * 40, [False] * 39 + [True], [True] * 40]
+    write_pair(tmp_path, distractor="quiz/dev", examples=scored(rows))
+    [rise] = verdict_of(tmp_path)["control"]
+    assert (rise["name"], rise["h"]) == ("quiz/test after quiz/dev", 2)
+    assert rise["change"].startswith("100.0 [")
+    page = page_of(tmp_path, tmp_path)
+    assert "There is no switch here: every history is of the target's own task." in words_of(page)
+    assert "No switch lowered" not in page
+
+
 def test_results_of_two_seeds_are_told_apart(tmp_path):
     for seed in (0, 1):
         examples = examples_of("quiz/test", "posts/test", seeds=[seed])
@@ -214,10 +247,29 @@ def test_skipped_targets_and_format_failures_are_never_hidden(tmp_path):
     write_pair(tmp_path, examples=examples, n_skipped=2, skipped_target_idx=[17, 23])
     assert make(tmp_path, tmp_path / "r.html") == 0
     page = (tmp_path / "r.html").read_text()
-    assert "2 targets were too long for the model" in page
-    assert "3 answers held no label or number" in page
+    said = words_of(page)
+    assert "2 targets did not fit the model's context or memory, skipped at every h." in said
+    assert "3 answers held no single label or number that could be scored and count" in said
     row = table_of(page, 'aria-label="Left out"')[1]
     assert row[1:6] == ["12", "2 (rows 17, 23)", "1", "1", "1"]
+
+
+def test_a_target_that_two_pairs_skip_is_one_target(tmp_path):
+    for distractor in QUESTION:
+        write_pair(tmp_path, distractor=distractor, n_skipped=1, skipped_target_idx=[17])
+    said = words_of(page_of(tmp_path, tmp_path))
+    assert "1 target did not fit the model's context or memory" in said
+
+
+def test_format_failures_beside_a_likelihood_are_not_said_to_count_as_wrong(tmp_path):
+    examples = examples_of("quiz/test", "posts/test")
+    for example in examples:
+        scores, expected = example["label_logprobs"], example["expected_answer"]
+        example |= metrics.judge_labels(scores, expected, "both", "neither")
+    write_pair(tmp_path, examples=examples)
+    said = words_of(page_of(tmp_path, tmp_path))
+    assert f"{len(examples)} format failures in the generated text; the metric is read by" in said
+    assert "count as wrong" not in said
 
 
 # --- the file
@@ -335,7 +387,7 @@ def test_flips_are_counted_over_all_examples_and_both_ways(page):
     [
         (1.0, 1.0, False, "right"), (0.0, 0.0, False, "wrong"), (0.0, 1.0, False, "lost"),
         (1.0, 0.0, False, "gained"), (0.25, 0.75, True, "lost"), (0.75, 0.25, True, "gained"),
-        (0.26, 0.75, True, "scored"), (0.0, 0.0, True, "scored"),
+        (0.2, 0.7, True, "lost"), (0.26, 0.75, True, "scored"), (0.0, 0.0, True, "scored"),
     ],
 )  # fmt: skip
 def test_a_flip_is_a_change_of_half_a_score_or_more(score, at_0, graded, expected):
@@ -346,7 +398,8 @@ def test_a_page_of_many_examples_holds_a_sample_and_says_so(grid, tmp_path, caps
     monkeypatch.setattr(explorer, "MOST_ROWS", 16)
     page = page_of(grid, tmp_path)
     printed = capsys.readouterr().out
-    assert "The explorer holds 16 of 48 examples" in printed
+    assert "The explorer lists 16 of 48 examples" in printed
+    assert printed.splitlines()[0] in words_of(page)
     assert "quiz/test after posts/test: 4 of 12" in page
     data = embedded(page)
     assert [pair["embedded"] for pair in data["pairs"]] == [4] * 4
@@ -361,7 +414,7 @@ def test_a_page_of_many_examples_holds_a_sample_and_says_so(grid, tmp_path, caps
 def test_where_all_fits_nothing_is_said_to_be_left_out(grid, tmp_path, capsys):
     page = page_of(grid, tmp_path)
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
-    assert "a sample of the examples" not in page
+    assert "drawn at random" not in page
 
 
 def test_long_texts_cut_the_examples_of_all_pairs_alike(grid, tmp_path, monkeypatch):
@@ -377,6 +430,14 @@ def test_few_flips_are_all_kept(tmp_path):
     assert len(chosen) == 20 == len(set(chosen))
     assert {0, 1, 2} <= set(chosen)
     assert len(explorer.choose(states, 500, "key")) == 100
+
+
+@pytest.mark.parametrize("room", [40, 500])
+def test_any_beginning_of_the_chosen_is_half_flipped_while_there_are_flips(room):
+    states = {i: ["right", "lost" if i < 10 else "right"] for i in range(100)}
+    chosen = explorer.choose(states, room, "key")
+    for end in range(2, 21, 2):
+        assert sum(row < 10 for row in chosen[:end]) == end // 2
 
 
 def test_a_cue_is_embedded_with_its_prompt_and_answer(tmp_path):
@@ -447,6 +508,22 @@ def no_layer_stats(path: Path) -> None:
     edit(path, "layer_stats_by_len", "1", "cos", value={})
 
 
+def log_of_another_result(path: Path) -> None:
+    edit(records.debug_path(path), "distractor", value="reviews/test")
+
+
+def seed_in_a_list(path: Path) -> None:
+    edit(records.debug_path(path), "debug_examples", 4, "config", "seed", value=[0])
+
+
+def cosines_without_rows(path: Path) -> None:
+    edit(path, "cos_by_len", "1", value=0.5)
+
+
+def statistics_without_clusters(path: Path) -> None:
+    edit(path, "stats_by_len", "1", "clusters", value={})
+
+
 def cut_result(path: Path) -> None:
     path.write_text(path.read_text()[:-40])
 
@@ -460,6 +537,10 @@ def cut_result(path: Path) -> None:
         other_log,
         no_references,
         no_layer_stats,
+        log_of_another_result,
+        seed_in_a_list,
+        cosines_without_rows,
+        statistics_without_clusters,
         cut_result,
     ],
     ids=lambda damage: damage.__name__,
@@ -489,7 +570,9 @@ def test_a_run_without_histories_has_a_page_too(tmp_path):
     write_pair(tmp_path, examples=[e for e in examples if e["config"]["history_len"] == 0])
     assert make(tmp_path, tmp_path / "r.html") == 0
     page = (tmp_path / "r.html").read_text()
-    assert "No comparison with h = 0 could be tested." in page
+    assert "These results have no history (h = 0 only)." in page
+    for absent in ("No switch", 'href="#heat"', 'id="heat"', "What n can show"):
+        assert absent not in page.partition("<script>")[0]
     assert len(embedded(page)["rows"]) == TARGETS
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from pages import HOSTILE, LENGTHS, TARGETS, examples_of, right, write_grid, write_pair
 
+import metrics
 import records
 import report
 import tables
@@ -38,10 +39,13 @@ POSTS = "posts/test after quiz/test (seed 0)"
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Four pairs with a hostile row, and one more that pools two seeds."""
+    """Four pairs with a hostile row, and one more that pools two seeds and reads both ways."""
     folder = tmp_path_factory.mktemp("browser")
     write_grid(folder, HOSTILE)
     pooled = examples_of("quiz/test", "posts/test", seeds=(0, 1))
+    for example in pooled:
+        scores, expected = example["label_logprobs"], example["expected_answer"]
+        example |= metrics.judge_labels(scores, expected, "both", "neither")
     write_pair(folder, distractor="quiz/dev", examples=pooled)
     return folder
 
@@ -398,6 +402,14 @@ def test_answers_probabilities_and_layers_stand_side_by_side(browser, results):
     assert "100%" in widths
 
 
+def test_a_format_failure_says_what_the_text_lacks(browser):
+    choose(browser, "pair", "quiz/test after quiz/dev")
+    one(browser, ".list tbody tr").click()
+    failures = texts(browser, ".answers tbody tr:has(td)")
+    [line] = [text.split("\t") for text in failures if text.startswith("Format")]
+    assert line[1:] == ["failed: no single label in the text"] * len(LENGTHS)
+
+
 # --- how it looks
 
 
@@ -408,6 +420,23 @@ def test_at_390_pixels_only_tables_scroll_sideways(browser, scheme):
     one(browser, ".list tbody tr").click()
     root = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
     assert len({*browser.execute_script(root)}) == 1
+
+
+@pytest.mark.parametrize("table", [".answers", "#verdict .data", "#left-out .data"])
+def test_at_390_pixels_what_a_row_is_stays_in_view_and_leaves_half_of_the_room(browser, table):
+    resize(browser, 390)
+    one(browser, ".list tbody tr").click()
+    script = (
+        "const table = document.querySelector(arguments[0]), box = table.parentElement;"
+        "box.scrollLeft = 1000;"
+        "const { left, width } = box.getBoundingClientRect();"
+        "const heads = table.querySelectorAll('tr th:first-child');"
+        "return [box.scrollLeft, [...heads].map((head) => head.getBoundingClientRect())"
+        "  .map((head) => [head.left - left, head.width / width])];"
+    )
+    scrolled, heads = browser.execute_script(script, table)
+    assert scrolled > 0
+    assert all(abs(left) < 1 and 0.2 < share < 0.5 for left, share in heads)
 
 
 CONTRASTS = """

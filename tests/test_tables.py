@@ -1,7 +1,9 @@
 """Claims about `viz.py table` and `viz.py grid`, on small synthetic results."""
 
 import csv
+import errno
 import io
+import os
 import re
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 from statsmodels.stats.multitest import multipletests
+from test_viz import complains
 
 import grid
 import metrics
@@ -220,6 +223,35 @@ def test_a_table_can_be_written_to_a_file(tmp_path, capsys):
     assert out.read_text() == tables.render(frame_of(tmp_path / "results"), "csv")
 
 
+@pytest.mark.parametrize("command", ["table", "report"])
+@pytest.mark.parametrize("folder", ["plots", ".", "/"])
+def test_a_folder_in_place_of_a_file_is_two_plain_lines(
+    tmp_path, capsys, monkeypatch, command, folder
+):
+    write(tmp_path / "results", WORSE)
+    (tmp_path / "plots").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert viz.main([command, "--result_dir", "results", "--out", folder]) == 2
+    assert complains(capsys, f"--out {folder} is a folder")
+    assert sorted(os.listdir(tmp_path)) == ["plots", "results"]
+    assert os.listdir(tmp_path / "plots") == []
+
+
+def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path, capsys, monkeypatch):
+    write(tmp_path / "results", WORSE)
+    out = tmp_path / "table.csv"
+    out.write_text("old")
+    monkeypatch.setattr("os.fsync", disk_is_full)
+    assert table(tmp_path / "results", "--format", "csv", "--out", out) == 2
+    assert complains(capsys, "No space left")
+    assert out.read_text() == "old"
+    assert sorted(os.listdir(tmp_path)) == ["results", "table.csv"]
+
+
+def disk_is_full(descriptor):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_folder_given_twice_counts_once(tmp_path, capsys):
     write(tmp_path / "results", UNCHANGED, WORSE)
     round_about = tmp_path / "results" / ".." / "results"
@@ -349,6 +381,13 @@ def test_a_length_without_results_is_refused(tmp_path, capsys, h):
     text = capsys.readouterr().err
     assert text.startswith("error: ") and len(text.splitlines()) <= 2
     assert not (tmp_path / "plots").exists()
+
+
+def test_a_format_given_twice_is_written_once(tmp_path, capsys):
+    write(tmp_path / "results", UNCHANGED, WORSE)
+    flags = ("--out_dir", tmp_path / "plots", "--format", "png", "png")
+    assert draw(tmp_path / "results", *flags) == 0
+    assert len(os.listdir(tmp_path / "plots")) == len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_a_grid_is_written_in_every_format(tmp_path, capsys):
