@@ -5,8 +5,16 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
 
+import pytest
+import tiny
 import torch
 import transformers
 
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Folder of a tiny Llama with its tokenizer."""
+    return tiny.save_model(tmp_path_factory.mktemp("models") / "tiny-llama")

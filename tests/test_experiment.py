@@ -28,26 +28,11 @@ ROOT = Path(experiment.__file__).parent
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Folder of a tiny Llama with its tokenizer."""
-    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama")
-
-
-@pytest.fixture(scope="module")
 def grid(tmp_path_factory, model):
     """Folder with the results of every pair, made by one run."""
     out_dir = tmp_path_factory.mktemp("grid")
     assert run(out_dir, model, TARGETS, DISTRACTORS) == 0
     return out_dir
-
-
-def save_model(folder, **config):
-    lm = tiny.model("llama")
-    lm.save_pretrained(folder)
-    tiny.tokenizer().save_pretrained(folder)
-    settings = json.loads((folder / "config.json").read_text()) | config
-    (folder / "config.json").write_text(json.dumps(settings))
-    return folder
 
 
 def run(out_dir, model, target, distractor, *flags):
@@ -341,7 +326,7 @@ def test_other_settings_are_refused_and_named(grid, model, capsys, flags):
 
 
 def test_another_model_of_the_same_name_is_refused(grid, tmp_path, capsys):
-    assert run(grid, save_model(tmp_path / "tiny-llama"), "quiz", "reviews") == 2
+    assert run(grid, tiny.save_model(tmp_path / "tiny-llama"), "quiz", "reviews") == 2
     assert "other settings: model" in capsys.readouterr().err
 
 
@@ -399,7 +384,7 @@ def short_model(tmp_path_factory, lengths):
     """A model whose context is exactly what the second longest of the targets needs."""
     context = sorted(lengths.values())[-2]
     folder = tmp_path_factory.mktemp("short") / "tiny-llama"
-    return save_model(folder, max_position_embeddings=context)
+    return tiny.save_model(folder, max_position_embeddings=context)
 
 
 def test_an_overflow_stops_and_names_pair_h_and_tokens(tmp_path, short_model, lengths, capsys):
@@ -425,13 +410,13 @@ def test_generated_tokens_count_as_read(tmp_path, model, grid, capsys):
     texts = [example["prompt_text"] for example in examples_of(grid, "posts", "quiz")]
     longest = max(len(ids) for ids in tiny.tokenizer()(texts, add_special_tokens=False).input_ids)
     for context, status in ((longest + 4, 0), (longest + 3, 2)):
-        fitting = save_model(tmp_path / "tiny-llama", max_position_embeddings=context)
+        fitting = tiny.save_model(tmp_path / "tiny-llama", max_position_embeddings=context)
         assert run(tmp_path / f"{context}", fitting, "posts", "quiz", "--no_cosine") == status
     assert f"{longest + 4} tokens" in capsys.readouterr().err
 
 
 def test_a_context_that_no_target_fits_is_refused(tmp_path, capsys):
-    tiny_context = save_model(tmp_path / "tiny-llama", max_position_embeddings=64)
+    tiny_context = tiny.save_model(tmp_path / "tiny-llama", max_position_embeddings=64)
     assert run(tmp_path / "out", tiny_context, "quiz", "posts", "--on_overflow", "skip") == 2
     assert "quiz/test after posts/test: no target fits" in capsys.readouterr().err
     assert contents(tmp_path / "out") == {}

@@ -14,19 +14,12 @@ from test_experiment import (
     path_of,
     result_of,
     run,
-    save_model,
 )
 
 import experiment
 import journal
 
 ENGINES = ("tree", "plain")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Folder of a tiny Llama."""
-    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="module")

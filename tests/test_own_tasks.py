@@ -12,7 +12,6 @@ from test_experiment import (
     path_of,
     result_of,
     run,
-    save_model,
 )
 
 import data
@@ -46,12 +45,6 @@ WRITE = {
     "jsonl": lambda path: pandas.DataFrame(OWN_ROWS).to_json(path, orient="records", lines=True),
     "parquet": lambda path: pandas.DataFrame(OWN_ROWS).to_parquet(path),
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Folder of a tiny Llama with its tokenizer."""
-    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 def write_own(folder, ending="jsonl"):

@@ -3,7 +3,8 @@
 import io
 
 import pytest
-from test_experiment import result_of, run, save_model
+import tiny
+from test_experiment import result_of, run
 
 import progress
 from progress import Progress
@@ -104,7 +105,7 @@ def test_a_terminal_has_a_bar_for_the_run_one_for_the_batch_and_a_line_per_targe
 
 def test_the_running_metric_ends_as_the_metric_of_the_result(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "PAUSE", 0.0)
-    model = save_model(tmp_path / "tiny-llama")
+    model = tiny.save_model(tmp_path / "tiny-llama")
     assert run(tmp_path / "out", model, ["quiz", "posts"], "reviews") == 0
     last = [line for line in capsys.readouterr().err.splitlines() if "target examples, " in line][
         -1

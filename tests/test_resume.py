@@ -11,8 +11,9 @@ import subprocess
 import time
 
 import pytest
+import tiny
 import victims
-from test_experiment import contents, save_model
+from test_experiment import contents
 from victims import Victim
 
 import claim
@@ -33,12 +34,6 @@ MADE_WITH = ("started", "seconds", "peak_memory_mib", "processes")  # of `enviro
 def server():
     """The process that runs are forked from."""
     victims.start()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Folder of a tiny Llama."""
-    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +188,7 @@ def test_a_journal_of_other_settings_is_refused_before_a_model_is_loaded(
 
 
 def test_a_journal_of_another_state_of_the_model_is_refused(copy, model, tmp_path, capsys):
-    other = save_model(tmp_path / "other" / "tiny-llama", rope_theta=5000.0)
+    other = tiny.save_model(tmp_path / "other" / "tiny-llama", rope_theta=5000.0)
     flags = [str(flag) for flag in argv(model, copy)]
     subprocess.run(["cp", "-r", str(model), tmp_path / "kept"], check=True)
     try:
@@ -208,7 +203,7 @@ def test_a_grid_is_not_finished_with_another_state_of_the_model(
     tmp_path, model, whole, tmp_path_factory
 ):
     subprocess.run(["cp", "-r", whole[0], tmp_path / "out"], check=True)
-    other = save_model(tmp_path / "other" / "tiny-llama", rope_theta=5000.0)
+    other = tiny.save_model(tmp_path / "other" / "tiny-llama", rope_theta=5000.0)
     subprocess.run(["cp", "-r", str(model), tmp_path / "kept"], check=True)
     try:
         subprocess.run(["cp", "-rT", str(other), str(model)], check=True)

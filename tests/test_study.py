@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny
 from test_data import rows
 from test_experiment import (
     LIMIT,
@@ -15,7 +16,6 @@ from test_experiment import (
     examples_of,
     path_of,
     result_of,
-    save_model,
 )
 
 import experiment
@@ -36,12 +36,6 @@ from tasks import Task, TaskSpec
 
 LENGTHS = [str(h) for h in range(MAX_LEN + 1)]
 CUE = "Now for something else."
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Folder of a tiny Llama with its tokenizer."""
-    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="module")
@@ -809,7 +803,7 @@ def test_no_prompt_is_sure_to_fit_that_does_not(monkeypatch, lm):
 def test_replies_of_its_own_may_overflow_where_references_fit(tmp_path, model, study, lm, capsys):
     texts = [e["prompt_text"] for e in examples_of(study(), "posts", "reviews")]
     context = max(len(lm._tokens(text)) for text in texts) + 4
-    fitting = save_model(tmp_path / "tiny-llama", max_position_embeddings=context)
+    fitting = tiny.save_model(tmp_path / "tiny-llama", max_position_embeddings=context)
     flags = "--target posts"
     assert run(tmp_path / "teacher", fitting, flags) == 0
     assert run(tmp_path / "own", fitting, f"{flags} --history model") == 2

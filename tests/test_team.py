@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import victims
-from test_experiment import save_model
 from test_resume import argv, contents, finished, without_times
 from victims import Victim, free_port, team
 
@@ -25,12 +24,6 @@ ROOT = Path(experiment.__file__).parent
 def server():
     """The process that runs are forked from."""
     victims.start()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """Folder of a tiny Llama."""
-    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
 @pytest.fixture(scope="module")

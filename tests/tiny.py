@@ -1,5 +1,6 @@
 """Tiny random models and a tokenizer, made offline: enough for every identity the tests assert."""
 
+import json
 from functools import cache
 
 import torch
@@ -110,3 +111,13 @@ def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
         additional_special_tokens=special[3:],
         chat_template=CHAT_TEMPLATE if chat else None,
     )
+
+
+def save_model(folder, **config):
+    """The folder, with a tiny Llama and its tokenizer; `config` changes its config.json."""
+    lm = model("llama")
+    lm.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
