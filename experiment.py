@@ -132,15 +132,16 @@ def run_plan(
     quiet = config.quiet or not team.is_first
     with Progress(total, done, lambda: lm.runtime.tokens, quiet) as progress:
         for pair, held in kept.items():
-            for examples in held.examples.values():
-                progress.count(str(pair.target.spec), examples)
-            held.forget_examples()
+            for scores in held.scores.values():
+                for h, score in enumerate(scores):
+                    progress.count(str(pair.target.spec), h, score)
         for batch in share:
             progress.begin(len(batch), sum(reads_of(case, config) for case in batch))
             for pair, entries in run_batch(batch, kept, config, lm, progress.advance).items():
                 journals[pair].append(entries)
-                found = [entry["example"] for entry in entries if "example" in entry]
-                progress.count(str(pair.target.spec), found)
+                for example in (entry["example"] for entry in entries if "example" in entry):
+                    h = example["config"]["history_len"]
+                    progress.count(str(pair.target.spec), h, example["score"])
             progress.finish()
     team.wait()
 
@@ -155,12 +156,15 @@ def read_journals(
         for journal in journals.values():
             journal.prepare(config.overwrite)
     team.wait()
-    kept = {pair: journal.read() for pair, journal in journals.items()}
+    kept = {}
+    for pair, journal in journals.items():  # one by one: the prompts of all may not fit in memory
+        kept[pair] = journal.read()
+        kept[pair].forget_examples()
     team.wait()
     if config.on_overflow == "stop":  # what was skipped is tried again
         for held in kept.values():
             held.skipped.clear()
-    finished = sum(len(held.examples) for held in kept.values())
+    finished = sum(len(held.scores) for held in kept.values())
     damaged = sum(held.damaged for held in kept.values())
     if team.is_first and finished:
         print(f"Going on: {finished} target examples are there already.", file=sys.stderr)

@@ -34,16 +34,18 @@ class Kept:
     """What the journals of a pair hold."""
 
     examples: dict[CaseKey, list[dict[str, Any]]] = field(default_factory=dict)  # h = 0, 1, ...
+    scores: dict[CaseKey, list[float]] = field(default_factory=dict)  # of examples forgotten
     skipped: dict[CaseKey, str] = field(default_factory=dict)  # with the reason
     token_budget: int | None = None  # the smallest that memory forced on a process
     damaged: int = 0  # lines that do not count
 
     def forget_examples(self) -> None:
-        """Keep only which target examples there are: a long run need not hold their prompts."""
-        self.examples = {key: [] for key in self.examples}
+        """Keep only their scores: a long run need not hold its prompts."""
+        self.scores = {key: [e["score"] for e in self.examples[key]] for key in self.examples}
+        self.examples = {}
 
     def __contains__(self, key: CaseKey) -> bool:
-        return key in self.examples or key in self.skipped
+        return any(key in part for part in (self.examples, self.scores, self.skipped))
 
 
 class Journal:

@@ -7,7 +7,7 @@ a line a minute.
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -72,13 +72,11 @@ class Progress:
         self.batch = self.prompts = self.read = 0
         self._show()
 
-    def count(self, task: str, examples: Iterable[dict[str, Any]]) -> None:
-        """Take finished examples of a target task into its running metric."""
-        sums = self.scores.setdefault(task, defaultdict(lambda: [0.0, 0]))
-        for example in examples:
-            entry = sums[example["config"]["history_len"]]
-            entry[0] += example["score"]
-            entry[1] += 1
+    def count(self, task: str, h: int, score: float) -> None:
+        """Take an example of a target task into its running metric."""
+        entry = self.scores.setdefault(task, defaultdict(lambda: [0.0, 0]))[h]
+        entry[0] += score
+        entry[1] += 1
 
     # -- what is shown
 

@@ -32,10 +32,6 @@ def clock(monkeypatch):
     return clock
 
 
-def example(h, score):
-    return {"config": {"history_len": h}, "score": score}
-
-
 def batches(shown, clock, count=4, seconds=30.0):
     """Batches of two target examples and ten prompts, the prompts one by one."""
     for _ in range(count):
@@ -43,7 +39,8 @@ def batches(shown, clock, count=4, seconds=30.0):
         for _ in range(10):
             clock.now += seconds / 10
             shown.advance(1)
-        shown.count("quiz/test", [example(0, 1.0), example(1, 0.0)])
+        shown.count("quiz/test", 0, 1.0)
+        shown.count("quiz/test", 1, 0.0)
         shown.finish()
 
 
@@ -91,7 +88,7 @@ def test_a_terminal_has_a_bar_for_the_run_one_for_the_batch_and_a_line_per_targe
         batches(shown, clock)
         shown.begin(2, 10)
         clock.now += 1
-        shown.count("posts/test", [example(0, 0.25)])
+        shown.count("posts/test", 0, 0.25)
         shown.advance(5)
         run_bar, batch, *targets = shown.bars
         assert (run_bar.n, run_bar.total) == (9, 10)
