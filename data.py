@@ -1,32 +1,25 @@
-"""The rows of tasks as turns. Never imports torch.
+"""Rows of tasks as turns, and the histories drawn from them. Never imports torch.
 
 One row becomes a turn: one user prompt, one reference answer. The same template renders a row
 wherever it stands, in the history or as the target, so that the two can never differ in form.
+A history is drawn from the distractor's rows, and under a mix from the target task's own rows too;
+the h-turn history is the beginning of the longer ones.
 """
 
-import csv
 import hashlib
 import json
-from collections.abc import Callable
+import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from itertools import product
 from typing import Any
-from zipfile import BadZipFile
 
-import yaml
-
-from errors import UserError
-from metrics import find_number
-from tasks import TASKS, Task, TaskSpec
-from texts import is_text, unique_keys
-
-Row = dict[str, Any]
-
-# What the libraries that read rows raise for files that they cannot read: damaged, nested without
-# end, a script that would have to be run, or of a kind that needs a package that is not there
-UNREADABLE = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, ImportError)
-UNREADABLE += (ArithmeticError, MemoryError, RuntimeError, csv.Error, yaml.YAMLError, BadZipFile)
+from core.errors import UserError, is_text
+from lm.prompts import Message
+from measures.scoring import find_number
+from tasks.sources import Row, read_rows
+from tasks.spec import Task, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ def load_rows(spec: TaskSpec, data_root: str | None = None) -> TaskRows:
     rows that do not have the task's form, and where the source cannot be reached.
     """
     task = spec.task
-    rows = _read_dataset(spec, data_root) if task.folder is None else _read_file(spec)
+    rows = read_rows(spec, data_root)
     if not rows:
         raise UserError(f"{task.place('source')}'{spec}' has no rows.")
     _check_columns(spec, rows[0])
@@ -159,122 +152,6 @@ def _texts(task: Task, value: Any) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _read_file(spec: TaskSpec) -> list[Row]:
-    """Rows of a local file, whose only split is the default one."""
-    task = spec.task
-    if spec.split != task.split:
-        raise UserError(
-            f"task '{task.name}' has no split '{spec.split}'. Known splits: {task.split}."
-        )
-    path = task.folder / task.source
-    try:
-        return READERS[path.suffix](path)
-    except UNREADABLE as error:
-        said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
-        reason = said.splitlines()[0]
-        raise UserError(f"{task.place('source')}cannot read {path}: {reason}.") from error
-
-
-def _read_jsonl(path: Path) -> list[Row]:
-    rows = []
-    with open(path, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                try:
-                    row = json.loads(line, object_pairs_hook=unique_keys)
-                except (ValueError, RecursionError) as error:
-                    raise ValueError(f"line {number}: {error}") from error
-                if not isinstance(row, dict):
-                    raise ValueError(f"line {number} is not an object")
-                rows.append(row)
-    return rows
-
-
-def _read_csv(path: Path) -> list[Row]:
-    csv.field_size_limit(2**31 - 1)  # a document may be longer than the 128 KiB of the default
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        rows = []
-        unique_keys([(name, None) for name in reader.fieldnames or ()])
-        for row in reader:
-            if None in row or None in row.values():  # more cells than columns, or fewer
-                raise ValueError(f"line {reader.line_num} has not as many cells as the first line")
-            rows.append(row)
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    from pyarrow import parquet
-
-    table = parquet.read_table(path)
-    unique_keys([(name, None) for name in table.column_names])
-    return table.to_pylist()
-
-
-READERS: dict[str, Callable[[Path], list[Row]]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
-
-
-def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
-    import datasets  # slow to import, as is remote, and not needed for the embedded tasks
-    import huggingface_hub
-
-    import remote
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
-    task, split = spec.task, spec.split
-    local = data_root is not None
-    source = _folder(spec, data_root) if local else task.source
-    # Local files are streamed: the cache of datasets takes them for unchanged when they are not.
-    settings = {"streaming": local, "revision": None if local else task.revision}
-
-    def load() -> list[dict]:
-        return list(datasets.load_dataset(source, task.config, split=split, **settings))
-
-    try:
-        return load() if local else remote.fetch(load)
-    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
-        if str(error).startswith(("Unknown split", "Bad split", "Split name")):
-            raise UserError(f"task '{task.name}' has no split '{split}'. {error}") from error
-        raise UserError(_why_no_rows(spec, data_root, error)) from error
-
-
-def _folder(spec: TaskSpec, data_root: str) -> str:
-    folder = Path(data_root) / spec.task.source
-    if not folder.is_dir():
-        raise UserError(
-            f"--data_root {data_root} has no folder {spec.task.source}, where '{spec}' should be."
-        )
-    return str(folder)
-
-
-def _why_no_rows(spec: TaskSpec, data_root: str | None, error: Exception) -> str:
-    import remote
-
-    source = spec.task.source
-    embedded = ", ".join(name for name, task in TASKS.items() if task.embedded)
-    without = (
-        "Without the Hub: --data_root DIR reads DIR/org/name, HF_HUB_OFFLINE=1 uses what is "
-        f"cached, and {embedded} are always there."
-    )
-    it, unknown = (
-        f"'{spec}' from {source}",
-        f"{source} is no data set on the Hub that you can read.",
-    )
-    why = remote.trouble(error, remote.Wanted(it, f"datasets/{source}", unknown, without))
-    if why is not None:
-        return why
-    cause = error.__cause__ or error
-    reason = remote.without_token(f"{type(cause).__name__}: {str(cause).splitlines()[0]}")
-    damaged = None if data_root else remote.if_damaged(source, "dataset")
-    return f"cannot load {it}: {reason}\n{damaged or without}"
-
-
 def require_references(rows: TaskRows) -> None:
     """UserError unless every row has a reference, to be scored by or shown as an answer."""
     missing = sum(not turn.references for turn in rows.turns)
@@ -286,3 +163,171 @@ def require_references(rows: TaskRows) -> None:
         raise UserError(
             f"'{spec}' has no reference answer in {missing} of {len(rows.turns)} rows. {advice}"
         )
+
+
+MIXES = ("distractor", "target_first", "target_last", "interleaved")
+KINDS = ("teacher", "model", "random")  # whose answers a history shows, or what it holds
+
+
+def target_order(count: int, seed: int, limit: int | None) -> list[int]:
+    """Row indices of the targets: a seeded shuffle of all rows, then the first `limit`."""
+    order = list(range(count))  # data sets come sorted by label
+    random.Random(f"targets/{seed}").shuffle(order)
+    return order[:limit]
+
+
+def roles(mix: str, max_len: int) -> tuple[str, ...]:
+    """Which task each turn of the longest history is of, `distractor` or `target`.
+
+    target_first and target_last put max_len // 2 target-task turns at the beginning or the end;
+    interleaved takes turns, beginning with the distractor.
+    """
+    half = max_len // 2
+    if mix == "target_first":
+        return ("target",) * half + ("distractor",) * (max_len - half)
+    if mix == "target_last":
+        return ("distractor",) * (max_len - half) + ("target",) * half
+    second = "target" if mix == "interleaved" else "distractor"
+    return tuple(second if k % 2 else "distractor" for k in range(max_len))
+
+
+def draw_history(
+    rows: TaskRows, target: Turn, max_len: int, seed: int, number: int
+) -> tuple[int, ...]:
+    """Indices of the `max_len` rows that a history takes from a task, in their order.
+
+    The draw depends on the seed, the task and the number alone, so that every process and
+    every target task gets the same one. Rows that ask what the target asks are passed over,
+    wherever they come from. Needs `rows.distinct > max_len`.
+    """
+    rng = random.Random(f"history/{seed}/{rows.spec}/{number}")
+    chosen: dict[int, None] = {}  # a dict keeps the order of drawing
+    prompts = {target.prompt}
+    while len(chosen) < max_len:
+        index = rng.randrange(len(rows.turns))
+        prompt = rows.turns[index].prompt
+        if prompt not in prompts:
+            prompts.add(prompt)
+            chosen[index] = None
+    return tuple(chosen)
+
+
+def conversation(target: Turn, history: Sequence[Turn] = ()) -> list[Message]:
+    """Chat messages: each history turn with its first reference, then the target's prompt."""
+    messages = []
+    for turn in history:
+        messages += [
+            {"role": "user", "content": turn.prompt},
+            {"role": "assistant", "content": turn.references[0]},
+        ]
+    return [*messages, {"role": "user", "content": target.prompt}]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One target task and one distractor task."""
+
+    target: TaskRows
+    distractor: TaskRows
+
+    def __str__(self) -> str:
+        return f"{self.target.spec} after {self.distractor.spec}"
+
+
+@dataclass(frozen=True)
+class HistoryTurn:
+    """One turn of a history: its task's role in the pair, its row there, and what it shows."""
+
+    role: str  # distractor or target
+    idx: int
+    turn: Turn
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One target example of a pair with its longest history; h turns are the first h of it."""
+
+    pair: Pair
+    target_idx: int
+    seed: int  # of the history
+    history_number: int  # cases of the same number and seed share their history
+    history: tuple[HistoryTurn, ...]
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from the other cases of its pair: the target's row, and the seed."""
+        return self.target_idx, self.seed
+
+    @property
+    def history_idx(self) -> tuple[int, ...]:
+        """Row of each turn of the history, in its own task."""
+        return tuple(past.idx for past in self.history)
+
+    @property
+    def target(self) -> Turn:
+        """The turn that is scored."""
+        return self.pair.target.turns[self.target_idx]
+
+    @property
+    def task(self) -> Task:
+        """The target task."""
+        return self.pair.target.spec.task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The target task's labels; () for a generation task."""
+        return self.task.labels
+
+    def messages(self, h: int, cue: str | None = None) -> list[Message]:
+        """The conversation with a history of h turns; a cue stands before the target's prompt."""
+        target = self.target if cue is None else Turn(f"{cue}\n{self.target.prompt}", ())
+        return conversation(target, [past.turn for past in self.history[:h]])
+
+
+def plan_cases(
+    pairs: Sequence[Pair],
+    max_len: int,
+    seeds: Sequence[int],
+    limit: int | None = None,
+    num_histories: int | None = None,
+    mix: str = "distractor",
+) -> list[list[Case]]:
+    """For each place in the order of targets, a case per seed and pair that has a target there.
+
+    The first seed chooses the targets, every seed draws histories for them. A history belongs to
+    the place, not to the target's row: all pairs of a distractor share it. With `num_histories`
+    place i takes history i mod num_histories, and such places come together.
+    """
+    orders = {pair: target_order(len(pair.target.turns), seeds[0], limit) for pair in pairs}
+    places = range(max(map(len, orders.values())))
+    numbers = {place: place % (num_histories or len(places)) for place in places}
+    shape = roles(mix, max_len)
+    plan = []
+    for place in sorted(places, key=numbers.__getitem__):
+        here = [(pair, order[place]) for pair, order in orders.items() if place < len(order)]
+        number = numbers[place]
+        plan.append(
+            [
+                Case(pair, idx, seed, number, _history(pair, idx, seed, number, shape))
+                for seed, (pair, idx) in product(seeds, here)
+            ]
+        )
+    return plan
+
+
+def _history(
+    pair: Pair, target_idx: int, seed: int, number: int, shape: Sequence[str]
+) -> tuple[HistoryTurn, ...]:
+    """The turns of one history; where both roles are one task they are drawn together."""
+    tables = {"distractor": pair.distractor, "target": pair.target}
+    target = pair.target.turns[target_idx]
+    if pair.target is pair.distractor:
+        one = iter(draw_history(pair.target, target, len(shape), seed, number))
+        drawn = {"distractor": one, "target": one}
+    else:
+        drawn = {
+            role: iter(draw_history(rows, target, shape.count(role), seed, number))
+            for role, rows in tables.items()
+        }
+    found = ((role, next(drawn[role])) for role in shape)
+    return tuple(HistoryTurn(role, idx, tables[role].turns[idx]) for role, idx in found)

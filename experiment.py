@@ -15,16 +15,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import claim
-import histories
-import metrics
-import records
-from config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
-from errors import OutOfMemory, Terminated, UserError
-from examples import reads_of, run_cases
-from histories import Case, Pair
-from journal import Entry, Journal, Kept, remove_journals, skipped_entry
-from planning import (
+import data
+from core import records
+from core.errors import OutOfMemory, Terminated, UserError
+from data import Case, Pair
+from measures import metrics
+from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
+from run.examples import random_rows, reads_of, run_cases
+from run.journal import Entry, Finished, Journal, claimed, remove_journals, skipped_entry
+from run.planning import (
     drop_overflowing,
     load_pairs,
     require_different,
@@ -32,9 +31,8 @@ from planning import (
     require_targets,
     unfinished,
 )
-from progress import Progress
-from replies import random_rows
-from team import Team, joined, rank_here
+from run.progress import Progress
+from run.team import Team, joined, rank_here
 
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel
@@ -45,7 +43,7 @@ def run(config: RunConfig) -> list[Path]:
     check_settings(config)
     with (
         joined(config.device, config.device_map) as team,
-        claim.claimed(config.out_dir) if team.is_first else nullcontext(),
+        claimed(config.out_dir) if team.is_first else nullcontext(),
     ):
         return run_share(config, team)
 
@@ -74,7 +72,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     lm = lm or _load(config)
     require_same_model([path for path in paths if path.exists()], config, lm)
     settings = (config.max_len, config.seed, config.limit, config.num_histories, config.mix)
-    plan = histories.plan_cases(waiting, *settings)
+    plan = data.plan_cases(waiting, *settings)
     plan, dropped = drop_overflowing(plan, lm, config)
     require_targets(plan, waiting, lm)
     journals = {
@@ -89,7 +87,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
 
 
 def _load(config: RunConfig) -> "LanguageModel":
-    from loading import load_model
+    from model import load_model
 
     return load_model(
         config.model,
@@ -148,7 +146,7 @@ def run_plan(
 
 def read_journals(
     journals: Mapping[Pair, Journal], config: RunConfig, team: Team
-) -> dict[Pair, Kept]:
+) -> dict[Pair, Finished]:
     """What is finished of each pair; the same for every process, since none appends before all
     have read.
     """
@@ -175,7 +173,7 @@ def read_journals(
 
 def run_batch(
     batch: Sequence[Case],
-    kept: Mapping[Pair, Kept],
+    kept: Mapping[Pair, Finished],
     config: RunConfig,
     lm: "LanguageModel",
     advance: Callable[[int], None],
@@ -198,7 +196,7 @@ def run_batch(
 
 def fitting(
     cases: Sequence[Case],
-    kept: Mapping[Pair, Kept],
+    kept: Mapping[Pair, Finished],
     config: RunConfig,
     lm: "LanguageModel",
     advance: Callable[[int], None],
@@ -290,7 +288,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
     return asked | {
         "requested": {name: asked[name] for name in ("prompt", "dtype", "engine")},
         "revision": lm.revision,
-        "prompt": lm.prompt_form,
+        "prompt": lm.renderer.form,
         "engine": lm.engine.name,
         "dtype": lm.facts()["dtype"],
         "label_continuations": {label: lm.continuation(label) for label in target.labels},

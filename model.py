@@ -8,49 +8,37 @@
 Paper: Gupta et al., arXiv 2402.18216.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import GenerationConfig
 
-from engine import (
+from core.errors import UserError
+from lm.engine import (
+    PROBE,
     Decoding,
-    Prefix,
+    Position,
     Reading,
     Runtime,
-    Spot,
-    Want,
     captured,
     input_device,
     release_memory,
 )
-from errors import UserError
-from histories import Message
-from lens import Lens, find_parts, proved_lens
-from prefix_tree import common_length
-from prompts import Layers, Outcome, Prompt, wants_of
-from tasks import MAX_NEW_TOKENS
-from tree_engine import choose_engine
+from lm.lens import Lens, find_parts, proved_lens
+from lm.loading import load
+from lm.prefix_tree import common_length
+from lm.prompts import Layers, Message, Outcome, Prefix, Prompt, Request, requests_of
+from lm.text import Renderer
+from lm.tree_engine import choose_engine
+from tasks.spec import MAX_NEW_TOKENS
 
 # Tokens of one forward, and its time apart from them, in tokens: reading the weights is soon paid
-# for on a CPU, while an accelerator wants large batches.
+# for on a CPU, while an accelerator requests large batches.
 TOKEN_BUDGET = {"cpu": 8192, "accelerator": 32768}
 FORWARD_COST = {"cpu": 48.0, "accelerator": 2000.0}
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
-PROBE = (3, 5, 8, 13, 21, 34)  # token ids that every vocabulary has
-# Fixed values for what a chat template would otherwise take from the day or from its defaults.
-TEMPLATE_SETTINGS = {"date_string": "01 Jan 2025", "enable_thinking": False}
-# What a template written for other conversations raises while it is rendered
-TEMPLATE_ERRORS = (TemplateError, ArithmeticError, LookupError)
-TEMPLATE_ERRORS += (RecursionError, TypeError, ValueError)
-PLAIN_STOP = "\nUser:"
-# Where a space makes the name of a special token a text like any other
-SEAM = re.compile(r"(?<=\S)(?=\S)")
 PROMPTS_AT_ONCE = 64  # whose states the lens reads together, in float32
 
 
@@ -59,7 +47,7 @@ class LanguageModel:
 
     def __init__(
         self,
-        lm,
+        model,
         tokenizer,
         prompt_form: str = "auto",
         lens: str | None = "logit",
@@ -68,91 +56,34 @@ class LanguageModel:
         *,
         revision: str | None = None,
     ):
-        """`lm` is a Hugging Face causal LM; `prompt_form` is auto, chat or plain, `engine` auto,
+        """`model` is a Hugging Face causal LM; `prompt_form` is auto, chat or plain, `engine` auto,
         tree or plain, `lens` logit, raw or None (no layers); `agree` reads Layers.agree too.
         `revision` says which state of the model it is. UserError where the form, the engine or the
         lens does not fit the model.
         """
         self.revision = revision
-        self.lm = lm.eval()
+        self.model = model.eval()
         self.tokenizer = tokenizer
-        self.prompt_form = _resolve_prompt_form(prompt_form, tokenizer)
-        # Chat templates end a turn with a token, so only the plain form needs a stop text.
-        stop_text = PLAIN_STOP if self.prompt_form == "plain" else None
-        ends = _eos_ids(lm, tokenizer)
-        self.decoding = Decoding(ends, stop_text, tokenizer.decode)
-        lm.generation_config = GenerationConfig()  # generate() takes penalties from the old one
-        self.lens = prove_lens(lm, lens) if lens else None
+        self.renderer = Renderer(tokenizer, prompt_form)
+        ends = _eos_ids(model, tokenizer)
+        self.decoding = Decoding(ends, self.renderer.stop_text, tokenizer.decode)
+        model.generation_config = GenerationConfig()  # generate() takes penalties from the old one
+        self.lens = prove_lens(model, lens) if lens else None
         self.agree = agree
-        kind = "cpu" if input_device(lm).type == "cpu" else "accelerator"
+        kind = "cpu" if input_device(model).type == "cpu" else "accelerator"
         blocks = self.lens.parts.blocks if self.lens else ()
-        self.runtime = Runtime(lm, blocks, self.decoding, TOKEN_BUDGET[kind], FORWARD_COST[kind])
+        self.runtime = Runtime(model, blocks, self.decoding, TOKEN_BUDGET[kind], FORWARD_COST[kind])
         self.engine = choose_engine(engine, self.runtime)
 
     # -- text and tokens
 
-    def escape(self, text: str) -> tuple[str, int]:
-        """A text with a space inside each special token's name, and how many there were.
-
-        `<|im_end|>` in a review must not end the user's turn: it becomes `< |im_end|>`. A text
-        without such names stays as it is; one without two visible characters in a row is left.
-        """
-        escaped = 0
-        while True:  # a name may stand in another; each space takes away one seam, so this ends
-            text, count = self._special_tokens.subn(lambda found: SEAM.sub(" ", found[0], 1), text)
-            escaped += count
-            if not count:
-                return text, escaped
-
-    @cached_property
-    def _special_tokens(self) -> re.Pattern[str]:
-        """Finds the texts that the tokenizer reads as special tokens, the longest first."""
-        added = self.tokenizer.added_tokens_decoder.values()
-        names = {*self.tokenizer.all_special_tokens, *(str(each) for each in added if each.special)}
-        names = sorted(filter(SEAM.search, names), key=lambda name: (-len(name), name))
-        return re.compile("|".join(map(re.escape, names)) or "(?!)")  # (?!) is found nowhere
-
     def render(self, messages: Sequence[Message]) -> str:
-        """Text of a conversation up to the assistant's answer: exactly what the model reads.
-
-        Special tokens in it come from the template alone, see `escape`.
-        """
-        return self._render(messages, answer=None)
+        """Text of a conversation up to the assistant's answer: exactly what the model reads."""
+        return self.renderer.render(messages)
 
     def continuation(self, label: str) -> str:
         """The text scored for a label: to the character what a history shows as that answer."""
-        question = [{"role": "user", "content": "?"}]
-        label, _ = self.escape(label)
-        prompt, shown = self._render(question, None), self._render(question, label)
-        behind = shown.removeprefix(prompt)
-        if behind == shown or label not in behind:  # the template writes a last answer differently
-            return label
-        return behind[: behind.index(label) + len(label)]
-
-    def _render(self, messages: Sequence[Message], answer: str | None) -> str:
-        last = [] if answer is None else [{"role": "assistant", "content": answer}]
-        whole = [each | {"content": self.escape(each["content"])[0]} for each in [*messages, *last]]
-        if self.prompt_form == "plain":
-            turns = [f"{each['role'].title()}: {each['content']}" for each in whole]
-            return self._bos + "\n".join([*turns, "Assistant:"] if answer is None else turns)
-        try:
-            return self.tokenizer.apply_chat_template(
-                whole,
-                tokenize=False,
-                add_generation_prompt=answer is None,
-                **TEMPLATE_SETTINGS,
-            )
-        except TEMPLATE_ERRORS as error:
-            raise UserError(
-                "the chat template of this model does not take the conversation "
-                f"({' '.join(str(error).split())[:90]}). Use --prompt plain."
-            ) from error
-
-    @cached_property
-    def _bos(self) -> str:
-        """The beginning-of-text token, where this tokenizer puts one before every text."""
-        puts_one = self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id]
-        return self.tokenizer.bos_token if puts_one else ""
+        return self.renderer.continuation(label)
 
     def encode(
         self,
@@ -170,11 +101,11 @@ class LanguageModel:
         if max_new_tokens is None:
             max_new_tokens = 0 if labels else MAX_NEW_TOKENS
         text = self.render(messages)
-        ids = self._tokens(text)
-        escaped = sum(self.escape(each["content"])[1] for each in messages)
+        ids = self.renderer.tokens(text)
+        escaped = sum(self.renderer.escape(each["content"])[1] for each in messages)
         if not labels:
             return Prompt(text, ids, answer=max_new_tokens, baseline=baseline, escaped=escaped)
-        full = {label: self._tokens(text + self.continuation(label)) for label in labels}
+        full = {label: self.renderer.tokens(text + self.continuation(label)) for label in labels}
         start = min(common_length(ids, sequence) for sequence in full.values())
         empty = any(len(sequence) <= start for sequence in full.values())
         if empty or len(set(full.values())) < len(full):
@@ -182,13 +113,10 @@ class LanguageModel:
             raise UserError(f"labels {names} cannot be told apart by this model's tokens.")
         return Prompt(text, ids, tuple(full.items()), start, max_new_tokens, baseline, escaped)
 
-    def _tokens(self, text: str) -> Prefix:
-        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
-
     @property
     def context(self) -> int | None:
         """Most tokens the model was made to read; None where its configuration states no limit."""
-        config = self.lm.config.get_text_config()
+        config = self.model.config.get_text_config()
         return next(
             (limit for name in CONTEXT_NAMES if (limit := getattr(config, name, None))), None
         )
@@ -213,7 +141,7 @@ class LanguageModel:
         self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int, more: int = 0
     ) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
-        shown = [self.escape(label)[0] for label in labels]
+        shown = [self.renderer.escape(label)[0] for label in labels]
         behind = max([max_new_tokens, *(len(label.encode()) for label in shown)])
         most = len(self.render(messages).encode()) + behind + more + 8
         return self.context is None or most <= self.context
@@ -221,15 +149,15 @@ class LanguageModel:
     def facts(self) -> dict[str, Any]:
         """What a result says of the model as it was run."""
         peak = {}
-        device = input_device(self.lm)
+        device = input_device(self.model)
         if device.type == "cuda":
             peak["peak_device_memory_mib"] = torch.cuda.max_memory_allocated() // 2**20
         return peak | {
-            "architecture": type(self.lm).__name__,
+            "architecture": type(self.model).__name__,
             "device": str(device),
-            "device_map": {k: str(v) for k, v in getattr(self.lm, "hf_device_map", {}).items()},
-            "dtype": str(self.lm.dtype).removeprefix("torch."),
-            "attention": self.lm.config._attn_implementation,
+            "device_map": {k: str(v) for k, v in getattr(self.model, "hf_device_map", {}).items()},
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "attention": self.model.config._attn_implementation,
             "engine": self.engine.name,
             "lens": self.lens.describe() if self.lens else None,
             "token_budget": self.runtime.token_budget,
@@ -246,7 +174,7 @@ class LanguageModel:
         self, prompts: Sequence[Prompt], advance: Callable[[int], None] = lambda done: None
     ) -> list[Outcome]:
         """Score or answer the prompts, in their order. `advance` is told how many were done."""
-        readings = self.engine.read(wants_of(prompts), advance)
+        readings = self.engine.read(requests_of(prompts), advance)
         layers = self._layers(prompts, readings) if self.lens else [None] * len(prompts)
         return [self._outcome(prompt, readings, held) for prompt, held in zip(prompts, layers)]
 
@@ -325,16 +253,16 @@ class LanguageModel:
 
     def continued(self, prompt: Prompt, text: str) -> tuple[Prefix, int]:
         """A prompt's tokens with a text behind it, and where that begins to differ from them."""
-        ids = self._tokens(prompt.text + self.continuation(text))
+        ids = self.renderer.tokens(prompt.text + self.continuation(text))
         return ids, common_length(ids, prompt.ids)
 
     def logprobs(self, sequences: Sequence[tuple[Prefix, int]]) -> list[float]:
         """log P of the tokens of each sequence from a position on (nats); 0 for no tokens."""
-        wants: dict[Prefix, Want] = {}
+        requests: dict[Prefix, Request] = {}
         for ids, start in sequences:
             for k in range(start, len(ids)):
-                wants.setdefault(ids[:k], Want()).next_tokens.add(ids[k])
-        readings = self.engine.read(wants) if wants else {}
+                requests.setdefault(ids[:k], Request()).next_tokens.add(ids[k])
+        readings = self.engine.read(requests) if requests else {}
         return [
             sum(readings[ids[:k]].logprobs[ids[k]] for k in range(start, len(ids)))
             for ids, start in sequences
@@ -349,22 +277,54 @@ class LanguageModel:
             max_new_tokens=max_new_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
             eos_token_id=ends, pad_token_id=ends[0] if ends else 0,
         )  # fmt: skip
-        ids = torch.full((count, 1), begin, device=input_device(self.lm))
+        ids = torch.full((count, 1), begin, device=input_device(self.model))
         mask = torch.ones_like(ids)
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
-            rows = self.lm.generate(ids, attention_mask=mask, generation_config=settings)
+            rows = self.model.generate(ids, attention_mask=mask, generation_config=settings)
         texts = self.tokenizer.batch_decode(rows[:, 1:].tolist(), skip_special_tokens=True)
         return [text.strip() for text in texts]
 
 
-def prove_lens(lm, kind: str = "logit") -> Lens:
+def load_model(
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    prompt_form: str = "auto",
+    lens: str | None = "logit",
+    agree: bool = False,
+    device_map: str | None = None,
+    engine: str = "auto",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> LanguageModel:
+    """Load a causal LM by Hub name, path, or BUNDLED; UserError says what to do where it fails.
+
+    A path is a folder, or a GGUF file. With a `device_map` (auto) the model is spread over every
+    device there is, `device` or not. Pickled weights are read with `allow_pickle` only. The rest
+    is as in LanguageModel.
+    """
+    loaded = load(
+        name,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    return LanguageModel(
+        loaded.model, loaded.tokenizer, prompt_form, lens, agree, engine, revision=loaded.revision
+    )
+
+
+def prove_lens(model, kind: str = "logit") -> Lens:
     """The lens of a model, proved on a short row of tokens; UserError where none fits it."""
-    parts = find_parts(lm)
-    spots = [Spot(0, column, Want(states=True)) for column in range(len(PROBE))]
-    with torch.no_grad(), captured(lm, parts.blocks[-1:], spots) as states:
-        logits = lm(torch.tensor([PROBE], device=input_device(lm))).logits[0]
-        return proved_lens(parts, states[0], logits, type(lm).__name__, kind)
+    parts = find_parts(model)
+    positions = [Position(0, column, Request(states=True)) for column in range(len(PROBE))]
+    with torch.no_grad(), captured(model, parts.blocks[-1:], positions) as states:
+        logits = model(torch.tensor([PROBE], device=input_device(model))).logits[0]
+        return proved_lens(parts, states[0], logits, type(model).__name__, kind)
 
 
 def _stack(readings: Mapping[Prefix, Reading], prefixes: Sequence[Prefix]) -> Tensor:
@@ -372,16 +332,9 @@ def _stack(readings: Mapping[Prefix, Reading], prefixes: Sequence[Prefix]) -> Te
     return torch.stack([readings[prefix].states for prefix in prefixes])
 
 
-def _resolve_prompt_form(form: str, tokenizer) -> str:
-    if form == "chat" and not tokenizer.chat_template:
-        raise UserError(
-            "--prompt chat: this model's tokenizer has no chat template. Use --prompt plain."
-        )
-    return form if form != "auto" else "chat" if tokenizer.chat_template else "plain"
-
-
-def _eos_ids(lm, tokenizer) -> tuple[int, ...]:
+def _eos_ids(model, tokenizer) -> tuple[int, ...]:
     """Every token that ends a text by the model's generation settings or its tokenizer."""
-    stated = lm.generation_config.eos_token_id if lm.generation_config else None
+    settings = model.generation_config
+    stated = settings.eos_token_id if settings else None
     ids = [*(stated if isinstance(stated, list) else [stated]), tokenizer.eos_token_id]
     return tuple(dict.fromkeys(token for token in ids if token is not None))

@@ -15,8 +15,9 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import experiment
-import tasks
 import viz
+from lm import bundled
+from tasks import spec
 
 HUB_MODEL, HUB_TASK = "Qwen/Qwen2.5-0.5B-Instruct", "rotten_tomatoes"
 MAX_LEN, LIMIT = 2, 3
@@ -39,7 +40,7 @@ def hub_answers(seconds: float = 3.0) -> bool:
 
 def offers() -> list[str]:
     """Paths at which the Hub tells of the model and of the data set."""
-    return [f"models/{HUB_MODEL}", f"datasets/{tasks.TASKS[HUB_TASK].source}"]
+    return [f"models/{HUB_MODEL}", f"datasets/{spec.builtin_tasks()[HUB_TASK].source}"]
 
 
 def _offers(path: str) -> bool:
@@ -56,7 +57,7 @@ def cached() -> bool:
     """True where the cache holds both the model and the data set."""
     from huggingface_hub import try_to_load_from_cache
 
-    source = tasks.TASKS[HUB_TASK].source
+    source = spec.builtin_tasks()[HUB_TASK].source
     model = try_to_load_from_cache(HUB_MODEL, "model.safetensors")
     rows = try_to_load_from_cache(source, "README.md", repo_type="dataset")
     return isinstance(model, str) and isinstance(rows, str)
@@ -67,7 +68,7 @@ def choose() -> tuple[str, str]:
     if cached() or hub_answers():
         return HUB_MODEL, HUB_TASK
     print(f"The Hub does not answer: the bundled model on sample reviews instead of {HUB_MODEL}.")
-    return tasks.BUNDLED, "reviews"
+    return bundled.BUNDLED, "reviews"
 
 
 def test_debug() -> None:

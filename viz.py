@@ -16,25 +16,18 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-import figures
-import grid
-import layer_figures
-import records
-import report
-import study_figures
-import style
-import tables
-import verify
-from errors import UserError
+from core import records
+from core.errors import UserError
+from reports import curves, grid, layers, page, style, tables, verify
 
 
 def run_metric(arguments: argparse.Namespace) -> int:
     """Draw metric, change and cosines of the results below --result_dir."""
-    groups, look = figures.load_groups(arguments.result_dir, arguments.by), look_of(arguments)
+    groups, look = curves.load_groups(arguments.result_dir, arguments.by), look_of(arguments)
     drawn = chain(
-        figures.metric_figures(groups, look),
-        study_figures.study_figures(groups, look),
-        layer_figures.cosine_figures(groups, look),
+        curves.metric_figures(groups, look),
+        curves.study_figures(groups, look),
+        layers.cosine_figures(groups, look),
     )
     print(*save(drawn, arguments), sep="\n")
     return 0
@@ -42,8 +35,8 @@ def run_metric(arguments: argparse.Namespace) -> int:
 
 def run_layers(arguments: argparse.Namespace) -> int:
     """Draw every layer measure of every result below --result_dir."""
-    groups = figures.load_groups(arguments.result_dir)
-    paths = save(layer_figures.layer_figures(groups, look_of(arguments)), arguments)
+    groups = curves.load_groups(arguments.result_dir)
+    paths = save(layers.layer_figures(groups, look_of(arguments)), arguments)
     if not paths:
         below = ", ".join(arguments.result_dir)
         raise UserError(f"no result below {below} has layers (--no_cosine).")
@@ -51,12 +44,12 @@ def run_layers(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def look_of(arguments: argparse.Namespace) -> style.Look:
+def look_of(arguments: argparse.Namespace) -> style.FigureStyle:
     """The look that the command line asks for."""
-    return style.Look(arguments.width, arguments.paper)
+    return style.FigureStyle(arguments.width, arguments.paper)
 
 
-def save(drawn: Iterable[style.Drawn], arguments: argparse.Namespace) -> list[Path]:
+def save(drawn: Iterable[style.NamedFigure], arguments: argparse.Namespace) -> list[Path]:
     """Write figures where and as the command line says."""
     return style.save_figures(drawn, arguments.out_dir, arguments.format, arguments.paper)
 
@@ -94,7 +87,7 @@ def run_grid(arguments: argparse.Namespace) -> int:
 def run_report(arguments: argparse.Namespace) -> int:
     """Write one page of every result below the folders, and say what it leaves out."""
     check_file(arguments.out)
-    print(*report.write_report(arguments.result_dir, arguments.out), arguments.out, sep="\n")
+    print(*page.write_report(arguments.result_dir, arguments.out), arguments.out, sep="\n")
     return 0
 
 
@@ -124,8 +117,8 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     metric = commands.add_parser("metric", help="draw metric, change and cosines over h")
     metric.set_defaults(run=run_metric)
-    layers = commands.add_parser("layers", help="draw what a history changes at each layer")
-    layers.set_defaults(run=run_layers)
+    depth = commands.add_parser("layers", help="draw what a history changes at each layer")
+    depth.set_defaults(run=run_layers)
     table = commands.add_parser("table", help="one row per result and h")
     table.add_argument("--format", choices=tables.FORMATS, default="markdown", help="%(default)s")
     table.add_argument("--out", type=Path, metavar="FILE", help="file (default: printed)")
@@ -133,20 +126,22 @@ def make_parser() -> argparse.ArgumentParser:
     heat = commands.add_parser("grid", help="heat maps of the change, target by distractor")
     heat.add_argument("--h", type=int, help="history length (default: the longest of all pairs)")
     heat.set_defaults(run=run_grid)
-    page = commands.add_parser("report", help="one HTML page of all, with the examples behind it")
-    page.add_argument(
+    one_page = commands.add_parser(
+        "report", help="one HTML page of all, with the examples behind it"
+    )
+    one_page.add_argument(
         "--out", type=Path, default=Path("report.html"), metavar="FILE", help="file (%(default)s)"
     )
-    page.set_defaults(run=run_report)
-    for command in (metric, layers, heat, table, page):
+    one_page.set_defaults(run=run_report)
+    for command in (metric, depth, heat, table, one_page):
         command.add_argument(
             "--result_dir", required=True, nargs="+", help="folders of results, searched below"
         )
-    for command in (metric, layers, heat):
+    for command in (metric, depth, heat):
         add_looks(command)
     for command, what in ((metric, "lines"), (heat, "columns")):
         text = f"what {what} are, a figure for each combination of the rest (%(default)s)"
-        command.add_argument("--by", choices=figures.BY, default=figures.BY[0], help=text)
+        command.add_argument("--by", choices=curves.BY, default=curves.BY[0], help=text)
     check = commands.add_parser("verify", help="recompute every stored number from debug logs")
     check.add_argument("--debug_file", required=True, nargs="+", help="..._debug.json files")
     check.set_defaults(run=run_verify)

@@ -23,17 +23,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 
 import data
-import tasks
-from config import RunConfig
-from engine import PlainEngine
-from examples import encode_case
-from histories import Case, Pair, plan_cases
-from lens import block_output
-from loading import DTYPES, load_model
-from model import LanguageModel
-from prefix_tree import PrefixTree
-from prompts import Prompt, wants_of
-from tree_engine import TreeEngine
+from data import Case, Pair, plan_cases
+from lm import bundled
+from lm.engine import PlainEngine
+from lm.lens import block_output
+from lm.loading import DTYPES
+from lm.prefix_tree import PrefixTree
+from lm.prompts import Prompt, requests_of
+from lm.tree_engine import TreeEngine
+from model import LanguageModel, load_model
+from run.config import RunConfig
+from run.examples import encode_case
+from tasks import spec
 
 
 @dataclass
@@ -55,14 +56,14 @@ def original_loop(lm: LanguageModel, prompts: Sequence[Prompt]) -> None:
     states: list[torch.Tensor] = []
     blocks = lm.lens.parts.blocks
     hooks = [block.register_forward_hook(lambda m, a, out: states.append(out)) for block in blocks]
-    head = lm.lm.get_output_embeddings()
+    head = lm.model.get_output_embeddings()
     for prompt in prompts:
         states.clear()
-        final = lm.lm(lm.runtime.tensor([prompt.ids])).logits[0, -1]
+        final = lm.model(lm.runtime.tensor([prompt.ids])).logits[0, -1]
         for state in states:
             torch.cosine_similarity(head(block_output(state)[0, -1]), final, dim=0)
         for _, ids in prompt.labels:
-            logits = lm.lm(lm.runtime.tensor([ids])).logits[0].log_softmax(-1)
+            logits = lm.model(lm.runtime.tensor([ids])).logits[0].log_softmax(-1)
             sum(logits[k - 1, ids[k]] for k in range(prompt.start, len(ids)))
     for hook in hooks:
         hook.remove()
@@ -71,7 +72,7 @@ def original_loop(lm: LanguageModel, prompts: Sequence[Prompt]) -> None:
 def prefill(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> None:
     """The backbone alone over whole rows, one at a time: no logits, no lens, nothing shared."""
     for row in rows:
-        lm.lm.base_model(lm.runtime.tensor([row]), use_cache=False)
+        lm.model.base_model(lm.runtime.tensor([row]), use_cache=False)
 
 
 def limit_rows(prompts: Sequence[Prompt]) -> list[Sequence[int]]:
@@ -93,7 +94,7 @@ def harness_row(lm: LanguageModel, prompts: Sequence[Prompt]) -> Row | None:
         from lm_eval.models.huggingface import HFLM
     except ImportError:
         return None
-    harness = HFLM(pretrained=lm.lm, tokenizer=lm.tokenizer, backend="causal", batch_size=1)
+    harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, backend="causal", batch_size=1)
 
     def work(prompts: Sequence[Prompt]) -> None:
         requests = [
@@ -111,12 +112,12 @@ def harness_row(lm: LanguageModel, prompts: Sequence[Prompt]) -> Row | None:
 
 def tree_tokens(prompts: Sequence[Prompt]) -> int:
     """Nodes of the prefix tree of these prompts."""
-    return PrefixTree(wants_of(prompts)).size
+    return PrefixTree(requests_of(prompts)).size
 
 
 def plain_tokens(prompts: Sequence[Prompt]) -> int:
     """Tokens of every prefix that has to be read, run whole."""
-    return sum(map(len, wants_of(prompts)))
+    return sum(map(len, requests_of(prompts)))
 
 
 def original_tokens(prompts: Sequence[Prompt]) -> int:
@@ -258,7 +259,7 @@ def compare_growth(lm: LanguageModel, args: argparse.Namespace, pair: Pair) -> N
 
 def compare_grid(lm: LanguageModel, args: argparse.Namespace) -> None:
     """All pairs of three tasks in one call against one call per pair, encoding included."""
-    rows = [data.load_rows(tasks.parse_spec(text), args.data_root) for text in args.grid]
+    rows = [data.load_rows(spec.parse_spec(text), args.data_root) for text in args.grid]
     pairs = [Pair(target, distractor) for target in rows for distractor in rows]
     [cases] = plan_cases(pairs, args.max_len[0], [args.seed], 1)
 
@@ -282,7 +283,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--model", default=tasks.BUNDLED)
+    parser.add_argument("--model", default=bundled.BUNDLED)
     parser.add_argument("--task", default="mmlu/test", help="target task (mmlu/test)")
     parser.add_argument("--distractor", default="mmlu/test", help="distractor task (mmlu/test)")
     parser.add_argument("--data_root", help="folder in the Hub's layout")
@@ -301,7 +302,7 @@ def main() -> None:
     print(
         f"{args.model} on {facts['device']}, {torch.get_num_threads()} threads, {facts['engine']}"
     )
-    specs = (tasks.parse_spec(text) for text in (args.task, args.distractor))
+    specs = (spec.parse_spec(text) for text in (args.task, args.distractor))
     pair = Pair(*(data.load_rows(spec, args.data_root) for spec in specs))
     for max_len in args.max_len:
         compare_engines(lm, args, pair, max_len)

@@ -19,7 +19,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 LONGEST = 60  # seconds of a run, far over what any may take
 PRELOAD = [
     "experiment",
-    "loading",
+    "lm.loading",
     "datasets.packaged_modules",
     "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama",

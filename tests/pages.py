@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import metrics
-import records
+from core import records
+from measures import metrics, scoring
 
 TARGETS = 12
 LENGTHS = range(3)
@@ -44,7 +44,7 @@ def label_example(target: int, h: int, seed: int) -> dict:
     return {
         "expected_answer": reference,
         "label_logprobs": logprobs,
-        **metrics.judge_labels(logprobs, reference),
+        **scoring.judge_labels(logprobs, reference),
         "decision_layer": 1 + (target + h) % 4,
     }
 
@@ -52,12 +52,12 @@ def label_example(target: int, h: int, seed: int) -> dict:
 def text_example(target: int, h: int, seed: int) -> dict:
     references = ["a red car by the old house", "the red car"]
     text = "a red car by the old house" if right(target, h, seed) else "the car"
-    scores = metrics.text_scores(text, references)
+    scores = scoring.text_scores(text, references)
     return {
         "model_prediction": text,
         "expected_answer": references[0],
         "references": references,
-        **metrics.judge_text(text, references, "rouge", scores),
+        **scoring.judge_text(text, references, "rouge", scores),
     }
 
 

@@ -29,11 +29,11 @@ from transformers import (
 )
 
 import experiment
-import planning
-import tasks
 import test_debug
-from config import parse_args
-from tasks import BUNDLED
+from lm.bundled import BUNDLED
+from run import planning
+from run.config import parse_args
+from tasks import spec
 
 ROOT = Path(experiment.__file__).parent
 MODEL = "org/none"  # of runs that must end before a model is looked for
@@ -124,7 +124,7 @@ def test_a_flag_that_is_not_known_ends_with_2(flags, capsys):
 @pytest.mark.parametrize(
     ("task", "what", "known"),
     [
-        ("imdb", "task 'imdb'", tasks.TASKS),
+        ("imdb", "task 'imdb'", spec.builtin_tasks()),
         ("quiz/dev", "split 'dev'", ["test"]),
         ("quiz.law", "'quiz.law'", ["astronomy", "sports"]),
         ("reviews.film", "'reviews.film'", ["reviews/test"]),
@@ -154,7 +154,7 @@ def test_a_split_without_references_is_refused(refusal, tmp_path, side):
 @pytest.mark.parametrize("task", ["mmlu", "rotten_tomatoes", "tweetqa"])
 def test_a_data_set_that_is_not_there_is_refused(refusal, tmp_path, task):
     said = refusal("--data_root", tmp_path, *PAIR, "--target", task)
-    assert f"no folder {tasks.TASKS[task].source}" in said
+    assert f"no folder {spec.builtin_tasks()[task].source}" in said
 
 
 @pytest.mark.usefixtures("no_model")

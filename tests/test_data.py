@@ -11,27 +11,26 @@ import hub
 import pytest
 
 import data
-import histories
-import tasks
-from errors import UserError
+from core.errors import UserError
+from tasks import spec
 
 SAMPLES = ("quiz", "reviews", "posts")
 ROOT = Path(data.__file__).parent
 
 
 def rows(text, data_root=None):
-    return data.load_rows(tasks.parse_spec(text), data_root)
+    return data.load_rows(spec.parse_spec(text), data_root)
 
 
 # --- turns
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", spec.builtin_tasks())
 def test_one_template_renders_history_and_target(tmp_path, name):
-    data_root = None if tasks.TASKS[name].embedded else hub.write_all(tmp_path)
+    data_root = None if spec.builtin_tasks()[name].embedded else hub.write_all(tmp_path)
     turn, other = rows(name, data_root).turns[:2]
-    [asked] = histories.conversation(turn)
-    history = histories.conversation(other, [turn])
+    [asked] = data.conversation(turn)
+    history = data.conversation(other, [turn])
     assert history[0] == asked
     assert history[1] == {"role": "assistant", "content": turn.references[0]}
     assert [message["role"] for message in history] == ["user", "assistant", "user"]
@@ -78,12 +77,12 @@ def test_samples_have_120_different_rows_with_references(name):
 @pytest.mark.parametrize("name", ["quiz", "reviews"])
 def test_labels_of_samples_are_balanced(name):
     counts = Counter(turn.references[0] for turn in rows(name).turns)
-    assert set(counts) == set(tasks.TASKS[name].labels)
+    assert set(counts) == set(spec.builtin_tasks()[name].labels)
     assert max(counts.values()) == min(counts.values())
 
 
 def test_the_quiz_has_10_subjects():
-    lines = (tasks.SAMPLES / "quiz.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (spec.EMBEDDED_ROWS / "quiz.jsonl").read_text(encoding="utf-8").splitlines()
     assert len({json.loads(line)["subject"] for line in lines}) >= 10
 
 
@@ -95,7 +94,7 @@ def test_posts_have_two_references():
 
 
 @pytest.mark.parametrize(
-    ("text", "dataset", "spec"),
+    ("text", "dataset", "whole"),
     [
         ("mmlu", "mmlu", "mmlu/test"),
         ("mmlu/validation", "mmlu", "mmlu/validation"),
@@ -107,19 +106,19 @@ def test_posts_have_two_references():
         ("cnn_dailymail/train", "cnn_dailymail", "cnn_dailymail/train"),
     ],
 )
-def test_a_spec_is_name_subject_and_split(text, dataset, spec):
-    parsed = tasks.parse_spec(text)
-    assert (parsed.dataset, str(parsed)) == (dataset, spec)
-    assert tasks.parse_spec(str(parsed)) == parsed
+def test_a_spec_is_name_subject_and_split(text, dataset, whole):
+    parsed = spec.parse_spec(text)
+    assert (parsed.dataset, str(parsed)) == (dataset, whole)
+    assert spec.parse_spec(str(parsed)) == parsed
 
 
 @pytest.mark.parametrize("text", ["", "imdb", "MMLU", "quiz/test/more", "reviews.film", "/test"])
 def test_what_is_no_spec_is_refused(text):
     with pytest.raises(UserError):
-        tasks.parse_spec(text)
+        spec.parse_spec(text)
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
+@pytest.mark.parametrize("name", spec.builtin_tasks())
 def test_a_default_split_has_references(tmp_path, name):
     data.require_references(rows(name, hub.write_all(tmp_path)))
 
@@ -174,9 +173,9 @@ def test_an_unknown_split_or_subject_lists_the_known_ones(tmp_path, text, known)
 def test_a_task_names_configuration_and_revision_of_its_hub_source(monkeypatch):
     asked = []
     monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: asked.append((a, k)) or [{}])
-    task = tasks.Task("one", "org/name", "{x}", "y", config="part", revision="v2", split="dev")
+    task = spec.Task("one", "org/name", "{x}", "y", config="part", revision="v2", split="dev")
     with pytest.raises(UserError, match="no column 'x'"):
-        data.load_rows(tasks.TaskSpec(task, None, "train"))
+        data.load_rows(spec.TaskSpec(task, None, "train"))
     settings = {"split": "train", "streaming": False, "revision": "v2"}
     assert asked == [(("org/name", "part"), settings)]
 
@@ -205,7 +204,10 @@ def test_a_damaged_folder_is_refused(tmp_path, damage):
 
 
 def test_samples_need_neither_torch_nor_datasets():
-    code = "import data, sys, tasks; data.load_rows(tasks.parse_spec('quiz')); print(*sys.modules)"
+    code = (
+        "import data, sys; from tasks.spec import parse_spec\n"
+        "data.load_rows(parse_spec('quiz')); print(*sys.modules)"
+    )
     assert not {"torch", "transformers", "datasets"} & set(run_python(code).split())
 
 

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import Decoding, PlainEngine, Runtime, Want, is_out_of_memory
-from errors import UserError
-from lens import find_parts
-from tree_engine import TreeEngine, choose_engine, tree_agrees
+from core.errors import UserError
+from lm.engine import Decoding, PlainEngine, Runtime, is_out_of_memory
+from lm.lens import find_parts
+from lm.prompts import Request
+from lm.tree_engine import TreeEngine, choose_engine, tree_agrees
 
 SHAPES = ("llama", "gpt2", "gpt_neox", "gemma2")
 NO_TREE = {"mamba"}  # no key-value cache to continue from
@@ -40,9 +41,9 @@ def prompts_of_a_conversation():
         for seed in (1, 2):
             prompt = history[:h] + tokens(5 + seed, seed)
             most = MOST * (seed == 2)
-            wants[prompt] = Want({5, 6}, is_prompt=True, answer=most, states=True)
-            wants[(*prompt, 5)] = Want({7})
-            wants[(*prompt, 5, 7)] = Want({8, 9})
+            wants[prompt] = Request({5, 6}, is_prompt=True, answer=most, states=True)
+            wants[(*prompt, 5)] = Request({7})
+            wants[(*prompt, 5, 7)] = Request({8, 9})
     return wants
 
 
@@ -79,7 +80,9 @@ def test_tree_reads_what_the_plain_loop_reads(family):
 )
 def test_tree_is_exact_for_any_prefixes_and_any_batching(prefixes, budget, forward_cost):
     even = {prefix: len(prefix) % 2 == 0 for prefix in prefixes}
-    wants = {prefix: Want({3, 9}, is_prompt=even[prefix], states=even[prefix]) for prefix in even}
+    wants = {
+        prefix: Request({3, 9}, is_prompt=even[prefix], states=even[prefix]) for prefix in even
+    }
     batched = runtime(token_budget=budget, forward_cost=forward_cost)
     assert_same(TreeEngine(batched).read(wants), PlainEngine(runtime()).read(wants))
 
@@ -95,7 +98,7 @@ def test_a_batch_of_eight_equals_a_batch_of_one(family, engine):
 @pytest.mark.parametrize("family", SHAPES)
 def test_the_plain_loop_reads_what_the_bare_model_says(family):
     prompt = tokens(20)
-    want = Want({4, 8}, is_prompt=True, states=True)
+    want = Request({4, 8}, is_prompt=True, states=True)
     [reading] = PlainEngine(runtime(family)).read({prompt: want}).values()
     with torch.no_grad():
         out = tiny.model(family)(torch.tensor([prompt]), output_hidden_states=True)
@@ -112,7 +115,7 @@ def test_the_plain_loop_reads_what_the_bare_model_says(family):
 @pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
 def test_answers_are_plain_argmax(family, engine):
     prompts = [tokens(n, seed=n) for n in (3, 11, 30)]
-    wants = {prompt: Want(is_prompt=True, answer=MOST) for prompt in prompts}
+    wants = {prompt: Request(is_prompt=True, answer=MOST) for prompt in prompts}
     readings = engine(runtime(family)).read(wants)
     for prompt in prompts:
         sequence = list(prompt)
@@ -128,10 +131,10 @@ def test_answers_are_plain_argmax(family, engine):
 @pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
 def test_each_answer_of_a_batch_has_its_own_most_tokens(engine):
     prompts = [tokens(n, seed=n) for n in (4, 9, 11)]
-    whole = engine(runtime()).read({p: Want(is_prompt=True, answer=MOST) for p in prompts})
+    whole = engine(runtime()).read({p: Request(is_prompt=True, answer=MOST) for p in prompts})
     limits = dict(zip(prompts, (1, 4, 2 * MOST)))
     found = engine(runtime()).read(
-        {p: Want(is_prompt=True, answer=most) for p, most in limits.items()}
+        {p: Request(is_prompt=True, answer=most) for p, most in limits.items()}
     )
     for prompt, most in limits.items():
         assert found[prompt].answer[:MOST] == whole[prompt].answer[:most]
@@ -141,7 +144,7 @@ def test_each_answer_of_a_batch_has_its_own_most_tokens(engine):
 @pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
 def test_an_answer_ends_where_its_own_stop_text_is_however_long_its_neighbours_are(engine):
     prompts = [tokens(n, seed=n) for n in (4, 9)]
-    wants = {prompt: Want(is_prompt=True, answer=MOST) for prompt in prompts}
+    wants = {prompt: Request(is_prompt=True, answer=MOST) for prompt in prompts}
     whole = engine(runtime()).read(wants)
     second = whole[prompts[0]].answer[1]
     stops = dataclasses.replace(DECODING, stop_text="!", decode=lambda t: "!" * (second in t))
@@ -154,7 +157,7 @@ def test_an_answer_ends_where_its_own_stop_text_is_however_long_its_neighbours_a
 def test_every_distinct_token_runs_once():
     ran = []
     subject = runtime()
-    handle = subject.lm.register_forward_pre_hook(
+    handle = subject.model.register_forward_pre_hook(
         lambda module, args, kwargs: ran.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     wants = prompts_of_a_conversation()
@@ -168,7 +171,7 @@ def test_every_distinct_token_runs_once():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_model_that_the_tree_misreads_runs_plain_and_says_so(monkeypatch, capsys, dtype):
-    monkeypatch.setattr("tree_engine.TreeEngine._inputs", _shifted_positions)
+    monkeypatch.setattr("lm.tree_engine.TreeEngine._inputs", _shifted_positions)
     subject = runtime(dtype=dtype)
     assert choose_engine("auto", subject).name == "plain"
     assert "LlamaForCausalLM: the tree engine is not exact" in capsys.readouterr().err
@@ -192,7 +195,7 @@ def test_out_of_memory_halves_the_budget_says_so_and_changes_no_number(engine, c
     wants = prompts_of_a_conversation()
     expected = engine(runtime()).read(wants)
     short = runtime(token_budget=10_000, forward_cost=1e6)
-    with memory_for(short.lm, rows=2):
+    with memory_for(short.model, rows=2):
         assert_same(engine(short).read(wants), expected)
     assert short.token_budget < 10_000
     assert "out of memory" in capsys.readouterr().err
@@ -201,7 +204,7 @@ def test_out_of_memory_halves_the_budget_says_so_and_changes_no_number(engine, c
 @pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
 def test_a_prompt_that_can_never_fit_is_named_in_plain_words(engine):
     subject = runtime()
-    with memory_for(subject.lm, rows=0), pytest.raises(UserError, match="single prompt"):
+    with memory_for(subject.model, rows=0), pytest.raises(UserError, match="single prompt"):
         engine(subject).read(prompts_of_a_conversation())
 
 

@@ -13,11 +13,11 @@ import tiny
 
 import data
 import experiment
-import histories
-import metrics
-import records
-import tasks
-from config import DEMO_LIMIT, RunConfig, parse_args
+from core import records
+from lm import bundled
+from measures import metrics, scoring
+from run.config import DEMO_LIMIT, RunConfig, parse_args
+from tasks import spec
 
 TARGETS, DISTRACTORS = ("quiz", "posts"), ("reviews", "quiz")
 PAIRS = list(product(TARGETS, DISTRACTORS))
@@ -37,8 +37,8 @@ def grid(tmp_path_factory, model):
 
 def run(out_dir, model, target, distractor, *flags):
     """Exit status of one run."""
-    tasks = ["--target", *listed(target), "--distractor", *listed(distractor)]
-    flags = ["--model", model, "--out_dir", out_dir, *tasks, *SMALL, *flags]
+    spec = ["--target", *listed(target), "--distractor", *listed(distractor)]
+    flags = ["--model", model, "--out_dir", out_dir, *spec, *SMALL, *flags]
     return experiment.main([str(flag) for flag in flags])
 
 
@@ -96,7 +96,7 @@ def test_a_result_keeps_its_contract(grid, pair):
     result = result_of(grid, *pair)
     assert (result["target"], result["distractor"]) == tuple(f"{name}/test" for name in pair)
     assert result["model"] == "tiny-llama"
-    assert result["metric_name"] == tasks.TASKS[pair[0]].metric
+    assert result["metric_name"] == spec.builtin_tasks()[pair[0]].metric
     assert (result["n"], result["n_skipped"], result["skipped_target_idx"]) == (LIMIT, 0, [])
     for name in ("metric_by_len", "cos_by_len", "debug_top5_by_len", "stats_by_len"):
         assert list(result[name]) == ["0", "1", "2"]
@@ -152,12 +152,12 @@ def test_config_holds_every_setting_as_it_was_resolved(grid, model, pair):
     resolved = {"prompt": "chat", "dtype": "float32", "engine": "tree"}
     assert {name: config[name] for name in resolved} == resolved
     assert config["requested"] == dict.fromkeys(resolved, "auto")
-    labels = tasks.TASKS[pair[0]].labels
+    labels = spec.builtin_tasks()[pair[0]].labels
     assert config["label_continuations"] == {label: label for label in labels}
     assert config["generation"]["decoding"] == "greedy"
     assert config["generation"]["max_new_tokens"] == config["max_new_tokens"] == 4
     for role, name in zip(("target", "distractor"), pair):
-        task = dataclasses.replace(tasks.TASKS[name], max_new_tokens=4)
+        task = dataclasses.replace(spec.builtin_tasks()[name], max_new_tokens=4)
         assert config["tasks"][role] == json.loads(json.dumps(task.describe()))
 
 
@@ -170,17 +170,17 @@ def test_environment_says_with_what_a_result_was_made(grid):
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_log_holds_every_prompt_once(grid, pair):
-    target, distractor = (data.load_rows(tasks.parse_spec(name)) for name in pair)
+    target, distractor = (data.load_rows(spec.parse_spec(name)) for name in pair)
     examples = examples_of(grid, *pair)
     places = [(e["config"]["target_idx"], e["config"]["history_len"]) for e in examples]
-    chosen = histories.target_order(len(target.turns), 0, LIMIT)
+    chosen = data.target_order(len(target.turns), 0, LIMIT)
     assert sorted(places) == sorted(product(chosen, range(MAX_LEN + 1)))
     for example in examples:
         config = example["config"]
         turn = target.turns[config["target_idx"]]
         history = [distractor.turns[i] for i in config["history_idx"]]
         assert len(history) == config["history_len"]
-        texts = [message["content"] for message in histories.conversation(turn, history)]
+        texts = [message["content"] for message in data.conversation(turn, history)]
         assert all(text in example["prompt_text"] for text in texts)
         assert example["expected_answer"] == turn.references[0]
         assert len(example["top5"]) == 5
@@ -193,11 +193,11 @@ def test_every_score_and_aggregate_recomputes_from_the_log(grid, pair):
     result, examples = result_of(grid, *pair), examples_of(grid, *pair)
     for example in examples:
         if "label_logprobs" in example:
-            best = metrics.best_label(example["label_logprobs"])
+            best = scoring.best_label(example["label_logprobs"])
             expected = float(best == example["expected_answer"])
             assert example["model_prediction"] == best
         else:
-            scores = metrics.text_scores(example["model_prediction"], example["references"])
+            scores = scoring.text_scores(example["model_prediction"], example["references"])
             assert example["scores"] == scores
             expected = scores["rouge"]
         assert example["score"] == expected
@@ -294,8 +294,8 @@ OTHER = {
 
 @pytest.mark.usefixtures("no_model")
 def test_other_rows_under_the_same_name_are_refused(grid, model, monkeypatch, capsys):
-    changed = dataclasses.replace(tasks.TASKS["posts"], prompt="{Question}")
-    monkeypatch.setitem(tasks.TASKS, "posts", changed)
+    changed = dataclasses.replace(spec.builtin_tasks()["posts"], prompt="{Question}")
+    monkeypatch.setitem(spec.builtin_tasks(), "posts", changed)
     assert run(grid, model, "posts", "quiz") == 2
     assert "target_rows" in capsys.readouterr().err
 
@@ -308,8 +308,8 @@ def test_a_task_that_is_scored_otherwise_is_refused(
     grid, model, monkeypatch, capsys, setting, value
 ):
     name = "quiz" if setting == "labels" else "posts"
-    changed = dataclasses.replace(tasks.TASKS[name], **{setting: value})
-    monkeypatch.setitem(tasks.TASKS, name, changed)
+    changed = dataclasses.replace(spec.builtin_tasks()[name], **{setting: value})
+    monkeypatch.setitem(spec.builtin_tasks(), name, changed)
     assert run(grid, model, name, "reviews") == 2
     assert f"other settings: target_{setting}" in capsys.readouterr().err
 
@@ -428,8 +428,8 @@ def test_a_context_that_no_target_fits_is_refused(tmp_path, capsys):
 def test_no_flags_mean_the_bundled_model_on_the_embedded_grid():
     config = parse_args([])
     assert config == RunConfig(limit=DEMO_LIMIT)
-    assert (config.model, config.max_len) == (tasks.BUNDLED, 4)
-    names = tuple(name for name, task in tasks.TASKS.items() if task.embedded)
+    assert (config.model, config.max_len) == (bundled.BUNDLED, 4)
+    names = tuple(name for name, task in spec.builtin_tasks().items() if task.embedded)
     assert config.target == config.distractor == names
 
 

@@ -7,20 +7,18 @@ import pytest
 from test_data import SAMPLES, rows, run_python
 
 import data
-import histories
-import tasks
-from data import Turn
-from histories import Pair
+from data import Pair, Turn
+from tasks import spec
 
 
 def drawn_histories(distractor, max_len=6, seed=0):
     target = Turn("another", ("x",))
-    return [histories.draw_history(rows(distractor), target, max_len, seed, i) for i in range(20)]
+    return [data.draw_history(rows(distractor), target, max_len, seed, i) for i in range(20)]
 
 
 def plan(*pairs, max_len=3, seed=0, **settings):
     pairs = [Pair(rows(target), rows(distractor)) for target, distractor in pairs]
-    return histories.plan_cases(pairs, max_len, [seed], **settings)
+    return data.plan_cases(pairs, max_len, [seed], **settings)
 
 
 # --- histories
@@ -45,9 +43,9 @@ def test_histories_differ_from_number_to_number():
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_histories_and_targets_are_the_same_in_another_process(hash_seed):
     code = (
-        "import data, histories, json, tasks\n"
-        "rows = data.load_rows(tasks.parse_spec('quiz'))\n"
-        "plan = histories.plan_cases([histories.Pair(rows, rows)], 3, [7], 20)\n"
+        "import data, json; from tasks.spec import parse_spec\n"
+        "rows = data.load_rows(parse_spec('quiz'))\n"
+        "plan = data.plan_cases([data.Pair(rows, rows)], 3, [7], 20)\n"
         "print(json.dumps([[case.target_idx, case.history_idx] for [case] in plan]))\n"
     )
     found = run_python(code, PYTHONHASHSEED=hash_seed)
@@ -68,15 +66,15 @@ def test_a_target_is_known_under_another_index_of_another_spec(tmp_path, subject
     part = rows(f"mmlu.{subject}", tmp_path)
     for target in rows("mmlu", tmp_path).turns:
         others = {i for i, turn in enumerate(part.turns) if turn.prompt != target.prompt}
-        assert set(histories.draw_history(part, target, 3, 0, 0)) <= others
+        assert set(data.draw_history(part, target, 3, 0, 0)) <= others
         assert len(others) == (3 if target in part.turns else 4)
 
 
 def test_equal_prompts_at_several_indices_are_one_row():
-    twice = data.TaskRows(tasks.parse_spec("posts"), tuple(Turn(p, ("x",)) for p in "aabbc"))
+    twice = data.TaskRows(spec.parse_spec("posts"), tuple(Turn(p, ("x",)) for p in "aabbc"))
     assert twice.distinct == 3
     for number in range(20):
-        drawn = histories.draw_history(twice, Turn("a", ("x",)), 2, 0, number)
+        drawn = data.draw_history(twice, Turn("a", ("x",)), 2, 0, number)
         assert {twice.turns[i].prompt for i in drawn} == {"b", "c"}
 
 
@@ -103,7 +101,7 @@ def test_a_limit_takes_the_beginning_of_the_whole_plan():
 
 def test_targets_of_different_number_are_all_planned():
     pairs = [Pair(rows(name), rows("quiz")) for name in SAMPLES]
-    cases = [case for place in histories.plan_cases(pairs, 1, [0]) for case in place]
+    cases = [case for place in data.plan_cases(pairs, 1, [0]) for case in place]
     for pair in pairs:
         planned = sorted(case.target_idx for case in cases if case.pair is pair)
         assert planned == list(range(len(pair.target.turns)))
@@ -120,10 +118,10 @@ def test_num_histories_bounds_the_histories_and_keeps_every_target():
 
 
 def test_target_order_is_a_seeded_shuffle():
-    order = histories.target_order(50, 3, None)
+    order = data.target_order(50, 3, None)
     assert sorted(order) == list(range(50)) != order
-    assert histories.target_order(50, 3, None) == order != histories.target_order(50, 4, None)
-    assert histories.target_order(50, 3, 8) == order[:8]
+    assert data.target_order(50, 3, None) == order != data.target_order(50, 4, None)
+    assert data.target_order(50, 3, 8) == order[:8]
 
 
 # --- mixes
@@ -143,23 +141,23 @@ def mixed(mix, target, distractor, max_len=5, **settings):
     """The cases of a pair, both roles in one table where they are one task."""
     table = rows(target)
     pair = Pair(table, table if target == distractor else rows(distractor))
-    return [case for [case] in histories.plan_cases([pair], max_len, [0], mix=mix, **settings)]
+    return [case for [case] in data.plan_cases([pair], max_len, [0], mix=mix, **settings)]
 
 
 @pytest.mark.parametrize("max_len", ROLES)
 def test_roles_by_hand(max_len):
     names = {"d": "distractor", "t": "target"}
     for mix, letters in zip(MIXED, ROLES[max_len]):
-        assert histories.roles(mix, max_len) == tuple(names[letter] for letter in letters)
-    assert histories.roles("distractor", max_len) == ("distractor",) * max_len
+        assert data.roles(mix, max_len) == tuple(names[letter] for letter in letters)
+    assert data.roles("distractor", max_len) == ("distractor",) * max_len
 
 
-@pytest.mark.parametrize("mix", histories.MIXES)
+@pytest.mark.parametrize("mix", data.MIXES)
 @pytest.mark.parametrize("pair", [("quiz", "reviews"), ("quiz", "quiz")])
 def test_a_turn_is_a_row_of_the_task_of_its_role(mix, pair):
     for case in mixed(mix, *pair, limit=20):
         tables = {"target": case.pair.target, "distractor": case.pair.distractor}
-        assert tuple(past.role for past in case.history) == histories.roles(mix, 5)
+        assert tuple(past.role for past in case.history) == data.roles(mix, 5)
         assert all(past.turn == tables[past.role].turns[past.idx] for past in case.history)
 
 
@@ -171,7 +169,7 @@ def test_under_a_mix_no_row_occurs_twice_and_none_is_the_target(mix, distractor)
         assert len(set(asked)) == 13
 
 
-@pytest.mark.parametrize("mix", histories.MIXES)
+@pytest.mark.parametrize("mix", data.MIXES)
 def test_the_conversation_of_h_turns_is_the_beginning_of_the_longer_ones(mix):
     for case in mixed(mix, "quiz", "posts", limit=8):
         longest = case.messages(5)
@@ -201,12 +199,12 @@ def test_a_mix_keeps_the_distractors_that_it_has_room_for():
 
 def planned(seeds, limit=5):
     pairs = [Pair(rows("quiz"), rows("reviews"))]
-    return [c for place in histories.plan_cases(pairs, 3, seeds, limit) for c in place]
+    return [c for place in data.plan_cases(pairs, 3, seeds, limit) for c in place]
 
 
 def test_the_first_seed_chooses_the_targets_and_each_draws_histories():
     cases = planned([4, 7, 9])
-    chosen = histories.target_order(len(rows("quiz").turns), 4, 5)
+    chosen = data.target_order(len(rows("quiz").turns), 4, 5)
     for seed in (4, 7, 9):
         assert [case.target_idx for case in cases if case.seed == seed] == chosen
     assert len({case.history_idx for case in cases}) == len(cases) == 15

@@ -21,12 +21,11 @@ from hypothesis import strategies as st
 
 import data
 import experiment
-import records
-import tasks
 import viz
-from errors import UserError
+from core import records
+from core.errors import UNPRINTABLE, UserError
 from model import LanguageModel
-from texts import UNPRINTABLE
+from tasks import spec
 
 hostile = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
@@ -102,7 +101,7 @@ def folder(tmp_path_factory):
 def quick():
     """One format of a figure is drawn sooner than three."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("style.FORMATS", ("svg",))
+        patched.setattr("reports.style.FORMATS", ("svg",))
         yield
 
 
@@ -115,7 +114,7 @@ def read(folder, text):
     path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     (folder / "rows.csv").write_text("text,label\nhi,a\n")
     with unchanged(folder):
-        return right_or_refused(lambda: tasks.read_tasks(path, taken=tasks.TASKS))
+        return right_or_refused(lambda: spec.read_tasks(path, taken=spec.builtin_tasks()))
 
 
 TASK = "own:\n  source: rows.csv\n  prompt: '{text}'\n  reference: label\n"
@@ -160,7 +159,7 @@ VALUES = st.recursive(
 )
 
 
-@given(edits=st.dictionaries(st.sampled_from(list(tasks.READ)), VALUES, min_size=1, max_size=3))
+@given(edits=st.dictionaries(st.sampled_from(list(spec.READ)), VALUES, min_size=1, max_size=3))
 @settings(hostile, max_examples=100)
 def test_a_value_of_a_task_file_arrives_as_it_is_or_is_refused(folder, edits):
     body = {"source": "rows.csv", "prompt": "{text}", "reference": "label"} | edits
@@ -213,7 +212,7 @@ def test_a_hostile_task_file_is_refused(tmp_path, kind):
 
 
 def test_a_folder_for_a_task_file_is_refused(tmp_path):
-    assert right_or_refused(lambda: tasks.read_tasks(tmp_path)) is None
+    assert right_or_refused(lambda: spec.read_tasks(tmp_path)) is None
 
 
 TEMPLATE_PARTS = ["{text}", "{label[0]}", "{label[k]}", "{", "}", "{{", "}}", *TEMPLATE_SYNTAX]
@@ -224,12 +223,12 @@ TEMPLATE_PARTS = ["{text}", "{label[0]}", "{label[k]}", "{", "}", "{{", "}}", *T
 def test_a_template_names_columns_or_is_refused(parts):
     template = "".join(parts)
     try:
-        columns = tasks.template_columns(template)
+        columns = spec.template_columns(template)
     except ValueError:
         return
     assert all("{" + column in template for column in columns)
-    for _, name, spec, conversion in string.Formatter().parse(template):
-        assert not spec and not conversion and "." not in (name or "")
+    for _, name, form, conversion in string.Formatter().parse(template):
+        assert not form and not conversion and "." not in (name or "")
 
 
 # --- rows
@@ -257,14 +256,14 @@ def task_of(folder, ending, labels="", prompt="Mood of: {text}, {text}!"):
     path = folder / f"rows-{ending}.yaml"
     body = {"source": f"rows.{ending}", "prompt": prompt, "reference": "label"}
     path.write_text(yaml.safe_dump({"own": body | labels} if labels else {"own": body}))
-    return tasks.read_tasks(path)
+    return spec.read_tasks(path)
 
 
 def turns(folder, ending, **settings):
     """The turns of the rows in the folder; None where they are refused."""
-    spec = tasks.parse_spec("own", task_of(folder, ending, **settings))
+    own = spec.parse_spec("own", task_of(folder, ending, **settings))
     with unchanged(folder):
-        rows = right_or_refused(lambda: data.load_rows(spec))
+        rows = right_or_refused(lambda: data.load_rows(own))
     return rows and rows.turns
 
 
@@ -382,7 +381,7 @@ def test_the_tokens_of_a_prompt_give_its_text_and_the_text_its_tokens(form, text
     prompt = lm.encode(messages)
     assert lm.tokenizer.decode(prompt.ids) == prompt.text
     assert tuple(lm.tokenizer(prompt.text, add_special_tokens=False).input_ids) == prompt.ids
-    assert all(lm.escape(text)[0] in prompt.text for text in texts)
+    assert all(lm.renderer.escape(text)[0] in prompt.text for text in texts)
 
 
 LABELS = [

@@ -19,10 +19,10 @@ import tiny
 from fake_hub import LONGEST, Fault
 from huggingface_hub.utils import httpx
 
-import patience
-import tasks
 import test_debug
-from patience import Patience
+from core import patience
+from core.patience import Patience
+from tasks import spec
 
 ANSWER = 3  # HF_HUB_ETAG_TIMEOUT of the runs, else 10
 BOUND = 30  # seconds of a run here on a busy machine; most take 1 to 7
@@ -368,7 +368,7 @@ def test_trouble_with_any_single_request_changes_no_number(place, full, kind, st
 
 def test_a_wait_is_told_with_whom_it_is_for(runs):
     runs.fails_by(Fault("", pause=1.5, times=1))
-    outcome = runs(constants={("patience", "NOTICE"): 0.2})
+    outcome = runs(constants={("core.patience", "NOTICE"): 0.2})
     assert outcome.code == 0
     assert (
         f"Waiting for the Hub (127.0.0.1:{runs.place.hub.port}): no answer yet ..." in outcome.err
@@ -376,7 +376,7 @@ def test_a_wait_is_told_with_whom_it_is_for(runs):
 
 
 def test_a_large_download_is_told_with_its_size(runs):
-    outcome = runs(constants={("patience", "LARGE"): 100})
+    outcome = runs(constants={("core.patience", "LARGE"): 100})
     assert outcome.code == 0
     assert re.search(r"Downloading .*(safetensors|parquet), \d+ MiB \.\.\.", outcome.err)
 
@@ -493,7 +493,7 @@ def smoke(place, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", place.hub.endpoint)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     place.hub.repos[test_debug.HUB_MODEL] = place.model
-    place.hub.repos[tasks.TASKS[test_debug.HUB_TASK].source] = place.rows
+    place.hub.repos[spec.builtin_tasks()[test_debug.HUB_TASK].source] = place.rows
     yield place.hub
     place.hub.faults.clear()
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import journal
-from errors import UserError
-from journal import Journal, skipped_entry
+from core.errors import UserError
+from run import journal
+from run.journal import Journal, skipped_entry
 
 SETTINGS = {
     "limit": 3,
@@ -144,7 +144,7 @@ def test_lines_in_any_order_or_missing_give_whole_targets_only(tmp_path_factory,
 def test_every_line_is_json_and_the_first_holds_the_settings(tmp_path):
     header, *lines = written(tmp_path).path.read_text().splitlines()
     assert json.loads(header)["config"] == SETTINGS
-    assert json.loads(header)["fingerprint"] == journal.fingerprint(SETTINGS)
+    assert json.loads(header)["fingerprint"] == journal.settings_fingerprint(SETTINGS)
     assert [json.loads(line)["example"]["config"]["history_len"] for line in lines] == [0, 1] * 3
 
 
@@ -169,7 +169,7 @@ def test_a_process_with_other_settings_is_refused_when_all_are_merged(tmp_path):
 
 def test_missing_examples_are_waited_for_and_then_said(tmp_path, monkeypatch):
     subject = written(tmp_path, [0])
-    monkeypatch.setattr(journal, "PATIENCE", 0)
+    monkeypatch.setattr(journal, "LATE_LINES", 0)
     assert subject.read_all([(0, 0)]).examples
     with pytest.raises(UserError, match="1 of 2 target examples are missing"):
         subject.read_all([(0, 0), (1, 0)])

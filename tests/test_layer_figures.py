@@ -18,11 +18,9 @@ from test_viz import (
 )
 from test_viz import write_pair as write
 
-import figures
-import layer_figures
-import records
-import style
 import viz
+from core import records
+from reports import curves, layers, style
 
 MEASURES = ("cosine", "drift", "margin", "agree", "decision_layer")
 
@@ -40,7 +38,7 @@ def result(tmp_path):
 
 def drawn(path: Path) -> dict:
     """Figures by measure, for a folder of one result."""
-    found = layer_figures.layer_figures(figures.load_groups([path.parents[1]]))
+    found = layers.layer_figures(curves.load_groups([path.parents[1]]))
     return {stem.split("__")[-1].removesuffix("_posts_test"): figure for stem, figure, _ in found}
 
 
@@ -68,11 +66,11 @@ def test_a_result_without_layers_is_two_plain_lines(tmp_path, capsys):
     assert complains(capsys, "no result below", "--no_cosine")
 
 
-@pytest.mark.parametrize("measure", layer_figures.MEASURES)
+@pytest.mark.parametrize("measure", layers.DRAWN_MEASURES)
 def test_lines_bands_and_heat_map_show_the_stored_numbers(result, measure):
     stored = json.loads(result.read_text())
     lines, heat, _ = drawn(result)[measure.stem].axes
-    expected = layer_figures.table(stored[f"{measure.name}_by_len"])
+    expected = layers.table(stored[f"{measure.name}_by_len"])
     assert expected.shape == (len(LENS), BLOCKS)
     for h, line in enumerate(lines.lines[: len(LENS)]):
         assert list(line.get_xdata()) == list(range(1, BLOCKS + 1))
@@ -88,7 +86,7 @@ def test_lines_bands_and_heat_map_show_the_stored_numbers(result, measure):
 def test_the_decision_layer_is_shown_as_a_distribution(result):
     stored = json.loads(result.read_text())
     lines, heat, _ = drawn(result)["decision_layer"].axes
-    counts = layer_figures.table(stored["decision_layer_by_len"])
+    counts = layers.table(stored["decision_layer_by_len"])
     assert counts.sum(axis=1).tolist() == [TARGETS] * len(LENS)
     np.testing.assert_allclose(heat.images[0].get_array(), counts / TARGETS)
     for line, row in zip(lines.lines, counts):

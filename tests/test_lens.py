@@ -9,11 +9,10 @@ from accelerate import cpu_offload, disk_offload
 from accelerate.hooks import remove_hook_from_submodules
 from transformers import AutoTokenizer
 
-from data import Turn
-from engine import Want
-from errors import UserError
-from histories import conversation
-from lens import Lens, block_output, find_parts, proved_lens
+from core.errors import UserError
+from data import Turn, conversation
+from lm.lens import Lens, block_output, find_parts, proved_lens
+from lm.prompts import Request
 from model import LanguageModel, prove_lens
 
 IDS = tuple(range(3, 40))
@@ -181,7 +180,7 @@ def test_drift_is_the_cosine_of_hidden_states_with_those_without_history(family,
     lm = language_model(family, engine=engine)
     zero = lm.encode(conversation(TURN), LABELS)
     one = lm.encode(conversation(TURN, [Turn("the question", ("no!",))]), LABELS, baseline=zero)
-    here, there = (states_and_logits(lm.lm, prompt.ids)[0][0] for prompt in (one, zero))
+    here, there = (states_and_logits(lm.model, prompt.ids)[0][0] for prompt in (one, zero))
     expected = torch.cosine_similarity(here, there, dim=-1).tolist()
     assert lm.run([one])[0].layers.drift == pytest.approx(expected, abs=1e-5)
     assert lm.run([zero, one])[1].layers.drift == pytest.approx(expected, abs=1e-5)
@@ -203,7 +202,7 @@ def test_label_logits_differ_at_the_last_block_as_label_logprobs_do(family, engi
 def test_agreement_is_that_of_the_likeliest_tokens(engine):
     lm = language_model("llama", engine=engine, agree=True)
     prompt = lm.encode(conversation(TURN))
-    top = logits_by_transformers(lm.lm, lm.lens, prompt.ids).argmax(-1)
+    top = logits_by_transformers(lm.model, lm.lens, prompt.ids).argmax(-1)
     [outcome] = lm.run([prompt])
     assert outcome.layers.agree == tuple((top == top[-1]).tolist())
     assert outcome.layers.label_logits is None
@@ -218,7 +217,7 @@ def test_labels_that_begin_alike_are_read_where_they_part():
     assert len(prompt.fork.prefix) > len(prompt.ids)
     [outcome] = lm.run([prompt])
     with torch.no_grad():
-        logits = lm.lm(torch.tensor([prompt.fork.prefix])).logits[0, -1]
+        logits = lm.model(torch.tensor([prompt.fork.prefix])).logits[0, -1]
     read = [row[-1] for row in outcome.layers.label_logits.values()]
     assert read == pytest.approx(logits[list(prompt.fork.tokens)].tolist(), abs=1e-4)
 
@@ -307,9 +306,9 @@ def test_a_model_whose_weights_are_kept_elsewhere_has_the_same_layers(family, of
 
 def test_hooks_are_gone_after_a_read():
     lm = language_model("llama")
-    before = hooks_of(lm.lm)
+    before = hooks_of(lm.model)
     two_lengths(lm)
-    assert hooks_of(lm.lm) == before
+    assert hooks_of(lm.model) == before
 
 
 def hooks_of(lm):
@@ -317,6 +316,6 @@ def hooks_of(lm):
 
 
 def test_only_wanted_positions_are_kept():
-    wants = {IDS[:9]: Want({5}, is_prompt=True), IDS: Want({5}, is_prompt=True, states=True)}
+    wants = {IDS[:9]: Request({5}, is_prompt=True), IDS: Request({5}, is_prompt=True, states=True)}
     readings = language_model("llama").engine.read(wants)
     assert readings[IDS[:9]].states is None and readings[IDS].states.shape == (3, 32)

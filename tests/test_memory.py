@@ -17,7 +17,7 @@ from test_experiment import (
 )
 
 import experiment
-import journal
+from run import journal
 
 ENGINES = ("tree", "plain")
 
@@ -44,7 +44,7 @@ def memory(monkeypatch):
 
         def small(config):
             lm = load(config)
-            lm.lm.register_forward_pre_hook(check, with_kwargs=True)
+            lm.model.register_forward_pre_hook(check, with_kwargs=True)
             small.loaded = lm
             return lm
 

@@ -6,8 +6,8 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-import metrics
-import stats
+from core import records
+from measures import metrics, scoring, stats
 
 
 def example(h, target, score=1.0, top5=(), **settings):
@@ -40,9 +40,9 @@ def of_scores(*scores, metric_name="accuracy"):
     ],
 )
 def test_the_best_label_is_the_likeliest_and_of_equals_the_first(logprobs, best):
-    assert metrics.best_label(logprobs) == best
-    assert metrics.label_score(logprobs, best) == 1.0
-    assert metrics.label_score(logprobs, "other") == 0.0
+    assert scoring.best_label(logprobs) == best
+    assert scoring.label_score(logprobs, best) == 1.0
+    assert scoring.label_score(logprobs, "other") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -60,15 +60,15 @@ def test_the_best_label_is_the_likeliest_and_of_equals_the_first(logprobs, best)
 )
 def test_rouge_is_the_f1_of_the_best_reference(prediction, references, score):
     for order in (references, references[::-1]):
-        assert metrics.text_scores(prediction, order)["rouge"] == pytest.approx(score)
+        assert scoring.text_scores(prediction, order)["rouge"] == pytest.approx(score)
 
 
 def test_scores_through_evaluate_keep_the_order_and_are_no_sample():
     predictions, references = ["x", "b", "x b"], [["x"], ["x", "c"], ["x"]]
-    once = list(map(metrics.text_scores, predictions, references))
+    once = list(map(scoring.text_scores, predictions, references))
     assert [scores["rouge"] for scores in once] == [1, 0, pytest.approx(2 / 3)]
     for _ in range(2):
-        assert metrics.evaluated_scores(predictions, references) == once
+        assert scoring.evaluated_scores(predictions, references) == once
 
 
 # Worked out by hand: rouge1 and rouge2 count shared words and pairs of words, rouge is the longest
@@ -89,8 +89,8 @@ def test_scores_through_evaluate_keep_the_order_and_are_no_sample():
 )
 def test_text_scores_are_what_a_hand_gets(prediction, references, expected):
     for order in (references, references[::-1]):
-        found = metrics.text_scores(prediction, order)
-        assert tuple(found) == metrics.TEXT_SCORES
+        found = scoring.text_scores(prediction, order)
+        assert tuple(found) == records.TEXT_SCORES
         assert tuple(found.values()) == pytest.approx(expected)
 
 
@@ -104,7 +104,7 @@ def test_text_scores_are_what_a_hand_gets(prediction, references, expected):
     ],
 )
 def test_words_are_compared_without_case_punctuation_and_articles(text, words):
-    assert metrics.normalised_words(text) == words
+    assert scoring.normalised_words(text) == words
 
 
 # --- numbers
@@ -144,7 +144,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize(("text", "number"), NUMBERS.items())
 def test_the_number_of_a_text(text, number):
-    assert metrics.find_number(text) == (None if number is None else Decimal(number))
+    assert scoring.find_number(text) == (None if number is None else Decimal(number))
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,17 @@ def test_the_number_of_a_text(text, number):
     ],
 )
 def test_a_text_without_a_number_is_wrong_and_a_format_failure(text, score, extracted, failed):
-    scores = metrics.text_scores(text, ["9 * 2 = 18\n#### 18"])
-    found = metrics.judge_text(text, ["9 * 2 = 18\n#### 18"], "accuracy", scores)
+    scores = scoring.text_scores(text, ["9 * 2 = 18\n#### 18"])
+    found = scoring.judge_text(text, ["9 * 2 = 18\n#### 18"], "accuracy", scores)
     assert found == {
         "score": score, "scores": scores, "extracted": extracted, "format_failure": failed
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", metrics.TEXT_SCORES)
+@pytest.mark.parametrize("name", records.TEXT_SCORES)
 def test_the_headline_is_the_score_that_the_metric_names(name):
-    scores = dict.fromkeys(metrics.TEXT_SCORES, 0.25) | {name: 0.75}
-    assert metrics.judge_text("x", ["y"], name, scores) == {"score": 0.75, "scores": scores}
+    scores = dict.fromkeys(records.TEXT_SCORES, 0.25) | {name: 0.75}
+    assert scoring.judge_text("x", ["y"], name, scores) == {"score": 0.75, "scores": scores}
 
 
 # --- changes
@@ -211,7 +211,7 @@ def test_rouge_is_a_plain_mean_with_a_bootstrap_interval():
     assert of_0["interval"] == "95% bootstrap over targets"
 
 
-@pytest.mark.parametrize("name", metrics.PROPORTIONS)
+@pytest.mark.parametrize("name", records.PROPORTIONS)
 def test_what_is_0_or_1_has_a_wilson_interval(name):
     found = of_scores([1, 0, 1], metric_name=name)["stats_by_len"]["0"]
     assert (found["low"], found["high"]) == stats.wilson(np.array([1.0, 0, 1]))
@@ -219,7 +219,7 @@ def test_what_is_0_or_1_has_a_wilson_interval(name):
 
 def test_each_score_of_texts_has_a_mean_by_length():
     def scores(value):
-        return {name: value / (1 + k) for k, name in enumerate(metrics.TEXT_SCORES)}
+        return {name: value / (1 + k) for k, name in enumerate(records.TEXT_SCORES)}
 
     examples = [
         example(h, i, scores=scores(value))

@@ -4,10 +4,9 @@ import pytest
 import tiny
 import torch
 
-from data import Turn
-from engine import PlainEngine
-from errors import UserError
-from histories import conversation
+from core.errors import UserError
+from data import Turn, conversation
+from lm.engine import PlainEngine
 from model import LanguageModel
 
 SHAPES = ("llama", "gpt2", "gpt_neox", "gemma2")
@@ -23,7 +22,7 @@ def language_model(family="llama", **settings):
 def logprob(lm, ids):
     """log P of a whole sequence after its first token, by one forward of the bare model."""
     with torch.no_grad():
-        logprobs = lm.lm(torch.tensor([ids])).logits[0].log_softmax(-1)
+        logprobs = lm.model(torch.tensor([ids])).logits[0].log_softmax(-1)
     return sum(logprobs[k - 1, ids[k]].item() for k in range(1, len(ids)))
 
 
@@ -76,7 +75,7 @@ def test_a_template_that_puts_a_space_before_answers_has_it_scored():
 def test_chat_without_a_template_is_refused_and_auto_falls_back():
     with pytest.raises(UserError, match="no chat template"):
         LanguageModel(tiny.model("llama"), tiny.tokenizer(chat=False), "chat")
-    assert LanguageModel(tiny.model("llama"), tiny.tokenizer(chat=False)).prompt_form == "plain"
+    assert LanguageModel(tiny.model("llama"), tiny.tokenizer(chat=False)).renderer.form == "plain"
 
 
 def test_labels_with_the_same_tokens_are_refused():
@@ -130,7 +129,7 @@ def test_label_scores_equal_lm_evaluation_harness(form):
 
     lm = language_model(prompt_form=form)
     prompt = lm.encode(MESSAGES, LABELS)
-    harness = HFLM(pretrained=lm.lm, tokenizer=lm.tokenizer, device="cpu", backend="causal")
+    harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, device="cpu", backend="causal")
     requests = [
         Instance("loglikelihood", {}, (prompt.text, lm.continuation(label)), k)
         for k, label in enumerate(LABELS)

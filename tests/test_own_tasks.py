@@ -16,10 +16,9 @@ from test_experiment import (
 
 import data
 import experiment
-import metrics
-import records
-import tasks
 import viz
+from core import records
+from tasks import spec
 
 OWN = """
 moods:
@@ -113,7 +112,7 @@ def test_every_text_has_every_score_and_the_metric_picks_the_headline(tmp_path, 
     assert run_own(tmp_path, model, "echo", "moods") == 0
     result, examples = (of(tmp_path / "out", "echo", "moods") for of in (result_of, examples_of))
     for h, scores in result["scores_by_len"].items():
-        assert list(scores) == list(metrics.TEXT_SCORES)
+        assert list(scores) == list(records.TEXT_SCORES)
         assert scores["exact_match"] == result["metric_by_len"][h]
     assert all(example["score"] == example["scores"]["exact_match"] for example in examples)
     assert "Wilson" in result["stats_by_len"]["0"]["interval"]
@@ -161,12 +160,12 @@ def test_the_text_tasks_run_from_a_data_root(tmp_path, model, name):
 
 
 def test_the_example_of_the_readme_is_a_task_file(tmp_path):
-    readme = (tasks.SAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    readme = (spec.EMBEDDED_ROWS.parent / "README.md").read_text(encoding="utf-8")
     text = readme.partition("```yaml\n")[2].partition("```")[0]
     (tmp_path / "tickets.csv").write_text("title,body,team\nBill,Too high,billing\n")
     (tmp_path / "my_tasks.yaml").write_text(text, encoding="utf-8")
-    [task] = tasks.read_tasks(tmp_path / "my_tasks.yaml", taken=tasks.TASKS).values()
-    [turn] = data.load_rows(tasks.parse_spec("tickets", {"tickets": task})).turns
+    [task] = spec.read_tasks(tmp_path / "my_tasks.yaml", taken=spec.builtin_tasks()).values()
+    [turn] = data.load_rows(spec.parse_spec("tickets", {"tickets": task})).turns
     assert (turn.prompt.splitlines()[1], turn.references) == (
         "Ticket: Bill. Too high",
         ("billing",),

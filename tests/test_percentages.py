@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-import stats
+from measures import stats
 
 
 def graded(before, after, is_binary=False):

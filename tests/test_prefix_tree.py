@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefix_tree import PrefixTree, common_length
+from lm.prefix_tree import PrefixTree, common_length
 
 # Few different tokens, so that sequences share beginnings, are nested in one another, or are equal.
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=12).map(tuple), min_size=1, max_size=12)

@@ -6,8 +6,8 @@ import pytest
 import tiny
 from test_experiment import result_of, run
 
-import progress
-from progress import Progress
+from run import progress
+from run.progress import Progress
 
 
 class Terminal(io.StringIO):

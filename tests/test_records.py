@@ -8,8 +8,8 @@ from functools import partial
 
 import pytest
 
-import records
-from errors import UserError
+from core import records
+from core.errors import UserError
 
 RESULT = {
     "schema_version": records.SCHEMA_VERSION,

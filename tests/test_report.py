@@ -26,13 +26,11 @@ from pages import (
 )  # fmt: skip
 from test_viz import complains, edit, without
 
-import explorer
-import metrics
-import records
-import report
-import summary
-import tables
 import viz
+from core import records
+from measures import scoring
+from reports import explorer, tables, verdict
+from reports import page as report_page
 
 ROOT = Path(viz.__file__).parent
 FLIPPED = [i for i in range(TARGETS) if len({right(i, h) for h in LENGTHS}) > 1]
@@ -46,7 +44,7 @@ def make(results: Path, out: Path) -> int:
 def quick(request, monkeypatch):
     """Figures take most of the time; who does not ask for `drawn` gets a dot."""
     if "drawn" not in request.fixturenames and "slow" not in request.keywords:
-        monkeypatch.setattr(report, "image", no_image)
+        monkeypatch.setattr(report_page, "image", no_image)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,7 @@ def grid(tmp_path_factory):
 def page(tmp_path_factory, grid):
     """The page of that grid, without its figures."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        patch.setattr(report, "image", no_image)
+        patch.setattr(report_page, "image", no_image)
         return page_of(grid, tmp_path_factory.mktemp("page"))
 
 
@@ -142,7 +140,7 @@ def test_heat_maps_have_the_changes_and_stars_of_the_table_at_every_h(grid, page
 
 def verdict_of(folder: Path) -> dict:
     results = records.load_results([folder])
-    return summary.verdict(tables.make_frame(results), list(results.values()))
+    return verdict.make_verdict(tables.make_frame(results), list(results.values()))
 
 
 def scored(right_at: list[list[bool]]) -> list[dict]:
@@ -265,7 +263,7 @@ def test_format_failures_beside_a_likelihood_are_not_said_to_count_as_wrong(tmp_
     examples = examples_of("quiz/test", "posts/test")
     for example in examples:
         scores, expected = example["label_logprobs"], example["expected_answer"]
-        example |= metrics.judge_labels(scores, expected, "both", "neither")
+        example |= scoring.judge_labels(scores, expected, "both", "neither")
     write_pair(tmp_path, examples=examples)
     said = words_of(page_of(tmp_path, tmp_path))
     assert f"{len(examples)} format failures in the generated text; the metric is read by" in said

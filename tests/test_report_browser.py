@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from pages import HOSTILE, LENGTHS, TARGETS, examples_of, right, write_grid, write_pair
 
-import metrics
-import records
-import report
-import tables
 import viz
+from core import records
+from measures import scoring
+from reports import page as report_page
+from reports import tables
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -45,7 +45,7 @@ def results(tmp_path_factory):
     pooled = examples_of("quiz/test", "posts/test", seeds=(0, 1))
     for example in pooled:
         scores, expected = example["label_logprobs"], example["expected_answer"]
-        example |= metrics.judge_labels(scores, expected, "both", "neither")
+        example |= scoring.judge_labels(scores, expected, "both", "neither")
     write_pair(folder, distractor="quiz/dev", examples=pooled)
     return folder
 
@@ -69,7 +69,7 @@ def page(driver, results, tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "report.html"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         size = {"width": 860, "height": 370, "caption": "A figure."}
-        patch.setattr(report, "image", lambda figure: {"uri": dot, **size})
+        patch.setattr(report_page, "image", lambda figure: {"uri": dot, **size})
         assert viz.main(["report", "--result_dir", str(results), "--out", str(out)]) == 0
     return out.as_uri()
 

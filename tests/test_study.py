@@ -18,21 +18,18 @@ from test_experiment import (
     result_of,
 )
 
+import data
 import experiment
-import histories
-import metrics
-import planning
-import records
-import stats
-import verify
-from config import RunConfig, parse_args
-from data import TaskRows, Turn
-from errors import UserError
-from examples import run_cases
-from histories import Case, Pair, Past, conversation
+from core import records
+from core.errors import UserError
+from data import Case, HistoryTurn, Pair, TaskRows, Turn, conversation
+from measures import metrics, scoring, stats
 from model import LanguageModel
-from replies import random_rows, with_model_replies
-from tasks import Task, TaskSpec
+from reports import verify
+from run import planning
+from run.config import RunConfig, parse_args
+from run.examples import random_rows, run_cases, with_model_replies
+from tasks.spec import Task, TaskSpec
 
 LENGTHS = [str(h) for h in range(MAX_LEN + 1)]
 CUE = "Now for something else."
@@ -119,7 +116,7 @@ def test_several_seeds_are_as_many_examples_of_the_same_targets(study):
     for target in ("quiz", "posts"):
         examples = examples_of(study(POOLED), target, "reviews")
         places = {(e["config"]["target_idx"], e["config"]["seed"]) for e in of_h(examples, 1)}
-        chosen = histories.target_order(len(rows(target).turns), 0, LIMIT)
+        chosen = data.target_order(len(rows(target).turns), 0, LIMIT)
         assert places == {(index, seed) for index in chosen for seed in SEEDS}
         result = result_of(study(POOLED), target, "reviews")
         assert result["n"] == LIMIT * len(SEEDS)
@@ -150,7 +147,7 @@ def test_the_pooled_result_is_that_of_the_single_logs_together(study, model, lm,
     flags = ["--model", str(model), "--target", target, "--distractor", "reviews", *SMALL]
     config = parse_args(flags)
     [pair] = planning.load_pairs(config)
-    plan = histories.plan_cases([pair], MAX_LEN, SEEDS, LIMIT)
+    plan = data.plan_cases([pair], MAX_LEN, SEEDS, LIMIT)
     together = []
     for seed in SEEDS:
         of_seed = [[case for case in cases if case.seed == seed] for cases in plan]
@@ -175,7 +172,7 @@ def test_one_seed_twice_is_refused(tmp_path, model, capsys):
 # --- mixes
 
 
-@pytest.mark.parametrize("mix", histories.MIXES)
+@pytest.mark.parametrize("mix", data.MIXES)
 @pytest.mark.parametrize("distractor", ["reviews", "quiz"])
 def test_the_log_says_which_task_each_turn_is_of(study, lm, mix, distractor):
     folder = study(f"--mix {mix} --target quiz --distractor {distractor} --max_len 3")
@@ -184,7 +181,7 @@ def test_the_log_says_which_task_each_turn_is_of(study, lm, mix, distractor):
     assert len(examples) == 4 * LIMIT
     for example in examples:
         config = example["config"]
-        assert tuple(config["history_role"]) == histories.roles(mix, 3)[: config["history_len"]]
+        assert tuple(config["history_role"]) == data.roles(mix, 3)[: config["history_len"]]
         target = tables["target"].turns[config["target_idx"]]
         history = history_of(example, tables)
         assert example["prompt_text"] == lm.render(conversation(target, history))
@@ -211,7 +208,7 @@ def test_too_few_rows_for_a_mix_are_refused(
     assert "a history of 144 of its turns needs one more" in said
 
 
-@pytest.mark.parametrize("mix", histories.MIXES[1:])
+@pytest.mark.parametrize("mix", data.MIXES[1:])
 def test_a_mix_needs_of_each_task_one_row_more_than_its_own_turns(mix):
     few, many = made_up("few", "abc"), made_up("many", "abcdefghij")
     planning.require_rows(Pair(few, many), RunConfig(max_len=5, mix=mix))
@@ -286,7 +283,7 @@ def made_up(name, texts, most=8):
 
 
 def case_of(target, distractor, *indices):
-    past = tuple(Past("distractor", i, distractor.turns[i]) for i in indices)
+    past = tuple(HistoryTurn("distractor", i, distractor.turns[i]) for i in indices)
     return Case(Pair(target, distractor), 0, 0, 0, past)
 
 
@@ -500,8 +497,8 @@ FOUND = [
 
 @pytest.mark.parametrize(("text", "labels", "label"), FOUND)
 def test_the_label_of_a_text(text, labels, label):
-    assert metrics.find_label(text, labels) == label
-    assert metrics.find_label(text, labels[::-1]) == label
+    assert scoring.find_label(text, labels) == label
+    assert scoring.find_label(text, labels[::-1]) == label
 
 
 LOGPROBS = {"A": -1.0, "B": -2.0}
@@ -516,12 +513,12 @@ WRITTEN = {
 def test_the_three_reads_of_one_example(text):
     likeliest = {"model_prediction": "A", "score": 0.0}
     written = WRITTEN[text] | {"generated_text": text}
-    assert metrics.judge_labels(LOGPROBS, "B", "likelihood", text) == likeliest
-    assert metrics.judge_labels(LOGPROBS, "B") == likeliest
-    assert metrics.judge_labels(LOGPROBS, "B", "both", text) == likeliest | written
+    assert scoring.judge_labels(LOGPROBS, "B", "likelihood", text) == likeliest
+    assert scoring.judge_labels(LOGPROBS, "B") == likeliest
+    assert scoring.judge_labels(LOGPROBS, "B", "both", text) == likeliest | written
     shown = {"model_prediction": written["generated_label"] or text}
     scored = {"score": written["generated_score"]}
-    assert metrics.judge_labels(LOGPROBS, "B", "generate", text) == shown | scored | written
+    assert scoring.judge_labels(LOGPROBS, "B", "generate", text) == shown | scored | written
 
 
 def test_the_reads_side_by_side_are_what_a_hand_gets():
@@ -536,7 +533,7 @@ def test_the_reads_side_by_side_are_what_a_hand_gets():
                 "expected_answer": expected,
                 "label_logprobs": scores,
             }
-            examples.append(example | metrics.judge_labels(scores, expected, "both", text))
+            examples.append(example | scoring.judge_labels(scores, expected, "both", text))
     found = metrics.aggregate(examples, "accuracy")
     assert found["reads_by_len"] == {
         "0": {"likelihood": 1, "generate": 1, "format_failure_rate": 0},
@@ -583,7 +580,7 @@ def test_the_accuracy_of_each_read_is_what_a_hand_gets(reads):
     for h in range(MAX_LEN + 1):
         likeliest = np.mean([example["score"] for example in of_h(logs["likelihood"], h)])
         texts = [example["generated_text"] for example in of_h(logs["both"], h)]
-        found = [metrics.find_label(text, LETTERS) for text in texts]
+        found = [scoring.find_label(text, LETTERS) for text in texts]
         expected = [example["expected_answer"] for example in of_h(logs["both"], h)]
         written = np.mean([one == other for one, other in zip(found, expected)])
         failures = found.count(None)
@@ -740,15 +737,15 @@ def case_and_needed(lm, target, **settings):
     """A case of two turns, and the tokens of what it asks at each h, worked out here."""
     config = RunConfig(max_len=MAX_LEN, **settings)
     pair = Pair(rows(target), rows("reviews"))
-    [[case]] = histories.plan_cases([pair], MAX_LEN, [0], 1)
+    [[case]] = data.plan_cases([pair], MAX_LEN, [0], 1)
     needed = []
     for h in range(MAX_LEN + 1):
         text = lm.render(case.messages(h, config.switch_cue if h else None))
-        behind = [len(lm._tokens(text + label)) for label in case.labels]
+        behind = [len(lm.renderer.tokens(text + label)) for label in case.labels]
         if not case.labels or config.read != "likelihood":
-            behind.append(len(lm._tokens(text)) + case.task.max_new_tokens)
+            behind.append(len(lm.renderer.tokens(text)) + case.task.max_new_tokens)
         if not case.labels and config.sensitivity:
-            behind.append(len(lm._tokens(text + case.target.references[0])))
+            behind.append(len(lm.renderer.tokens(text + case.target.references[0])))
         own = case.task.max_new_tokens if config.history == "model" else 0
         needed.append(max(behind) + h * own)
     return case, config, needed
@@ -782,9 +779,9 @@ def test_the_context_must_hold_the_longest_that_can_be_asked(monkeypatch, lm, ta
 def test_a_reference_that_sensitivity_reads_counts(monkeypatch, lm):
     long = made_up("long", ["a question"], most=2)
     pair = Pair(TaskRows(long.spec, (Turn("a question", ("answer " * 20,)),)), rows("reviews"))
-    [[case]] = histories.plan_cases([pair], 1, [0])
+    [[case]] = data.plan_cases([pair], 1, [0])
     reference = lm.render(case.messages(1)) + case.target.references[0]
-    monkeypatch.setattr(LanguageModel, "context", len(lm._tokens(reference)) - 1)
+    monkeypatch.setattr(LanguageModel, "context", len(lm.renderer.tokens(reference)) - 1)
     for sensitivity, dropped in ((False, []), (True, [case])):
         config = RunConfig(max_len=1, sensitivity=sensitivity, on_overflow="skip")
         assert planning.drop_overflowing([[case]], lm, config)[1] == dropped
@@ -802,7 +799,7 @@ def test_no_prompt_is_sure_to_fit_that_does_not(monkeypatch, lm):
 
 def test_replies_of_its_own_may_overflow_where_references_fit(tmp_path, model, study, lm, capsys):
     texts = [e["prompt_text"] for e in examples_of(study(), "posts", "reviews")]
-    context = max(len(lm._tokens(text)) for text in texts) + 4
+    context = max(len(lm.renderer.tokens(text)) for text in texts) + 4
     fitting = tiny.save_model(tmp_path / "tiny-llama", max_position_embeddings=context)
     flags = "--target posts"
     assert run(tmp_path / "teacher", fitting, flags) == 0

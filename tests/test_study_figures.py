@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from test_viz import LENS, TARGETS, complains, draw, label_example, verify, without, write_pair
 
-import figures
-import records
-import study_figures
-import style
+from core import records
+from reports import curves, style
 
 
 def study_example(h: int, target: int) -> dict:
@@ -36,8 +34,8 @@ def log(tmp_path):
 
 
 def drawn(log) -> dict:
-    groups = figures.load_groups([log.parents[1]])
-    return {d.stem.split("__")[-1]: d.figure for d in study_figures.study_figures(groups)}
+    groups = curves.load_groups([log.parents[1]])
+    return {d.stem.split("__")[-1]: d.figure for d in curves.study_figures(groups)}
 
 
 def stored(log) -> dict:
@@ -51,8 +49,8 @@ def test_such_a_result_verifies(log):
 def test_sensitivity_has_a_panel_per_variant_with_the_stored_means_per_token(log):
     figure = drawn(log)["sensitivity"]
     by_len = stored(log)["sensitivity_by_len"]
-    assert len(figure.axes) == len(study_figures.PANELS)
-    for axes, name in zip(figure.axes, study_figures.PANELS):
+    assert len(figure.axes) == len(curves.PANELS)
+    for axes, name in zip(figure.axes, curves.PANELS):
         line = next(line for line in axes.lines if len(line.get_ydata()) == len(LENS))
         expected = [of_len[name]["per_token"]["mean"] for of_len in by_len.values()]
         np.testing.assert_allclose(line.get_ydata(), expected)
@@ -89,8 +87,8 @@ def test_a_result_that_lacks_what_is_drawn_is_refused_by_name(log, tmp_path, cap
 
 def test_a_distractor_has_one_colour_in_all_figures(log):
     write_pair(log.parents[1], distractor="a/first", cosines=False)  # has no sensitivity
-    groups = figures.load_groups([log.parents[1]])
-    metric = next(figures.metric_figures(groups)).figure
+    groups = curves.load_groups([log.parents[1]])
+    metric = next(curves.metric_figures(groups)).figure
     [line] = [each for each in metric.axes[0].lines if each.get_label().startswith("posts")]
     panel = drawn(log)["sensitivity"].axes[0]
     [other] = [each for each in panel.lines if str(each.get_label()).startswith("posts")]

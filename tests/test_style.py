@@ -13,19 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-import figures
-import grid
-import layer_figures
-import records
-import study_figures
-import style
-import tables
 import viz
+from core import records
+from reports import curves, grid, layers, style, tables
 
 LONG = "mmlu.high_school_european_history_{}/validation"
 MEASURES = ("cos", "drift", "margin", "agree")
 MODEL = "meta-llama/Meta-Llama-3.1-405B-Instruct"
-LOOKS = [style.Look(width, paper) for width in style.WIDTHS for paper in (False, True)]
+LOOKS = [style.FigureStyle(width, paper) for width in style.WIDTHS for paper in (False, True)]
 LOOK_IDS = [f"{look.width}{'-paper' * look.paper}" for look in LOOKS]
 
 
@@ -66,7 +61,7 @@ def synthetic(lengths: int, blocks: int, seed: int) -> dict:
         cue |= {"change_points_high": 5.0, "clusters": entry["clusters"]}
         cues[h] = cue if int(h) else {}
         of_reply = {"mean": int(h) / 9, "low": -0.1, "high": 1, "interval": "95% Student's t"}
-        sensitivity[h] = {name: {"per_token": of_reply} for name in study_figures.PANELS}
+        sensitivity[h] = {name: {"per_token": of_reply} for name in curves.PANELS}
     by_len = dict(zip(hs, rng.multinomial(100, [1 / blocks] * blocks, lengths).tolist()))
     return {
         "schema_version": records.SCHEMA_VERSION, "metric_name": "accuracy", "n": 100,
@@ -91,11 +86,11 @@ def write(folder, lengths=3, blocks=4, model=MODEL, target=None, distractor=None
 
 def every_figure(folder, look, by="distractor"):
     """Every figure of the results below a folder."""
-    groups = figures.load_groups([folder], by)
+    groups = curves.load_groups([folder], by)
     frame = tables.make_frame(records.load_results([folder]))
-    found = [*figures.metric_figures(groups, look), *study_figures.study_figures(groups, look)]
+    found = [*curves.metric_figures(groups, look), *curves.study_figures(groups, look)]
     one = dict(itertools.islice(groups[0].lines.items(), 1))
-    found += layer_figures.layer_figures([replace(groups[0], lines=one)], look)
+    found += layers.layer_figures([replace(groups[0], lines=one)], look)
     if frame["h"].max():
         found += grid.grid_figures(frame, grid.choose_length(frame, None, by), by, look)
     return found
@@ -221,10 +216,10 @@ def test_panels_are_as_high_under_nine_lines_as_under_one(tmp_path):
     for count in (1, 9):
         for number in range(count):
             write(tmp_path / str(count), distractor=LONG.format(number))
-        drawn = next(figures.metric_figures(figures.load_groups([tmp_path / str(count)])))
+        drawn = next(curves.metric_figures(curves.load_groups([tmp_path / str(count)])))
         drawn.figure.draw_without_rendering()
         heights.append(drawn.figure.axes[0].get_window_extent().height / drawn.figure.dpi)
-    assert heights == pytest.approx([figures.HEIGHTS["double"]] * 2, abs=0.02)
+    assert heights == pytest.approx([curves.PANEL_HEIGHTS["double"]] * 2, abs=0.02)
 
 
 # --- captions
@@ -233,7 +228,7 @@ def test_panels_are_as_high_under_nine_lines_as_under_one(tmp_path):
 def test_a_paper_has_neither_title_nor_notes_and_the_caption_holds_all_of_them(tmp_path):
     for number in range(2):
         write(tmp_path, distractor=LONG.format(number), switch_cue="Now another.")
-    plain, paper = (every_figure(tmp_path, style.Look(paper=on)) for on in (False, True))
+    plain, paper = (every_figure(tmp_path, style.FigureStyle(paper=on)) for on in (False, True))
     assert [drawn.stem for drawn in plain] == [drawn.stem for drawn in paper]
     for with_title, without in zip(plain, paper):
         said = words(without.caption)
@@ -287,14 +282,14 @@ def test_no_two_of_315_lines_look_alike():
 
 @pytest.mark.parametrize("count", [2, 5, 9])
 def test_longer_histories_are_lighter(count):
-    light = [style.luminance(layer_figures.colour_of(h, count)) for h in range(count)]
+    light = [style.luminance(layers.colour_of(h, count)) for h in range(count)]
     assert min(np.diff(light)) > 0.01
     assert light[-1] < 0.7  # still dark enough on white
 
 
 def test_maps_of_layers_grow_lighter_with_the_value(tmp_path):
     write(tmp_path)
-    for drawn in layer_figures.layer_figures(figures.load_groups([tmp_path])):
+    for drawn in layers.layer_figures(curves.load_groups([tmp_path])):
         [image] = drawn.figure.axes[1].images
         low, high = image.get_clim()
         light = [style.luminance(image.to_rgba(x)) for x in np.linspace(low, high, 50)]
@@ -341,15 +336,15 @@ def runs(tmp_path):
     return tmp_path / "results"
 
 
-@pytest.mark.parametrize("by", figures.BY)
+@pytest.mark.parametrize("by", curves.BY)
 def test_every_result_is_one_line_of_one_figure_and_lines_differ_in_one_field(runs, by):
     results = records.load_results([runs])
-    groups = figures.load_groups([runs], by)
+    groups = curves.load_groups([runs], by)
     assert len(groups) == 8
     found = [result["path"] for group in groups for result in group.lines.values()]
     assert sorted(found) == sorted(result["path"] for result in results.values())
     for group in groups:
-        keys = [records.key_of(result)._asdict() for result in group.lines.values()]
+        keys = [records.result_key(result)._asdict() for result in group.lines.values()]
         assert [key.pop(by) for key in keys] == list(group.lines)
         assert keys == [group.names] * len(keys)
 
@@ -360,9 +355,9 @@ def without_layout(monkeypatch):
     monkeypatch.setattr(style, "finish", lambda *arguments: None)
 
 
-@pytest.mark.parametrize("by", figures.BY)
+@pytest.mark.parametrize("by", curves.BY)
 def test_no_two_figures_of_runs_share_a_name(runs, without_layout, by):
-    stems = [drawn.stem for drawn in figures.metric_figures(figures.load_groups([runs], by))]
+    stems = [drawn.stem for drawn in curves.metric_figures(curves.load_groups([runs], by))]
     assert len(set(stems)) == len(stems) == 16
     frame = tables.make_frame(records.load_results([runs]))
     stems = [drawn.stem for drawn in grid.grid_figures(frame, 2, by)]
@@ -370,22 +365,22 @@ def test_no_two_figures_of_runs_share_a_name(runs, without_layout, by):
 
 
 def test_no_two_results_share_the_name_of_their_layers(runs, without_layout):
-    groups = figures.load_groups([runs])
-    stems = [drawn.stem for drawn in layer_figures.cosine_figures(groups)]
+    groups = curves.load_groups([runs])
+    stems = [drawn.stem for drawn in layers.cosine_figures(groups)]
     assert len(set(stems)) == len(stems) == 16
 
 
 def test_what_all_results_share_is_not_in_a_name(tmp_path):
     write(tmp_path, model="org/a", target="q/test", history="teacher", seed=[0])
-    groups = figures.load_groups([tmp_path])
-    stems = [drawn.stem for drawn in figures.metric_figures(groups)]
+    groups = curves.load_groups([tmp_path])
+    stems = [drawn.stem for drawn in curves.metric_figures(groups)]
     assert stems == ["org@a__q_test__metric", "org@a__q_test__change"]
 
 
 def test_seeds_stand_in_their_order_and_are_said_not_to_be_pooled(runs):
-    group = figures.load_groups([runs], "seed")[0]
+    group = curves.load_groups([runs], "seed")[0]
     assert list(group.lines) == ["2", "10"]
-    drawn = next(figures.metric_figures([group]))
+    drawn = next(curves.metric_figures([group]))
     assert "nothing is pooled" in drawn.caption
     heading = drawn.figure.legends[0].get_title().get_text()
     assert heading.startswith("Seed\n") and "pooled" in heading
@@ -393,7 +388,7 @@ def test_seeds_stand_in_their_order_and_are_said_not_to_be_pooled(runs):
         assert list(line.get_ydata()) == list(result["metric_by_len"].values())
 
 
-@pytest.mark.parametrize("by", figures.BY)
+@pytest.mark.parametrize("by", curves.BY)
 def test_columns_of_a_grid_are_what_was_asked_for(runs, without_layout, by):
     frame = tables.make_frame(records.load_results([runs]))
     [drawn, *_] = grid.grid_figures(frame, 2, by)
@@ -401,7 +396,7 @@ def test_columns_of_a_grid_are_what_was_asked_for(runs, without_layout, by):
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert set(names) == set(frame[by]) and axes.get_xlabel() == by.capitalize()
     first = frame[(frame["h"] == 2) & (frame["target"] == "q/test")]
-    for field in set(figures.BY) - {by}:
+    for field in set(curves.BY) - {by}:
         first = first[first[field] == sorted(frame[field])[0]]
     changes = first.set_index(by)["change_points"]
     assert axes.images[0].get_array()[0].tolist() == [changes[name] for name in names]
@@ -424,9 +419,9 @@ def test_by_is_a_flag_of_metric_and_grid(tmp_path):
 
 def test_without_a_history_there_is_no_change_and_no_cue(tmp_path):
     write(tmp_path, lengths=1)
-    groups = figures.load_groups([tmp_path])
-    kinds = [drawn.stem.split("__")[-1] for drawn in figures.metric_figures(groups)]
-    kinds += [drawn.stem.split("__")[-1] for drawn in study_figures.study_figures(groups)]
+    groups = curves.load_groups([tmp_path])
+    kinds = [drawn.stem.split("__")[-1] for drawn in curves.metric_figures(groups)]
+    kinds += [drawn.stem.split("__")[-1] for drawn in curves.study_figures(groups)]
     assert kinds == ["metric", "sensitivity"]
 
 
@@ -436,7 +431,7 @@ def test_where_no_change_can_be_computed_the_panel_says_so(tmp_path):
     for entry in result["stats_by_len"].values():
         entry["percent_change"], entry["percent_change_reason"] = None, "the metric is 0 at h = 0"
     records.write_json(path, result)
-    _, change = figures.metric_figures(figures.load_groups([tmp_path]))
+    _, change = curves.metric_figures(curves.load_groups([tmp_path]))
     assert [text.get_text() for text in change.figure.axes[0].texts] == [
         "none of these can be computed"
     ]

@@ -14,12 +14,10 @@ from matplotlib.patches import Rectangle
 from statsmodels.stats.multitest import multipletests
 from test_viz import complains
 
-import grid
-import metrics
-import records
-import style
-import tables
 import viz
+from core import records
+from measures import metrics
+from reports import grid, style, tables
 
 N = 40
 UNCHANGED = [1.0] * 20 + [0.0] * 20

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import data
-import tasks
-from errors import UserError
+from core.errors import UserError
+from tasks import spec
 
 # Keys stand in known lines: source in 2, prompt in 3, reference in 4, the rest from 5.
 GOOD = """\
@@ -47,11 +47,11 @@ def write_parquet(path, rows):
 def read(folder, text=GOOD):
     path = folder / "mine.yaml"
     path.write_text(text, encoding="utf-8")
-    return tasks.read_tasks(path, taken=tasks.TASKS)
+    return spec.read_tasks(path, taken=spec.builtin_tasks())
 
 
-def turns(folder, text=GOOD, spec="moods"):
-    return data.load_rows(tasks.parse_spec(spec, read(folder, text))).turns
+def turns(folder, text=GOOD, named="moods"):
+    return data.load_rows(spec.parse_spec(named, read(folder, text))).turns
 
 
 def refused(folder, text, load=read):
@@ -122,13 +122,13 @@ def test_a_task_has_the_metric_it_names_or_that_of_its_kind(folder, keys, metric
 
 def test_a_name_selects_the_splits_of_a_hub_source(folder):
     known = read(folder, GOOD.replace("moods.jsonl", "org/name\n  split: validation"))
-    assert str(tasks.parse_spec("moods", known)) == "moods/validation"
-    assert str(tasks.parse_spec("moods/train", known)) == "moods/train"
+    assert str(spec.parse_spec("moods", known)) == "moods/validation"
+    assert str(spec.parse_spec("moods/train", known)) == "moods/train"
 
 
 def test_built_in_tasks_are_a_task_file():
-    assert tasks.read_tasks(tasks.SAMPLES / "tasks.yaml") == tasks.TASKS
-    assert [name for name, task in tasks.TASKS.items() if task.embedded] == [
+    assert spec.read_tasks(spec.EMBEDDED_ROWS / "builtin.yaml") == spec.builtin_tasks()
+    assert [name for name, task in spec.builtin_tasks().items() if task.embedded] == [
         "quiz", "reviews", "posts"
     ]  # fmt: skip
 
@@ -230,7 +230,7 @@ def test_a_path_that_cannot_be_read_is_named(folder, what):
     elif what == "latin-1":
         path.write_bytes(GOOD.replace("moods:", "# caf\xe9\nmoods:").encode("latin-1"))
     with pytest.raises(UserError, match="cannot read --task_file") as error:
-        tasks.read_tasks(path)
+        spec.read_tasks(path)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -298,7 +298,7 @@ LABELS = "  labels: [low, high]\n"
 )
 def test_a_row_without_a_reference_is_counted(folder, value, labels):
     write_jsonl(folder / "moods.jsonl", [*ROWS, {"text": "t", "mood": value}])
-    rows = data.load_rows(tasks.parse_spec("moods", read(folder, GOOD + labels)))
+    rows = data.load_rows(spec.parse_spec("moods", read(folder, GOOD + labels)))
     with pytest.raises(UserError, match=r"no reference answer in 1 of 7 rows.*column 'mood'"):
         data.require_references(rows)
 
@@ -378,6 +378,6 @@ def test_a_hub_source_of_ones_own_is_read_from_data_root(folder):
     for split, count in (("train", 6), ("validation", 4)):
         write_parquet(folder / f"root/org/name/data/{split}-0.parquet", ROWS[:count])
     known = read(folder, GOOD.replace("moods.jsonl", "org/name\n  split: validation"))
-    for spec, count in (("moods", 4), ("moods/train", 6)):
-        rows = data.load_rows(tasks.parse_spec(spec, known), str(folder / "root"))
+    for text, count in (("moods", 4), ("moods/train", 6)):
+        rows = data.load_rows(spec.parse_spec(text, known), str(folder / "root"))
         assert len(rows.turns) == count

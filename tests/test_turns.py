@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import turns
+from reports import turns
 
 
 def chatml(messages):

@@ -13,12 +13,11 @@ import pytest
 from matplotlib.collections import FillBetweenPolyCollection, LineCollection, PathCollection
 from PIL import Image
 
-import figures
-import metrics
-import records
-import style
 import viz
-from verify import BY_LEN, IDENTITY
+from core import records
+from measures import metrics, scoring
+from reports import curves, style
+from reports.verify import BY_LEN, IDENTITY
 
 BLOCKS = 4
 LENS = range(3)
@@ -28,12 +27,12 @@ ROOT = Path(viz.__file__).parent
 
 def label_example(h: int, target: int) -> dict:
     logprobs = {"A": -1.0, "B": -0.5 if (target + h) % 3 == 0 else -1.5}
-    best = metrics.best_label(logprobs)
+    best = scoring.best_label(logprobs)
     return {
         "model_prediction": best,
         "expected_answer": "A",
         "label_logprobs": logprobs,
-        "score": metrics.label_score(logprobs, "A"),
+        "score": scoring.label_score(logprobs, "A"),
     }
 
 
@@ -53,12 +52,12 @@ def number_example(h: int, target: int) -> dict:
 
 
 def judged_text(prediction: str, references: list[str], metric_name: str) -> dict:
-    scores = metrics.text_scores(prediction, references)
+    scores = scoring.text_scores(prediction, references)
     return {
         "model_prediction": prediction,
         "expected_answer": references[0],
         "references": references,
-        **metrics.judge_text(prediction, references, metric_name, scores),
+        **scoring.judge_text(prediction, references, metric_name, scores),
     }
 
 
@@ -436,7 +435,7 @@ def test_png_has_150_dpi_or_more_and_pdf_embeds_truetype_fonts(drawn):
 def test_models_and_targets_are_never_mixed(tmp_path):
     for model, target in (("org/a", "quiz/test"), ("org/b", "quiz/test"), ("org/a", "mmlu/test")):
         write_pair(tmp_path, model, target)
-    groups = figures.load_groups([tmp_path])
+    groups = curves.load_groups([tmp_path])
     assert [tuple(group.names.values()) for group in groups] == [
         ("org/a", "mmlu/test"),
         ("org/a", "quiz/test"),
@@ -445,7 +444,7 @@ def test_models_and_targets_are_never_mixed(tmp_path):
     for group in groups:
         for result in group.lines.values():
             assert {field: result[field] for field in group.names} == group.names
-    stems = [drawn.stem for drawn in figures.metric_figures(groups)]
+    stems = [drawn.stem for drawn in curves.metric_figures(groups)]
     assert len(set(stems)) == len(stems) == 6
 
 
@@ -455,7 +454,7 @@ def test_the_folder_is_named_by_nobody_but_the_result(tmp_path):
     moved.parent.mkdir()
     records.result_of_debug(log).rename(moved)
     log.rename(records.debug_path(moved))
-    [group] = figures.load_groups([tmp_path])
+    [group] = curves.load_groups([tmp_path])
     assert group.names == {"model": "org/name", "target": "quiz/test"}
 
 
@@ -507,7 +506,7 @@ def settings():
 
 def figures_of(folder: Path) -> dict:
     """Figures by the last part of their stem; for a folder of one model and target."""
-    drawn = figures.metric_figures(figures.load_groups([folder]))
+    drawn = curves.metric_figures(curves.load_groups([folder]))
     return {stem.split("__")[-1]: figure for stem, figure, _ in drawn}
 
 
@@ -583,8 +582,8 @@ def test_a_distractor_looks_the_same_in_every_figure(tmp_path):
     write_pair(tmp_path, "org/a", distractor="b/test")
     for distractor in ("a/test", "b/test"):
         write_pair(tmp_path, "org/b", distractor=distractor)
-    groups = figures.load_groups([tmp_path])
-    drawn = {stem: figure for stem, figure, _ in figures.metric_figures(groups)}
+    groups = curves.load_groups([tmp_path])
+    drawn = {stem: figure for stem, figure, _ in curves.metric_figures(groups)}
     alone = drawn["org@a__quiz_test__metric"].axes[0].lines[0]
     second = drawn["org@b__quiz_test__change"].axes[0].lines[1]
     assert alone.get_color() == second.get_color()

@@ -19,7 +19,7 @@ import rouge_score.rouge_scorer  # noqa: F401
 import torch
 
 import experiment
-import loading  # noqa: F401
+from lm import loading  # noqa: F401
 
 WATCHED = ("write", "fsync", "replace", "unlink", "truncate")
 

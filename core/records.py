@@ -1,0 +1,413 @@
+"""The result files: where they lie, how they are written whole, and how they are read and checked.
+
+OUT_DIR/org@name__T/S_vs_D_R.json holds the aggregates of one pair and S_vs_D_R_debug.json beside it
+one entry per prompt. Whoever a file belongs to is read from inside it, never out of its name.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core.errors import UNPRINTABLE, UserError, is_text, unique_keys
+
+SCHEMA_VERSION = 2
+SURROGATE = re.compile(r"\\u[dD]")  # in JSON: half of a character, and alone nothing
+DEEPEST = 20  # lists and objects in each other; what is written has half as many
+LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more
+NOT_RECORDED = "not recorded"  # a setting that a result does not hold
+UNMIXED = "distractor"  # --mix: turns of the distractor alone
+REFERENCE = "_reference"  # folder in results/ of a small run to compare with
+PACKAGES = (
+    "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
+    "numpy",
+)  # fmt: skip
+LAYER_ROWS = ("cosines", "drift", "margin", "agree", "decision_layer")
+LAYER_KEYS = (
+    *("cos_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
+    *("decision_layer_by_len", "layer_stats_by_len"),
+)
+TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len")
+# {} where there is nothing of the kind
+SOMETIMES = (*TEXT_KEYS, "cue_by_len", "sensitivity_by_len", *LAYER_KEYS)
+RESULT_KEYS = {
+    "schema_version": int,
+    "model": str,
+    "target": str,
+    "distractor": str,
+    "metric_name": str,
+    "n": int,
+    "metric_by_len": dict,
+    **dict.fromkeys(SOMETIMES, dict),
+    "debug_top5_by_len": dict,
+    "stats_by_len": dict,
+    "config": dict,
+    "environment": dict,
+}
+IDENTITY = ("model", "target", "distractor", "metric_name")
+STATS_KEYS = {
+    **{"n": int, "n_targets": int, "clusters": dict, "interval": str | None, "test": str | None},
+    **dict.fromkeys((
+        "low", "high", "change_points", "change_points_low", "change_points_high", "percent_change",
+        "percent_change_low", "percent_change_high", "p_value", "p_holm", "detectable_points",
+    ), int | float | None),
+}  # fmt: skip
+DEBUG_KEYS = {
+    "model": str,
+    "target": str,
+    "distractor": str,
+    "metric_name": str,
+    "debug_examples": list,
+}
+EXAMPLE_KEYS = {
+    "prompt_text": str,
+    "model_prediction": str,
+    "expected_answer": str,
+    "config": dict,
+    "score": (int, float),
+    "top5": list,
+}
+EXAMPLE_CONFIG_KEYS = {"history_len": int, "target_idx": int, "history_idx": list}
+
+
+def model_name(model: str) -> str:
+    """The name a model has in results: `org/name`, or the last part of a local path."""
+    local = os.path.isdir(model) or (model.endswith(".gguf") and os.path.isfile(model))
+    return Path(model).resolve().name if local else model
+
+
+def result_path(out_dir: str | Path, model: str, target: str, distractor: str) -> Path:
+    """Result file of a pair; `target` and `distractor` are `name/split`.
+
+    UserError where they make no name of a file that stays within its folder.
+    """
+    folder, _, split = target.partition("/")
+    parts = (
+        f"{model_name(model).replace('/', '@')}__{folder}",
+        f"{split}_vs_{distractor.replace('/', '_')}.json",
+    )
+    for part in parts:
+        if "/" in part or UNPRINTABLE.search(part) or len(part.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"model {model!r:.80}, target {target!r:.80} and distractor {distractor!r:.80} "
+                "make no name of a file: too long, or with a slash or control character."
+            )
+    return Path(out_dir, *parts)
+
+
+def debug_path(result: Path) -> Path:
+    """Debug log that belongs to a result file."""
+    return result.with_name(result.stem + "_debug.json")
+
+
+def result_of_debug(debug: Path) -> Path:
+    """Result file that a debug log belongs to; UserError where the name is not a debug log's."""
+    if not debug.name.endswith("_debug.json"):
+        raise UserError(f"{debug} is not a debug log: those end in _debug.json.")
+    return debug.with_name(debug.name.removesuffix("_debug.json") + ".json")
+
+
+def check_writable(out_dir: str | Path, make: bool = True) -> None:
+    """UserError unless files can be written in `out_dir`, or in what is there of its path.
+
+    Where it is missing it is made, unless `make` is False.
+    """
+    folder = Path(out_dir).absolute()
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write in {out_dir}: {error.strerror}.") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole or not at all; ValueError for NaN and Infinity."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; UserError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.tmp")  # the next attempt writes over a killed one's
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror}. Nothing of it was left behind."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where its file system can say so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def digest(result: dict[str, Any], log: dict[str, Any]) -> str:
+    """Changes with any value of a result or its log, the result's `environment` apart."""
+    kept = {key: result[key] for key in result if key not in ("environment", "content_sha256")}
+    text = json.dumps([kept, log], sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of `write_json`; UserError where it is missing, damaged, or holds NaN."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"holds {constant}")
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=refuse, object_pairs_hook=unique_keys)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged: {str(error) or type(error).__name__}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: not an object.")
+    if _too_deep(content):
+        raise UserError(f"{path} is damaged: nested too deep.")
+    if SURROGATE.search(text) and not is_text(json.dumps(content, ensure_ascii=False)):
+        raise UserError(f"{path} is damaged: it holds half a character (a lone surrogate).")
+    return content
+
+
+def _too_deep(value: Any) -> bool:
+    """True where lists and objects stand in each other deeper than DEEPEST."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (x.values() if isinstance(x, dict) else x for x in level)
+        level = [x for each in inner for x in each if isinstance(x, dict | list)]
+    return bool(level)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result file with every key of the schema; UserError where one is missing or wrong."""
+    result = read_json(path)
+    _require(path, result, RESULT_KEYS, "the result")
+    if result["schema_version"] != SCHEMA_VERSION:
+        found = result["schema_version"]
+        raise UserError(f"{path} has schema version {found}; this toolkit reads {SCHEMA_VERSION}.")
+    metric = result["metric_by_len"]
+    lens = [str(h) for h in range(len(metric))]
+    if not lens or list(metric) != lens or not all(map(_is_number, metric.values())):
+        raise UserError(f"{path} is damaged: metric_by_len has no number for 0, 1, 2, ... turns.")
+    for name in ("metric_by_len", "stats_by_len", *SOMETIMES):
+        values = result[name]
+        left_out = name in SOMETIMES and not values
+        if not _numeric(values) or (list(values) != lens and not left_out):
+            raise UserError(
+                f"{path} is damaged: {name} does not hold numbers for lengths 0 to {lens[-1]}."
+            )
+    return result
+
+
+def read_debug(path: Path) -> dict[str, Any]:
+    """A debug log with every key of the schema; UserError where one is missing or wrong."""
+    log = read_json(path)
+    _require(path, log, DEBUG_KEYS, "the log")
+    if not log["debug_examples"]:
+        raise UserError(f"{path} is damaged: it holds no examples.")
+    for number, example in enumerate(log["debug_examples"]):
+        _require(path, example, EXAMPLE_KEYS, f"example {number}")
+        _require(path, example["config"], EXAMPLE_CONFIG_KEYS, f"example {number}'s config")
+        if not 0 <= example["config"]["history_len"] < len(log["debug_examples"]):
+            raise UserError(f"{path} is damaged: example {number} has no valid 'history_len'.")
+        scores = example.get("label_logprobs", {})
+        rows = [example[key] for key in LAYER_ROWS if key in example]
+        if not isinstance(scores, dict) or not _numeric(scores) or not _numeric(rows):
+            raise UserError(
+                f"{path} is damaged: example {number} holds something that is no number."
+            )
+    return log
+
+
+@contextlib.contextmanager
+def showing(path: str | Path, what: str) -> Iterator[None]:
+    """UserError that blames this file where its content is not what a reader of it needs."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {what} cannot be shown ({error!r:.90}).") from error
+
+
+def _require(path: Path, record: Any, keys: dict[str, Any], what: str) -> None:
+    for key, kind in keys.items():
+        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+            raise UserError(f"{path} is damaged: {what} has no valid '{key}'.")
+        if key in IDENTITY and UNPRINTABLE.search(record[key]):
+            raise UserError(f"{path} is damaged: '{key}' holds a control character.")
+
+
+def _numeric(value: Any) -> bool:
+    """True where every leaf of lists and objects is a finite number, a text or null."""
+    if isinstance(value, dict):
+        return all(_numeric(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_numeric(item) for item in value)
+    return value is None or isinstance(value, str) or _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Every result below a folder with its path; UserError for none or a damaged one.
+
+    A result has its log beside it. The stored reference run is none of the user's and passed over.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"--result_dir {folder} is not a folder.")
+    logged = (path for path in root.rglob("*.json") if debug_path(path).exists())
+    paths = sorted(path for path in logged if REFERENCE not in path.relative_to(root).parts)
+    if not paths:
+        raise UserError(
+            f"no results below {folder}. Make some with: python experiment.py --out_dir {folder}"
+        )
+    for path in paths:
+        yield path, read_result(path)
+
+
+class Key(NamedTuple):
+    """What tells results apart: who was asked what, after which histories, from which seed."""
+
+    model: str
+    target: str
+    distractor: str
+    history: str  # of `history_label`
+    seed: str  # "0", or "0 1 2" where several were pooled
+
+
+def result_key(result: dict[str, Any]) -> Key:
+    """The key of a result."""
+    seed = result["config"].get("seed", NOT_RECORDED)
+    return Key(
+        *(str(result[name]) for name in Key._fields[:3]),
+        history_label(result["config"]),
+        " ".join(map(str, seed)) if isinstance(seed, list) else str(seed),
+    )
+
+
+def history_label(config: dict[str, Any]) -> str:
+    """How histories were made, in a few words: `teacher`, `model, interleaved`, `teacher, cue`."""
+    words = [str(config.get("history", NOT_RECORDED))]
+    if config.get("mix", UNMIXED) != UNMIXED:
+        words.append(str(config["mix"]))
+    if config.get("switch_cue") is not None:
+        words.append("cue")
+    count = config.get("num_histories")
+    if count is not None:
+        words.append(f"{count} {'history' if count == 1 else 'histories'}")
+    return ", ".join(words)
+
+
+def by_text(name: str) -> tuple[int, str]:
+    """Sorts texts by length first, so that numbers in them come in their order."""
+    return len(name), name
+
+
+def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
+    """Results below the folders, each with its `path`, by its key, sorted.
+
+    UserError where one key has two results, or one lacks a statistic or holds a damaged one.
+    """
+    found: dict[Key, tuple[Path, dict[str, Any]]] = {}
+    for path, result in (pair for folder in folders for pair in find_results(folder)):
+        other, first = found.setdefault(result_key(result), (path, result))
+        if other.resolve() != path.resolve():
+            raise UserError(
+                f"{other} and {path} hold the same model, target, distractor, history and seed, "
+                f"{_differences(first['config'], result['config'])}.\n"
+                "Give them apart, in a --result_dir for each."
+            )
+        for h, entry in result["stats_by_len"].items():
+            _require_statistics(path, entry, h)
+    in_order = sorted(found, key=lambda key: (key[:-1], by_text(key.seed)))
+    return {key: found[key][1] | {"path": str(found[key][0])} for key in in_order}
+
+
+def _require_statistics(path: Path, entry: Any, h: str) -> None:
+    lacking = [name for name in STATS_KEYS if isinstance(entry, dict) and name not in entry]
+    if lacking:
+        raise UserError(
+            f"{path} has no '{lacking[0]}' for h = {h}: it is damaged, or older than that "
+            "number.\nMake it again with: python experiment.py ... --overwrite"
+        )
+    what = f"the statistic for h = {h}"
+    _require(path, entry, STATS_KEYS, what)
+    _require(path, entry["clusters"], {"count": int, "unit": str}, what)
+    _require(path, entry, {name: str | None for name in entry if name.endswith("_reason")}, what)
+
+
+def _differences(config: dict[str, Any], other: dict[str, Any]) -> str:
+    """The settings in which two configs differ, in words."""
+    names = [name for name in config | other if config.get(name) != other.get(name)]
+    return f"and differ in {', '.join(names)}" if names else "and all settings"
+
+
+def provenance(started: float) -> dict[str, Any]:
+    """With what a run that began at `started` (seconds since 1970) was made."""
+    changes = _git("status", "--porcelain")
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
+    return {
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_dirty": None if changes is None else bool(changes),
+        "platform": platform.platform(),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "seconds": round(time.time() - started, 1),
+    }
+
+
+def _git(*words: str) -> str | None:
+    """What git says of this checkout; None where there is no git or no checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), *words]
+    try:
+        call = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return None
+    return call.stdout.strip() if call.returncode == 0 else None
+
+
+DECIMALS = 7  # of measures that are stored for every example
+
+
+def cleaned(values: Iterable[float]) -> list[float | None]:
+    """Values as they are stored: rounded, and None for what is not finite."""
+    return [round(float(x), DECIMALS) if np.isfinite(x) else None for x in values]
+
+
+TEXT_SCORES = ("rouge1", "rouge2", "rouge", "exact_match", "f1")  # of every generated text
+PROPORTIONS = ("accuracy", "exact_match")  # metrics that are 0 or 1 for an example

@@ -1,0 +1,243 @@
+"""The lens: a block's hidden state read through the model's own final norm and unembedding.
+
+The parts are found by structure and proved by an identity, never guessed: the last block seen
+through the lens must give the model's own logits. All of it is float32, whatever the model's dtype.
+Logit lens: nostalgebraist, "interpreting GPT: the logit lens", 2020.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from accelerate.hooks import remove_hook_from_module
+from accelerate.utils import align_module_device
+from torch import Tensor, nn
+
+from core.errors import UserError
+
+ROWS_AT_ONCE = 8192  # vocabulary rows that are held in float32 together
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the lens reads of a causal LM; `norms` are the candidates for its final norm."""
+
+    blocks: nn.ModuleList
+    norms: tuple[nn.Module, ...]
+    head: nn.Module
+    softcap: float | None  # final logits are softcap * tanh(logits / softcap)
+    scales: tuple[float, ...]  # candidates for what the logits are multiplied by
+
+
+def find_parts(model: nn.Module) -> Parts:
+    """The parts of a causal LM, found by structure; UserError where there are none to find."""
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    depth = getattr(config, "num_hidden_layers", None)
+    stacks = [
+        (name, module)
+        for name, module in model.base_model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
+    ]
+    if head is None or not stacks:
+        missing = "output embeddings" if head is None else f"list of {depth} blocks"
+        name = type(model).__name__
+        raise UserError(f"{name}: its layers cannot be read (no {missing}). Run with --no_cosine.")
+    name, blocks = min(stacks, key=lambda found: found[0].count("."))
+    parent = model.base_model.get_submodule(name.rpartition(".")[0])
+    norms = [child for child in parent.children() if "norm" in type(child).__name__.lower()]
+    return Parts(
+        blocks,
+        (*reversed(norms), nn.Identity()),
+        head,
+        getattr(config, "final_logit_softcapping", None),
+        tuple(_scales(config)),
+    )
+
+
+def _scales(config: Any) -> Iterator[float]:
+    """1, and what settings of the families that scale their logits say."""
+    yield 1.0
+    for name in ("logit_scale", "lm_head_multiplier", "logits_scaling"):
+        value = getattr(config, name, None)
+        if isinstance(value, (int, float)) and value:
+            yield 1 / value if name == "logits_scaling" else value
+
+
+def block_output(output: Tensor | tuple) -> Tensor:
+    """Hidden state [B, T, D] that a block returned; some families wrap it in a tuple."""
+    return output if torch.is_tensor(output) else output[0]
+
+
+@dataclass(frozen=True)
+class View:
+    """What the unembedding is given, in float32."""
+
+    blocks: Tensor  # [P, L, D], for each block
+    final: Tensor  # [P, D], for the model's own logits
+
+
+class Lens:
+    """Reads block outputs through the final norm and the unembedding of one model."""
+
+    def __init__(self, parts: Parts, norm: nn.Module, scale: float = 1.0, kind: str = "logit"):
+        """`norm` is one of `parts.norms`, `scale` is what the model multiplies its logits by.
+
+        `kind` is logit, or raw: blocks without the final norm, against the same final logits.
+        """
+        self.parts = parts
+        self.scale = scale
+        self.kind = kind
+        with align_module_device(norm):  # brings in weights that are kept elsewhere
+            self.norm = remove_hook_from_module(copy.deepcopy(norm)).to(self.device).float()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the unembedding is computed."""
+        head = self.parts.head
+        return torch.device(
+            head._hf_hook.execution_device if head.weight.is_meta else head.weight.device
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """How logits are made of a block's output, for a result file."""
+        return {
+            "kind": self.kind,
+            "norm": type(self.norm).__name__,
+            "logit_scale": self.scale,
+            "softcap": self.parts.softcap,
+            "output_bias": getattr(self.parts.head, "bias", None) is not None,
+        }
+
+    def view(self, states: Tensor) -> View:
+        """Outputs of all blocks [P, L, D], of any dtype and device -> what the unembedding sees."""
+        states = states.to(self.device).float()
+        if self.kind == "raw":
+            return View(states, self.norm(states[:, -1]))
+        normed = self.norm(states)
+        return View(normed, normed[:, -1])
+
+    def logits(self, given: Tensor) -> Tensor:
+        """What the unembedding is given [..., D] -> logits [..., V], as the model makes them."""
+        given = self._with_bias_column(given)
+        return self._scaled_and_capped(torch.cat([given @ rows.T for rows in self._rows()], dim=-1))
+
+    def token_logits(self, view: View, tokens: Sequence[int]) -> Tensor:
+        """Lens logits of a few tokens at each block [P, L, T]."""
+        with align_module_device(self.parts.head):
+            rows = self._rows_at(list(tokens))
+        return self._scaled_and_capped(self._with_bias_column(view.blocks) @ rows.T)
+
+    def top_tokens(self, view: View) -> Tensor:
+        """The likeliest token at each block [P, L]; all of the unembedding once for each."""
+        given, start, best, top = self._with_bias_column(view.blocks), 0, None, None
+        for rows in self._rows():  # neither scale nor soft-cap changes the order
+            here, token = (given @ rows.T).max(dim=-1)
+            if best is None:
+                best, top = here, token
+            else:
+                best, top = torch.maximum(best, here), torch.where(here > best, start + token, top)
+            start += len(rows)
+        return top
+
+    def cosines(self, view: View) -> Tensor:
+        """Cosine of each block's lens logits with the model's own logits [P, L]; NaN where a state
+        is not finite.
+
+        cos(W a, W b) = a'Ga / (|a|_G |b|_G) with G = W'W, so no logits are made, unless a soft-cap
+        bends them.
+        """
+        if self.parts.softcap:
+            final = self.logits(view.final)
+            layers = [self.logits(layer) for layer in view.blocks.unbind(1)]
+            return torch.stack([_cosine(layer, final) for layer in layers], dim=1)
+        blocks, final = self._with_bias_column(view.blocks), self._with_bias_column(view.final)
+        mapped, mapped_final = blocks @ self.gram, final @ self.gram
+        lengths = (mapped * blocks).sum(-1).clamp_min(0).sqrt()  # |a|_G, [P, L]
+        final_length = (mapped_final * final).sum(-1).clamp_min(0).sqrt()  # [P]
+        products = (mapped * final[:, None]).sum(-1)
+        return _in_range(products / (lengths * final_length[:, None]))
+
+    def drift(self, states: Tensor, baselines: Tensor) -> Tensor:
+        """Cosine of block outputs [P, L, D] with others of the same blocks [P, L]; NaN as above."""
+        here, there = (each.to(self.device).float() for each in (states, baselines))
+        return _cosine(here, there)
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """G = W'W of the unembedding [D, D]; [D + 1, D + 1] where its bias is one more column."""
+        return sum(rows.T @ rows for rows in self._rows())
+
+    def _rows(self) -> Iterator[Tensor]:
+        """All rows of the unembedding, some at a time."""
+        head = self.parts.head
+        with align_module_device(head):
+            for start in range(0, len(head.weight), ROWS_AT_ONCE):
+                yield self._rows_at(slice(start, start + ROWS_AT_ONCE))
+
+    def _rows_at(self, which: slice | list[int]) -> Tensor:
+        """Rows of the unembedding [R, D]; [R, D + 1] where its bias is one more column."""
+        rows = self.parts.head.weight[which].float()
+        bias = getattr(self.parts.head, "bias", None)
+        return rows if bias is None else torch.cat([rows, bias[which, None].float()], dim=-1)
+
+    def _with_bias_column(self, given: Tensor) -> Tensor:
+        """[..., D] -> [..., D + 1] where the unembedding has a bias column."""
+        if getattr(self.parts.head, "bias", None) is None:
+            return given
+        return torch.cat([given, given.new_ones(*given.shape[:-1], 1)], dim=-1)
+
+    def _scaled_and_capped(self, logits: Tensor) -> Tensor:
+        """What the model does to its logits behind the unembedding: scale, then soft-cap."""
+        cap = self.parts.softcap
+        logits = self.scale * logits
+        return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def _cosine(first: Tensor, second: Tensor) -> Tensor:
+    lengths = first.norm(dim=-1) * second.norm(dim=-1)
+    return _in_range((first * second).sum(-1) / lengths)
+
+
+def _in_range(cosines: Tensor) -> Tensor:
+    """Rounding beyond [-1, 1] is cut off; what is not finite becomes NaN, not 1."""
+    return torch.where(cosines.isfinite(), cosines.clamp(-1, 1), torch.nan)
+
+
+def proved_lens(
+    parts: Parts, last_state: Tensor, logits: Tensor, architecture: str, kind: str = "logit"
+) -> Lens:
+    """The lens that reads the model's own logits [S, V] off its last block's output [S, D].
+
+    UserError where no candidate for the final norm does it.
+    """
+    slack = 1e-3 if parts.head.weight.dtype == torch.float32 else 3e-2  # halves round the logits
+    for norm in parts.norms:
+        lens = Lens(parts, norm, kind=kind)
+        read = lens.logits(lens.norm(last_state.to(lens.device).float()))
+        if read.shape != logits.shape:
+            continue
+        scales = (1.0,) if parts.softcap else (*parts.scales, _measured_scale(read, logits))
+        for scale in scales:
+            if scale > 0 and _relative_gap(scale * read, logits) < slack:
+                lens.scale = scale
+                return lens
+    raise UserError(
+        f"{architecture}: its last block, read through its norm, does not give its own logits,\n"
+        "so its layers would be misread. Run with --no_cosine."
+    )
+
+
+def _measured_scale(read: Tensor, logits: Tensor) -> float:
+    """The s that brings s * read nearest to the logits, for a scale that no known setting names."""
+    read, logits = read.cpu().double(), logits.cpu().double()
+    return ((read * logits).sum() / (read * read).sum()).item()
+
+
+def _relative_gap(read: Tensor, logits: Tensor) -> float:
+    """Largest distance between rows of logits [S, V], as a share of the second ones' length."""
+    read, logits = read.cpu().double(), logits.cpu().double()
+    return ((read - logits).norm(dim=-1) / logits.norm(dim=-1)).max().item()

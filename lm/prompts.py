@@ -1,0 +1,157 @@
+"""What a model is asked and what it says: messages, encoded prompts, outcomes. No torch, no model.
+
+A prefix is a tuple of token ids, and a Request what an engine reads after it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from core.records import cleaned
+from lm.prefix_tree import common_length
+
+Prefix = tuple[int, ...]
+# {"role": "user" | "assistant", "content": text}, as chat templates take it
+Message = dict[str, str]
+Row = list[float | None]  # a number per block, None where it is not finite
+
+
+@dataclass
+class Request:
+    """What to read after a prefix."""
+
+    next_tokens: set[int] = field(default_factory=set)
+    is_prompt: bool = False  # a prompt ends here: its top tokens are wanted
+    answer: int = 0  # most tokens of its greedy continuation; 0: none is wanted
+    states: bool = False  # what each block puts out here is wanted
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An encoded conversation; for a label task also with each label behind it."""
+
+    text: str
+    ids: Prefix
+    labels: tuple[tuple[str, Prefix], ...] = ()
+    start: int = 0  # first position of `labels` that is scored, the same for all of them
+    answer: int = 0  # most tokens of its greedy answer; 0 for a label task
+    baseline: "Prompt | None" = None  # the same target without history; None: this is it
+    escaped: int = 0  # special tokens in what was said, which are read as text
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that the model has to read."""
+        return max([len(self.ids) + self.answer, *(len(ids) for _, ids in self.labels)])
+
+    def label_tokens(self, label: str) -> int:
+        """Number of tokens that the score of a label sums over."""
+        return len(dict(self.labels)[label]) - self.start
+
+    @cached_property
+    def fork(self) -> "Fork | None":
+        """Where the labels part; None where no single token tells them all apart."""
+        sequences = [ids for _, ids in self.labels]
+        if len(sequences) < 2:
+            return None
+        shared = min(common_length(sequences[0], ids) for ids in sequences[1:])
+        tokens = tuple(ids[shared : shared + 1] for ids in sequences)
+        if () in tokens or len(set(tokens)) < len(tokens):
+            return None
+        return Fork(sequences[0][:shared], tuple(token for (token,) in tokens))
+
+
+@dataclass(frozen=True)
+class Fork:
+    """The position from which labels differ: what they share, and each one's next token.
+
+    All labels have the same log P up to it, so that there their logits differ by their log-odds.
+    """
+
+    prefix: Prefix
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What the blocks of a model hold at the end of a prompt: one number per block each, NaN where
+    a hidden state is not finite.
+    """
+
+    cosines: tuple[float, ...]  # of the lens logits with the final ones
+    drift: tuple[float, ...]  # cosine of the block's output with its output at the baseline's end
+    label_logits: dict[str, tuple[float, ...]] | None  # of each label's token, at the fork
+    agree: tuple[bool, ...] | None  # is the lens' likeliest token the model's? Where asked for
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the model made of a prompt."""
+
+    top5: tuple[str, ...]  # likeliest next tokens
+    layers: Layers | None  # where they are read
+    label_logprobs: dict[str, float] | None  # label -> sum of log P over its tokens
+    text: str | None  # greedy answer, where one was wanted
+    reply: Prefix  # the tokens of that text; () where there is none
+
+
+def requests_of(prompts: Sequence[Prompt]) -> dict[Prefix, Request]:
+    """What to read for these prompts: each one's end, its baseline's end, and every position before
+    a label token.
+    """
+    requests: dict[Prefix, Request] = {}
+    for prompt in prompts:
+        request = requests.setdefault(prompt.ids, Request())
+        request.is_prompt = request.states = True
+        request.answer = max(request.answer, prompt.answer)
+        for prefix in (prompt.baseline and prompt.baseline.ids, prompt.fork and prompt.fork.prefix):
+            if prefix:
+                requests.setdefault(prefix, Request()).states = True
+        for _, ids in prompt.labels:
+            for k in range(prompt.start, len(ids)):
+                requests.setdefault(ids[:k], Request()).next_tokens.add(ids[k])
+    return requests
+
+
+# -- one example
+
+
+def layer_measures(read: Layers, prediction: str, reference: str) -> dict[str, Any]:
+    """The layer measures of one example, as its entry in the debug log holds them."""
+    found: dict[str, Any] = {"cosines": cleaned(read.cosines), "drift": cleaned(read.drift)}
+    if read.label_logits:
+        found["margin"] = margin(read.label_logits, reference)
+        found["decision_layer"] = first_kept(leads(read.label_logits, prediction))
+    if read.agree is not None:
+        found["agree"] = [int(agrees) for agrees in read.agree]
+        found.setdefault("decision_layer", first_kept(read.agree))
+    return found
+
+
+def margin(label_logits: Mapping[str, Sequence[float]], reference: str) -> Row:
+    """Lens log-odds (nats) of the reference label against the best other label at each block.
+
+    Labels part at one token, so that the difference of its logits is the difference of log P.
+    """
+    others = [row for label, row in label_logits.items() if label != reference]
+    best = np.max(np.array(others, dtype=float), axis=0)
+    return cleaned(np.array(label_logits[reference], dtype=float) - best)
+
+
+def leads(label_logits: Mapping[str, Sequence[float]], label: str) -> list[bool]:
+    """At which blocks does this label have the highest lens logit, all of them being finite?"""
+    every = np.array(list(label_logits.values()), dtype=float)  # [labels, L]
+    own = np.array(label_logits[label], dtype=float)
+    return ((own >= every) & np.isfinite(every)).all(axis=0).tolist()
+
+
+def first_kept(holds: Sequence[bool]) -> int | None:
+    """The first block from which on something holds at every block, from 1; None where it does not
+    hold at the last.
+    """
+    kept = len(holds)
+    while kept and holds[kept - 1]:
+        kept -= 1
+    return kept + 1 if kept < len(holds) else None

@@ -1,0 +1,275 @@
+"""The engine that runs every distinct (prefix, token) of all prompts once.
+
+Prefixes become paths of a prefix tree, and a path continues from the cached keys and values of its
+ancestors. These are laid out as in any left-padded batch: the past of each row ends where its new
+tokens begin, so that distances between slots are distances in the text. The model then builds its
+own masks, causal, sliding or ALiBi, from the two-dimensional one that says which slots are real.
+"""
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from core.errors import UserError
+from lm.engine import (
+    Advance,
+    PlainEngine,
+    Position,
+    Reading,
+    Runtime,
+    padded,
+    read_forward,
+    run_halving,
+)
+from lm.prefix_tree import Path, PrefixTree
+from lm.prompts import Prefix, Request
+
+# Difference in log-probability that rounding may make, by bytes of the model's dtype
+SLACK = {4: 1e-3, 2: 0.25, 8: 1e-6}
+
+
+class TreeEngine:
+    """Every distinct (prefix, token) is run once; later paths continue from its keys and values."""
+
+    name = "tree"
+
+    def __init__(self, runtime: Runtime):
+        self.runtime = runtime
+        self.takes_positions = "position_ids" in inspect.signature(runtime.model.forward).parameters
+
+    def read(
+        self, requests: Mapping[Prefix, Request], advance: Advance = lambda done: None
+    ) -> dict[Prefix, Reading]:
+        """Read every prefix at its last token."""
+        tree = PrefixTree(requests)
+        at = {tree.node_of(prefix): prefix for prefix in requests}
+        answered = [node for node, prefix in at.items() if requests[prefix].answer]
+        store = KeyValueStore(tree, answered)
+        readings: dict[Prefix, Reading] = {}
+
+        def run_paths(paths: Sequence[Path]) -> list[tuple[Prefix, Reading]]:
+            found = [
+                (row, column, at[path.first + column])
+                for row, path in enumerate(paths)
+                for column in range(len(path.tokens))
+                if path.first + column in at
+            ]
+            positions = [Position(row, column, requests[prefix]) for row, column, prefix in found]
+            got = self._forward(tree, store, paths, positions)
+            return list(zip((prefix for _, _, prefix in found), got))
+
+        def answer_nodes(nodes: Sequence[int]) -> list[Prefix]:
+            begun = [list(readings[at[node]].top_tokens[:1]) for node in nodes]
+            limits = [requests[at[node]].answer for node in nodes]
+            return self._decode(store, [tree.lineage(node) for node in nodes], begun, limits)
+
+        runtime = self.runtime
+        for paths in tree.forwards(runtime.token_budget, runtime.forward_cost):
+            got = run_halving(runtime, paths, run_paths)
+            readings |= got
+            advance(sum(requests[prefix].is_prompt for prefix, _ in got))
+        for prefixes in runtime.chunks(at[node] for node in answered):
+            nodes = [tree.node_of(prefix) for prefix in prefixes]
+            for prefix, answer in zip(prefixes, run_halving(runtime, nodes, answer_nodes)):
+                readings[prefix] = replace(readings[prefix], answer=answer)
+        return readings
+
+    def _forward(
+        self,
+        tree: PrefixTree,
+        store: "KeyValueStore",
+        paths: Sequence[Path],
+        positions: list[Position],
+    ) -> list[Reading]:
+        """One forward over paths whose ancestors were run before."""
+        past, past_mask = padded([tree.lineage(path.parent) for path in paths], left=True)
+        ids, mask = padded([path.tokens for path in paths])
+        cache = store.cache_of(past, room=len(ids[0]))
+        whole = [[*before, *now] for before, now in zip(past_mask, mask)]
+        inputs = self._inputs(ids, whole, [path.depth for path in paths])
+        self.runtime.tokens += sum(len(path.tokens) for path in paths)
+        got = read_forward(self.runtime, positions, past_key_values=cache, use_cache=True, **inputs)
+        store.keep(cache, paths, past_length=len(past[0]))
+        return got
+
+    def _decode(
+        self,
+        store: "KeyValueStore",
+        lineages: Sequence[list[int]],
+        answers: list[list[int]],
+        limits: Sequence[int],
+    ) -> list[Prefix]:
+        """Continue the answers, each begun with one token, greedily in one batch until all end."""
+        decoding = self.runtime.decoding
+        past, mask = padded(lineages, left=True)
+        cache = store.cache_of(past, room=max(limits))
+        alive = [not decoding.ended(*answer) for answer in zip(answers, limits)]
+        step = 0
+        while any(alive):
+            mask = [[*row, 1] for row in mask]
+            depths = [len(lineage) + step for lineage in lineages]
+            inputs = self._inputs([answer[-1:] for answer in answers], mask, depths)
+            self.runtime.tokens += sum(alive)
+            with torch.inference_mode():
+                logits = self.runtime.model(past_key_values=cache, use_cache=True, **inputs).logits
+            for row, token in enumerate(logits[:, -1].argmax(-1).tolist()):
+                if alive[row]:
+                    answers[row].append(token)
+                    alive[row] = not decoding.ended(answers[row], limits[row])
+            step += 1
+        return [decoding.cut(answer) for answer in answers]
+
+    def _inputs(self, ids: list, mask: list, depths: Sequence[int]) -> dict[str, Tensor]:
+        """Arguments of a forward over rows of new tokens whose first ones stand at `depths`."""
+        inputs = {"input_ids": self.runtime.tensor(ids)}
+        if not all(map(all, mask)):
+            inputs["attention_mask"] = self.runtime.tensor(mask)
+        if self.takes_positions:
+            rows = [list(range(depth, depth + len(ids[0]))) for depth in depths]
+            inputs["position_ids"] = self.runtime.tensor(rows)
+        return inputs
+
+
+class KeyValueStore:
+    """Keys and values of the nodes that later rows continue from, one row of a table per node."""
+
+    def __init__(self, tree: PrefixTree, answered: Sequence[int]):
+        """`answered` are the nodes whose continuation will be generated."""
+        self.kept = {path.first: 0 for path in tree.paths}  # tokens of each path that are kept
+        for node in [*(path.parent for path in tree.paths if path.parent >= 0), *answered]:
+            first = tree.path_of(node).first
+            self.kept[first] = max(self.kept[first], node - first + 1)
+        self.rows = torch.zeros(tree.size, dtype=torch.long)  # node -> row of the tables
+        self.size = 0
+        for first, count in self.kept.items():
+            self.rows[first : first + count] = torch.arange(self.size, self.size + count)
+            self.size += count
+        self.tables: list[tuple[Tensor, Tensor]] = []  # per layer: keys, values, each [size, H, d]
+
+    def keep(self, cache: DynamicCache, paths: Sequence[Path], past_length: int) -> None:
+        """Store what a forward over these paths has put behind its past."""
+        positions = [(r, c) for r, path in enumerate(paths) for c in range(self.kept[path.first])]
+        if not positions:
+            return
+        row, column = torch.tensor(positions).T
+        target = self.rows[torch.tensor([paths[r].first + c for r, c in positions])]
+        if not self.tables:
+            self.tables = [
+                (_table(layer.keys, self.size), _table(layer.values, self.size))
+                for layer in cache.layers
+            ]
+        for layer, tables in zip(cache.layers, self.tables):
+            for states, table in zip((layer.keys, layer.values), tables):  # states [R, H, P+Q, d]
+                table[target] = states.transpose(1, 2)[row, past_length + column]
+
+    def cache_of(self, past: Sequence[Sequence[int]], room: int) -> DynamicCache:
+        """A cache that holds rows of nodes of equal length, with room for more tokens."""
+        cache = DynamicCache()  # made without the config, so that no layer drops keys
+        if past[0]:
+            rows = self.rows[torch.tensor(past)]
+            cache.layers = [_RoomyLayer(keys, values, rows, room) for keys, values in self.tables]
+        return cache
+
+
+def _table(states: Tensor, size: int) -> Tensor:
+    """Zeros, since a masked slot still takes part in a product: it must not hold a NaN."""
+    return states.new_zeros(size, states.shape[1], states.shape[3])
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer that starts from rows of a table and grows in place instead of being copied."""
+
+    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, room: int):
+        super().__init__()
+        self.length = rows.shape[1]
+        self._keys, self._values = (_with_room(table, rows, room) for table in (keys, values))
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+        self._show()
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Append new states [R, H, q, d] and return all of them, [R, H, length, d]."""
+        end = self.length + key_states.shape[2]
+        self._keys[:, :, self.length : end] = key_states
+        self._values[:, :, self.length : end] = value_states
+        self.length = end
+        self._show()
+        return self.keys, self.values
+
+    def _show(self) -> None:
+        self.keys, self.values = (t[:, :, : self.length] for t in (self._keys, self._values))
+
+
+def _with_room(table: Tensor, rows: Tensor, room: int) -> Tensor:
+    """Table rows [N, H, d] of nodes [R, P] -> [R, H, P + room, d], the room still to be filled."""
+    count, length = rows.shape
+    states = table.new_empty(count, table.shape[1], length + room, table.shape[2])
+    states[:, :, :length] = table[rows].transpose(1, 2)
+    return states
+
+
+def tree_agrees(runtime: Runtime) -> bool:
+    """Do tree and plain loop read the same on a short probe, to within rounding?
+
+    How much rounding does is seen by the plain loop itself, run one by one and in a padded batch:
+    in half precision the log-probabilities of a deep model wobble by half a nat between the two.
+    The probe has branches off branches at unequal depths, of unequal lengths, run in few padded
+    forwards, and answers decoded in one batch: all that the tree does and the plain loop does not.
+    """
+    requests = _probe(runtime.model.config.get_text_config().vocab_size)
+    probed = replace(runtime, blocks=())
+    plain = PlainEngine(replace(probed, token_budget=1)).read(requests)
+    batched = PlainEngine(replace(probed, token_budget=10_000)).read(requests)
+    half = runtime.model.dtype.itemsize < 4
+    slack = SLACK[runtime.model.dtype.itemsize]
+    if half:
+        slack = max(slack, 2 * _largest_gap(batched, plain))
+    try:
+        tree = TreeEngine(replace(probed, forward_cost=1000)).read(requests)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        return False  # a model without an ordinary key-value cache
+    answers = half or all(plain[prefix].answer == tree[prefix].answer for prefix in requests)
+    return _largest_gap(tree, plain) <= slack and answers
+
+
+def _largest_gap(first: Mapping[Prefix, Reading], second: Mapping[Prefix, Reading]) -> float:
+    """Largest difference in a log-probability that both have read."""
+    return max(
+        abs(second[prefix].logprobs[token] - logprob)
+        for prefix, reading in first.items()
+        for token, logprob in reading.logprobs.items()
+    )
+
+
+def _probe(vocabulary: int) -> dict[Prefix, Request]:
+    tokens = torch.randint(vocabulary, (42,), generator=torch.Generator().manual_seed(0)).tolist()
+    trunk = tuple(tokens[:24])
+    early, late = (*trunk[:4], *tokens[24:32]), (*trunk[:16], *tokens[32:37])
+    on_branch = (*early[:7], *tokens[37:])
+    prefixes = (trunk, early, late, on_branch)
+    return {
+        p: Request(set(tokens), is_prompt=True, answer=3 * (p in (early, late))) for p in prefixes
+    }
+
+
+def choose_engine(name: str, runtime: Runtime) -> PlainEngine | TreeEngine:
+    """The engine by name; `auto` is the tree where it reads this model as the plain loop does.
+
+    Says so where it does not, and raises UserError where the tree was asked for by name.
+    """
+    if name == "plain":
+        return PlainEngine(runtime)
+    if tree_agrees(runtime):
+        return TreeEngine(runtime)
+    model = type(runtime.model).__name__
+    if name == "tree":
+        raise UserError(f"--engine tree is not exact for {model}. Use --engine auto or plain.")
+    print(f"{model}: the tree engine is not exact for it, so the plain loop runs.", file=sys.stderr)
+    return PlainEngine(runtime)

@@ -1,0 +1,63 @@
+"""What a history changes at each layer: means over examples of what was read at each block.
+
+Layers are blocks 1..L. An example is one entry of a debug log; its layer measures are lists of one
+number per block, null where a hidden state was not finite. Used by the run and by viz. No torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from measures.stats import Clusters, mean_and_interval
+
+# Name of a measure in a result's `..._by_len` -> its key in an example of the debug log
+EXAMPLE_KEYS = {"cos": "cosines", "drift": "drift", "margin": "margin", "agree": "agree"}
+
+ByLen = Mapping[str, Sequence[dict[str, Any]]]  # history length -> its examples
+
+
+# -- many examples
+
+
+def aggregate(by_len: ByLen, at_0: Clusters, later: Clusters) -> dict[str, Any]:
+    """Every layer aggregate of a result file; {} for a measure that was not read.
+
+    `..._by_len` holds the mean over examples at each block; `decision_layer_by_len` the number of
+    examples decided at each block; `layer_stats_by_len` the intervals, and at each block how many
+    examples were left out since their value was not finite. The clusters are those of the examples
+    at h = 0 and at longer histories.
+    """
+    found: dict[str, Any] = {}
+    stats: dict[str, dict[str, Any]] = {h: {} for h in by_len}
+    clusters = {h: later if int(h) else at_0 for h in by_len}
+    for name, key in EXAMPLE_KEYS.items():
+        found[f"{name}_by_len"] = {}
+        for h, values in _tables(by_len, key).items():
+            found[f"{name}_by_len"][h], stats[h][name] = mean_and_interval(values, clusters[h])
+    depth = max((len(row) for row in found["cos_by_len"].values()), default=0)
+    found["decision_layer_by_len"] = {}
+    for h, values in _tables(by_len, "decision_layer").items():
+        counts = [int((values == block).sum()) for block in range(1, depth + 1)]
+        found["decision_layer_by_len"][h] = counts
+        stats[h]["decision_layer"] = _decision_stats(values, clusters[h])
+    return found | {"layer_stats_by_len": stats if any(stats.values()) else {}}
+
+
+def _tables(by_len: ByLen, key: str) -> dict[str, np.ndarray]:
+    """A measure by history length, an entry per example, NaN for null; {} unless all have it."""
+    if not all(key in example for group in by_len.values() for example in group):
+        return {}
+    return {h: np.array([e[key] for e in group], dtype=float) for h, group in by_len.items()}
+
+
+def _decision_stats(decided: np.ndarray, clusters: Clusters) -> dict[str, Any]:
+    """Mean decision layer of the examples that have one [N], and how many have none."""
+    [mean], stats = mean_and_interval(decided[:, None], clusters)
+    return {
+        "mean": mean,
+        "low": stats["low"][0],
+        "high": stats["high"][0],
+        "interval": stats["interval"],
+        "undecided": stats["excluded"][0],
+    }

@@ -1,0 +1,172 @@
+"""How one example is scored: labels, numbers and texts. Used by the run and by viz alike.
+
+An example here is one entry of a debug log: a dict with at least `score`, `top5`, and `config` with
+`history_len` and `target_idx`, and `cosines` where layers were read.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+from core.records import TEXT_SCORES
+
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+# 7, 1,234.50 and .5; a minus is a sign where it follows no word or number, so that 10-3 ends in 3
+NUMBER = re.compile(
+    r"(?:(?<![\w)])[-\N{MINUS SIGN}])?"
+    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?<![0-9])(?=\.[0-9]))(?:\.[0-9]+)?"
+)
+MARKED_NUMBER = re.compile(rf"####\s*\$?({NUMBER.pattern})")
+
+Example = dict[str, Any]
+
+
+def label_score(label_logprobs: dict[str, float], expected: str) -> float:
+    """1.0 where the label with the highest log-probability is the expected one, else 0.0."""
+    return float(best_label(label_logprobs) == expected)
+
+
+def best_label(label_logprobs: dict[str, float]) -> str:
+    """The label with the highest log-probability; of equal ones the first."""
+    return max(label_logprobs, key=label_logprobs.__getitem__)
+
+
+@cache
+def _scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
+
+
+def text_scores(prediction: str, references: Sequence[str]) -> dict[str, float]:
+    """TEXT_SCORES of a text, each with its best reference.
+
+    ROUGE-1, -2 and -L (`rouge`) are F1 without stemming (Lin 2004); exact match and token F1 are
+    those of SQuAD (Rajpurkar et al. 2016).
+    """
+    found = [_text_scores(prediction, reference) for reference in references]
+    return {name: max(scores[name] for scores in found) for name in TEXT_SCORES}
+
+
+def _text_scores(prediction: str, reference: str) -> dict[str, float]:
+    rouge = _scorer().score(reference, prediction)
+    words, expected = normalised_words(prediction), normalised_words(reference)
+    return {
+        "rouge1": rouge["rouge1"].fmeasure,
+        "rouge2": rouge["rouge2"].fmeasure,
+        "rouge": rouge["rougeL"].fmeasure,
+        "exact_match": float(words == expected),
+        "f1": token_f1(words, expected),
+    }
+
+
+def normalised_words(text: str) -> list[str]:
+    """Words as SQuAD compares them: lower case, without ASCII punctuation, without articles."""
+    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return ARTICLES.sub(" ", bare).split()
+
+
+def token_f1(words: Sequence[str], expected: Sequence[str]) -> float:
+    """F1 of the words as bags; of two empty ones 1."""
+    if not words or not expected:
+        return float(words == expected)
+    shared = (Counter(words) & Counter(expected)).total()
+    return 2 * shared / (len(words) + len(expected))
+
+
+def find_number(text: str) -> Decimal | None:
+    """The number after the last `#### `, or else the last number of a text; None without any."""
+    marked = MARKED_NUMBER.findall(text)
+    numbers = marked or NUMBER.findall(text)
+    return Decimal(numbers[-1].replace(",", "").replace("\N{MINUS SIGN}", "-")) if numbers else None
+
+
+@cache
+def _text_metric() -> Any:
+    """`text_scores` as an `evaluate` metric; `evaluate.load("rouge")` asks the Hub for one."""
+    import datasets
+    import evaluate
+
+    class TextScores(evaluate.Metric):
+        def _info(self) -> evaluate.MetricInfo:
+            text = datasets.Value("string")
+            return evaluate.MetricInfo(
+                description="ROUGE, exact match and F1 of the best reference, per example",
+                citation="Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004",
+                features=datasets.Features(
+                    {"predictions": text, "references": datasets.List(text)}
+                ),
+            )
+
+        def _compute(self, predictions: list, references: list) -> dict[str, list[dict]]:
+            return {"scores": list(map(text_scores, predictions, references))}
+
+    return TextScores(keep_in_memory=True)
+
+
+def evaluated_scores(
+    predictions: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[dict[str, float]]:
+    """`text_scores` of many through `evaluate`; for the run alone: importing it imports torch."""
+    groups = [list(group) for group in references]
+    return _text_metric().compute(predictions=list(predictions), references=groups)["scores"]
+
+
+def judge_labels(
+    label_logprobs: dict[str, float], expected: str, read: str = "likelihood", text: str = ""
+) -> Example:
+    """What of an example follows from its label log-probabilities and, where it was read, its text.
+
+    `read` likelihood scores the likeliest label, generate the label in the text; both scores the
+    likeliest label and keeps the other beside it. A text without exactly one label is wrong, and a
+    format failure besides.
+    """
+    best = best_label(label_logprobs)
+    likeliest = {"model_prediction": best, "score": float(best == expected)}
+    if read == "likelihood":
+        return likeliest
+    label = find_label(text, tuple(label_logprobs))
+    score = float(label == expected)
+    written = {"generated_text": text, "generated_label": label, "generated_score": score}
+    written["format_failure"] = label is None
+    if read == "both":
+        return likeliest | written
+    return {"model_prediction": text if label is None else label, "score": score} | written
+
+
+def find_label(text: str, labels: Sequence[str]) -> str | None:
+    """The label that a text holds as a word of its own; None where it holds none or several.
+
+    Labels of one letter must be in their own case, since `a` is also a word, and so must labels
+    that differ in case alone; others in any. Where one label is a part of another, as in `likely`
+    and `not likely`, the longer one is read first.
+    """
+    found, lower = set(), [label.lower() for label in labels]
+    for label in sorted(labels, key=len, reverse=True):
+        case = re.IGNORECASE if len(label) > 1 and lower.count(label.lower()) == 1 else 0
+        text, count = re.subn(rf"(?<!\w){re.escape(label)}(?!\w)", "\0", text, flags=case)
+        found |= {label} if count else set()
+    return found.pop() if len(found) == 1 else None
+
+
+def judge_text(
+    text: str, references: Sequence[str], metric_name: str, scores: dict[str, float]
+) -> Example:
+    """What of an example follows from a generated text and its `text_scores`.
+
+    Under `accuracy` it is right where its number is that of the first reference; a text without a
+    number is wrong, and a format failure besides.
+    """
+    if metric_name != "accuracy":
+        return {"score": scores[metric_name], "scores": scores}
+    found = find_number(text)
+    return {
+        "score": float(found is not None and found == find_number(references[0])),
+        "scores": scores,
+        "extracted": None if found is None else f"{found:f}",
+        "format_failure": found is None,
+    }

@@ -1,0 +1,342 @@
+"""Figures of finished runs: the curves over history length, and which results stand in one figure.
+
+Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import records
+from core.errors import UserError
+from measures import stats
+from reports import style
+from reports.style import FigureStyle, NamedFigure
+
+METRICS = {
+    "accuracy": "Accuracy",
+    "rouge": "ROUGE-L F1",
+    "rouge1": "ROUGE-1 F1",
+    "rouge2": "ROUGE-2 F1",
+    "exact_match": "Exact match",
+    "f1": "Token F1",
+}
+DRAWN_STATISTICS = (
+    "low",
+    "high",
+    "percent_change",
+    "percent_change_low",
+    "percent_change_high",
+    "p_holm",
+)
+BY = ("distractor", "model", "history", "seed")  # what lines can be
+ALWAYS = ("model", "target", "distractor")  # fields of a key that are named even where all agree
+SEEDS = (
+    "Each seed draws its own histories and, under --limit, its own targets; nothing is pooled "
+    "over seeds"
+)
+MOST_BANDS = 3  # lines whose bands can still be told apart
+SPREAD = 0.6  # turns over which the lines of one history length are spread where there are more
+
+PANEL_HEIGHTS = {"single": 1.9, "double": 2.4}  # inches, of the panel
+
+Record = dict[str, Any]  # a result
+Curves = dict[str, np.ndarray]  # of `read_curves`
+
+
+@dataclass(frozen=True)
+class Group:
+    """The results of one figure: a line each, by the field of their keys in which they differ."""
+
+    by: str  # of BY
+    names: dict[str, str]  # the fields that they share, by which the figure is named
+    lines: dict[str, Record]
+
+    @property
+    def length(self) -> int:
+        """History lengths of the longest line, h = 0 among them."""
+        return max(len(result["metric_by_len"]) for result in self.lines.values())
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be known about such lines."""
+        return [SEEDS] if self.by == "seed" else []
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric, as figures write it."""
+        name = next(iter(self.lines.values()))["metric_name"]
+        return METRICS.get(name, name)
+
+    def drawn(self, kind: str, figure: Any, about: str, notes: Sequence[str]) -> NamedFigure:
+        """A figure with its name and its caption."""
+        lines = ", ".join(label_of(name, result) for name, result in self.lines.items())
+        what = ", ".join([about, *in_words(self.names)])
+        kind = kind if self.by == BY[0] else f"{kind}_by_{self.by}"
+        text = style.as_sentences([what, f"{self.by}: {lines}", *notes])
+        return NamedFigure(style.figure_stem(self.names, kind), figure, text)
+
+
+def load_groups(folders: Iterable[str | Path], by: str = BY[0]) -> list[Group]:
+    """Results below the folders, in figures whose lines differ in `by` alone."""
+    return group_results(records.load_results(folders), by)
+
+
+def group_results(results: dict[records.Key, Record], by: str = BY[0]) -> list[Group]:
+    """Results of `records.load_results` in figures whose lines differ in `by` alone.
+
+    Each result gets its `curves`, and under `names` the fields of its key that name it: history
+    and seed are among them where they vary.
+    """
+    varying = {field for field in BY if len({getattr(key, field) for key in results}) > 1}
+    groups: dict[records.Key, Group] = {}
+    for key, result in results.items():
+        names = {k: v for k, v in key._asdict().items() if k in ALWAYS or k in varying}
+        shared = {field: name for field, name in names.items() if field != by}
+        group = groups.setdefault(key._replace(**{by: ""}), Group(by, shared, {}))
+        drawn = {"names": names, "curves": read_curves(result)}
+        group.lines[getattr(key, by)] = result | drawn
+    return list(groups.values())
+
+
+def in_words(names: dict[str, str]) -> list[str]:
+    """The names of a figure in two lines: the model, and the rest."""
+    rest = ", ".join(
+        f"{field}\N{NO-BREAK SPACE}{name}" for field, name in names.items() if field != "model"
+    )
+    return [line for line in (names.get("model"), rest) if line]
+
+
+def read_curves(result: Record) -> Curves:
+    """The statistics NAMES and the metric, each over h [H + 1]; null is NaN."""
+    stats_by_len = result["stats_by_len"].values()
+    curves = {name: [of_len[name] for of_len in stats_by_len] for name in DRAWN_STATISTICS}
+    curves["metric"] = list(result["metric_by_len"].values())
+    try:
+        return {name: np.array(values, dtype=float) for name, values in curves.items()}
+    except (TypeError, ValueError) as error:
+        pair = " of ".join((result["distractor"], result["target"]))
+        raise UserError(f"the result {pair} is damaged: {error!r:.90}.") from error
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A number over history length, and how it is called."""
+
+    name: str  # of the values in `read_curves`
+    ends: tuple[str, str]  # of their interval
+    stem: str  # in the figure's file name
+    label: str  # of its axis, with the unit
+    about: str  # for a caption
+
+
+METRIC = Curve("metric", ("low", "high"), "metric", "{} (fraction, 0 to 1)", "{}")
+CHANGE = Curve(
+    "percent_change", ("percent_change_low", "percent_change_high"), "change",
+    "{}: relative change\nagainst h = 0 (%)", "Relative change (%) of {} against h = 0",
+)  # fmt: skip
+
+
+def metric_figures(
+    groups: Sequence[Group], look: FigureStyle = style.PLAIN
+) -> Iterator[NamedFigure]:
+    """The metric of each group, and its change where there is a history."""
+    styles = line_styles(groups)
+    for group in groups:
+        for curve in (METRIC, CHANGE) if group.length > 1 else (METRIC,):
+            yield draw_curve(curve, group, styles, look)
+
+
+def line_styles(groups: Iterable[Group]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes of each line, the same in every figure of these groups."""
+    names = {name for group in groups for name in group.lines}
+    seeds = any(group.by == "seed" for group in groups)
+    return style.line_styles(sorted(names, key=records.by_text if seeds else None))
+
+
+def draw_curve(
+    curve: Curve, group: Group, styles: dict[str, Any], look: FigureStyle
+) -> NamedFigure:
+    """A line per result with its interval: few with bands, many apart and with bars."""
+    figure, axes = style.new_figure(look)
+    style.over_turns(axes)
+    for (name, result), shift in zip(group.lines.items(), shifts(group)):
+        line = styles[name] | {"label": label_of(name, result), "markerfacecolor": "white"}
+        values = result["curves"]
+        draw_line(axes, values[curve.name], line, shift, [values[end] for end in curve.ends])
+        _fill_markers(axes, axes.lines[-1], values["p_holm"] < stats.ALPHA)  # not where it is NaN
+    if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
+        middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        axes.text(0.5, 0.5, "none of these can be computed", **middle)
+    axes.set_xlim(-0.5, group.length - 0.5)
+    axes.set_ylabel(curve.label.format(group.metric))
+    if curve is CHANGE:
+        axes.axhline(0, **style.ZERO)
+        # At least 1 % either way, so that a flat line is not blown up to rounding noise.
+        axes.set_ylim(min(-1, axes.get_ylim()[0]), max(1, axes.get_ylim()[1]))
+    notes = [*curve_notes(group, curve), *null_notes(group, curve)]
+    style.add_legend(figure, axes, look, group.by.capitalize(), notes)
+    style.finish(figure, look, in_words(group.names), PANEL_HEIGHTS[look.width])
+    about = f"{curve.about.format(group.metric)} over history length h (turns)"
+    return group.drawn(curve.stem, figure, about, notes)
+
+
+def label_of(name: str, result: Record) -> str:
+    """A line's label in the legend; n must not be parted from its number."""
+    return f"{name} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{result['n']})"
+
+
+def curve_notes(group: Group, curve: Curve) -> list[str]:
+    """What the marks of lines mean: band or bars, filled or hollow."""
+    by_len = [list(result["stats_by_len"].values()) for result in group.lines.values()]
+    if curve is METRIC:
+        methods = dict.fromkeys(entry["interval"] for entries in by_len for entry in entries)
+    else:
+        units = dict.fromkeys(entries[-1]["clusters"]["unit"] for entries in by_len)
+        methods = [f"{stats.CONFIDENCE:.0%} bootstrap over {unit}" for unit in units]
+    filled = f"filled: p < {stats.ALPHA} against h = 0, after Holm's correction over a line"
+    return [interval_note(group, " or ".join(methods)), filled, *group.notes]
+
+
+def interval_note(group: Group, method: str) -> str:
+    """What bands or bars are."""
+    return f"{'band' if len(group.lines) <= MOST_BANDS else 'bars'}: {method}"
+
+
+def null_notes(group: Group, curve: Curve) -> list[str]:
+    """Sentences that say what is not drawn, and why."""
+    notes: dict[str, dict[str, None]] = defaultdict(dict)  # a dict as an ordered set
+    for name, result in group.lines.items():
+        for entry in result["stats_by_len"].values():
+            nulls = [each for each in (curve.name, curve.ends[0]) if entry.get(each, 0) is None]
+            if nulls:
+                what = "no interval" if nulls[0] == curve.ends[0] else "gaps"
+                reason = entry.get(f"{nulls[0]}_reason", "of no stored reason")
+                notes[f"{what} because {reason}"][name] = None
+    return [f"{note}: {', '.join(lines)}" for note, lines in notes.items()]
+
+
+def shifts(group: Group) -> list[float | None]:
+    """How far each line is moved (turns): many apart, so that bars are seen; few (None) not."""
+    count = len(group.lines)
+    if count <= MOST_BANDS:
+        return [None] * count
+    return [SPREAD * ((i + 0.5) / count - 0.5) for i in range(count)]
+
+
+def draw_line(
+    axes: Any, y: np.ndarray, line: dict[str, Any], shift: float | None, ends: Any = None, *,
+    first: int = 0,
+) -> None:  # fmt: skip
+    """A line from h = `first` on in this style; its interval is a band, or bars where shifted."""
+    x = np.arange(first, first + len(y)) + (shift or 0)
+    axes.plot(x, y, **line)
+    if ends is None:
+        return
+    if shift is None and len(y) > 1:
+        axes.fill_between(x, *ends, color=line["color"], alpha=0.15, linewidth=0)
+    else:
+        axes.vlines(x, *ends, color=line["color"], linewidth=1)
+
+
+def _fill_markers(axes: Any, line: Any, where: np.ndarray) -> None:
+    dots = {"color": line.get_color(), "marker": line.get_marker(), "zorder": 3}
+    axes.scatter(*line.get_xydata()[where].T, line.get_markersize() ** 2, **dots)
+
+
+STUDY_HEIGHTS = {"single": 1.4, "double": 2.0}  # inches, of a panel
+PANELS = {
+    "tau": "tau: zero-shot reply",
+    "confidence": "confidence: own reply",
+    "loss": "loss: reference",
+}
+
+
+def study_figures(
+    groups: Sequence[Group], look: FigureStyle = style.PLAIN
+) -> Iterator[NamedFigure]:
+    """Sensitivity and cue of each group, for those of its results that hold them."""
+    styles = line_styles(groups)
+    for group in groups:
+        for key, draw in (("sensitivity_by_len", draw_sensitivity), ("cue_by_len", draw_cue)):
+            held = {
+                name: result for name, result in group.lines.items() if any(result[key].values())
+            }
+            if not held:
+                continue
+            try:
+                yield draw(replace(group, lines=held), styles, look)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                path = next(iter(held.values()))["path"]
+                raise UserError(
+                    f"{path} is damaged: {key} cannot be drawn ({error!r:.90})."
+                ) from error
+
+
+def draw_sensitivity(group: Group, styles: dict[str, Any], look: FigureStyle) -> NamedFigure:
+    """Loss of log-likelihood (nats per token) over history length, a panel for each variant."""
+    figure, panels = _panels(look, len(PANELS), sharey=True)
+    for axes, (name, label) in zip(panels, PANELS.items()):
+        axes.set_title(label)
+        axes.axhline(0, **style.ZERO)
+        for (line, result), shift in zip(group.lines.items(), shifts(group)):
+            by_len = result["sensitivity_by_len"].values()
+            entries = [of_len[name]["per_token"] for of_len in by_len]
+            mean, *ends = (_column(entries, key) for key in ("mean", "low", "high"))
+            draw_line(axes, mean, styles[line] | {"label": label_of(line, result)}, shift, ends)
+    for axes in panels[:1] if look.wide else panels:
+        axes.set_ylabel("Less likely than at h = 0\n(nats per token)")
+    about = "Loss of log-likelihood against h = 0 (nats per token) over history length h (turns)"
+    notes = [interval_note(group, entries[0]["interval"])]
+    return _finished(figure, group, look, ("sensitivity", about), notes)
+
+
+def draw_cue(group: Group, styles: dict[str, Any], look: FigureStyle) -> NamedFigure:
+    """The metric with and without the cue, and their difference, on the same targets."""
+    figure, (values, differences) = _panels(look, 2)
+    differences.axhline(0, **style.ZERO)
+    for (line, result), shift in zip(group.lines.items(), shifts(group)):
+        plain, shape = list(result["metric_by_len"].values()), styles[line]
+        entries = [entry for h, entry in result["cue_by_len"].items() if int(h)]
+        hollow = shape | {"markerfacecolor": "white"}
+        ends = [_column(entries, f"change_points_{end}") for end in ("low", "high")]
+        draw_line(values, plain, shape | {"label": label_of(line, result)}, shift)
+        draw_line(values, _column(entries, "metric"), hollow, shift, first=1)
+        draw_line(differences, _column(entries, "change_points"), shape, shift, ends, first=1)
+    # At least a point either way, so that no difference is not blown up to rounding noise.
+    low, high = differences.get_ylim()
+    differences.set_ylim(min(-1, low), max(1, high))
+    values.set_ylabel(f"{group.metric} (fraction, 0 to 1)")
+    differences.set_ylabel("With cue less without (points)")
+    unit = entries[0]["clusters"]["unit"]
+    cues = dict.fromkeys(each["config"].get("switch_cue", "") for each in group.lines.values())
+    notes = [f"hollow: with the cue {' or '.join(f'{cue!r:.60}' for cue in cues)}"]
+    notes += [interval_note(group, f"{stats.CONFIDENCE:.0%} bootstrap over {unit}")]
+    about = f"{group.metric} with and without a switch cue, and the difference"
+    return _finished(figure, group, look, ("cue", about), notes)
+
+
+def _column(entries: list[dict[str, Any]], key: str) -> np.ndarray:
+    return np.array([entry[key] for entry in entries], dtype=float)
+
+
+def _panels(look: FigureStyle, count: int, **shared: bool) -> tuple[Any, Any]:
+    """A figure with panels over history length, side by side or below each other."""
+    figure, panels = style.new_figure(look, *((1, count) if look.wide else (count, 1)), **shared)
+    for axes in panels:
+        style.over_turns(axes)
+    return figure, panels
+
+
+def _finished(
+    figure: Any, group: Group, look: FigureStyle, what: tuple[str, str], notes: list[str]
+) -> NamedFigure:
+    """The figure of `what` (its name, its caption's beginning) with legend, title and caption."""
+    notes = notes + group.notes
+    style.add_legend(figure, figure.axes[0], look, group.by.capitalize(), notes)
+    style.finish(figure, look, in_words(group.names), STUDY_HEIGHTS[look.width])
+    return group.drawn(what[0], figure, what[1], notes)

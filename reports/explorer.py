@@ -1,0 +1,228 @@
+"""The examples behind a report's numbers, as its explorer reads them. No torch.
+
+A row is one target of a pair under one seed, with its prompts of all history lengths. Texts are
+stored once, in `strings`, and named by their place there. Where there are more examples than a page
+can bear a sample is embedded; every count is of all of them.
+"""
+
+import random
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from core import records
+from core.errors import UserError
+from reports import curves, turns, verify
+
+FLIP = 0.5  # change of a score against h = 0 that is a flip; of right and wrong it is any change
+MOST_ROWS = 2000  # of all pairs
+MOST_LETTERS = 4_000_000  # of all texts
+PLACES = 3  # of scores and log-probabilities
+
+Example = dict[str, Any]
+Record = dict[str, Any]  # a result
+
+
+class Texts:
+    """Texts by the place of their first use; equal ones are kept once."""
+
+    def __init__(self) -> None:
+        """Starts empty."""
+        self.places: dict[str, int] = {}
+        self.letters = 0
+
+    def __call__(self, text: str) -> int:
+        """The place of a text."""
+        if text not in self.places:
+            self.letters += len(text)
+        return self.places.setdefault(text, len(self.places))
+
+
+def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
+    """What the explorer embeds: `strings`, `marks` (whose words follow a text that is a template's
+    mark), `pairs` called by `names`, and `rows`; UserError for a log that is damaged.
+    """
+    pairs, sampled = [], []
+    for result, name in zip(results, names):  # one log at a time, since they can be large
+        groups = read_groups(result)
+        states = states_of(groups, result)
+        chosen = choose(states, MOST_ROWS // len(results), f"report/{name}")
+        order = {row: place for place, row in enumerate(groups)}
+        sampled.append([(order[row], groups[row], states[row]) for row in chosen])
+        with records.showing(result["path"], "its pair"):
+            pairs.append(describe_pair(result, name, states))
+    texts, marks, rows = Texts(), {}, []
+    for turn in zip_longest(*sampled):  # a row of every pair, so that a limit cuts all alike
+        for number, entry in enumerate(turn):
+            if entry and texts.letters < MOST_LETTERS:
+                with records.showing(log_of(results[number]), "an example"):
+                    made = make_row(*entry[1:], results[number], texts, marks)
+                rows.append((number, entry[0], {"pair": number, **made}))
+                pairs[number]["embedded"] += 1
+    rule = {"threshold": FLIP, "strings": list(texts.places), "marks": marks}
+    in_order = [row for *_, row in sorted(rows, key=lambda entry: entry[:2])]
+    return rule | {"pairs": pairs, "rows": in_order}
+
+
+def log_of(result: Record) -> Path:
+    """Where the log of a result lies."""
+    return records.debug_path(Path(result["path"]))
+
+
+def read_groups(result: Record) -> dict[tuple[int, int], list[Example]]:
+    """The examples of a result's log by target and seed, in the order of the run, each with one
+    example per history length; UserError where the log is damaged or another result's.
+    """
+    path = log_of(result)
+    log = records.read_debug(path)
+    other = next((name for name in records.IDENTITY if log[name] != result[name]), None)
+    if other:
+        raise UserError(f"{path} is the log of another result: its {other} is {log[other]!r:.80}.")
+    count = len(result["metric_by_len"])
+    groups: dict[tuple[int, int], list] = {}
+    for example in log["debug_examples"]:
+        place, h = example["config"], example["config"]["history_len"]
+        with records.showing(path, "an example"):
+            group = groups.setdefault((place["target_idx"], place.get("seed", 0)), [None] * count)
+        if h >= count or group[h] is not None:
+            raise UserError(f"{path} is damaged: it holds a prompt of {h} turns too many.")
+        group[h] = example
+    if any(None in group for group in groups.values()):
+        raise UserError(f"{path} is damaged: some targets lack a history length.")
+    if len(groups) != result["n"]:
+        raise UserError(f"{path} holds {len(groups)} examples, and its result {result['n']}.")
+    for h, stored in result["metric_by_len"].items():
+        mean = sum(group[int(h)]["score"] for group in groups.values()) / len(groups)
+        if abs(mean - stored) > verify.TOLERANCE:
+            raise UserError(
+                f"{path} does not give the metric of its result at h = {h}: {mean:.6g}, not "
+                f"{stored:.6g}.\nLook closer with: python viz.py verify --debug_file {path}"
+            )
+    return groups
+
+
+def states_of(groups: dict[Any, list[Example]], result: Record) -> dict[Any, list[str]]:
+    """The `state` of each row at each history length."""
+    graded = result["metric_name"] not in records.PROPORTIONS
+    return {
+        row: [state(example["score"], group[0]["score"], graded) for example in group]
+        for row, group in groups.items()
+    }
+
+
+def state(score: float, at_0: float, graded: bool) -> str:
+    """`lost` or `gained` where the score moved by FLIP or more against h = 0, else right or wrong;
+    a graded score that did not is `scored`.
+    """
+    if abs(round(score - at_0, PLACES)) >= FLIP:  # the change that is displayed
+        return "lost" if score < at_0 else "gained"
+    return "scored" if graded else "right" if score else "wrong"
+
+
+def flipped(states: Sequence[str]) -> bool:
+    """Did any history flip this target?"""
+    return "lost" in states or "gained" in states
+
+
+def choose(states: dict[Any, list[str]], room: int, key: str) -> list[Any]:
+    """At most `room` rows, drawn with `key` as the seed: a flipped one and another in turn while
+    there are both, so that any beginning of them is half flipped.
+    """
+    order = list(states)
+    random.Random(key).shuffle(order)
+    moved = [row for row in order if flipped(states[row])]
+    others = [row for row in order if not flipped(states[row])]
+    return [row for both in zip_longest(moved, others) for row in both if row is not None][:room]
+
+
+def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> dict[str, Any]:
+    """A pair's name, metric, labels and counts over all of its examples."""
+    by_len = list(zip(*states.values()))
+    return {
+        "name": name,
+        **{key: result[key] for key in ("model", "target", "distractor")},
+        "metric": curves.METRICS.get(result["metric_name"], result["metric_name"]),
+        "graded": result["metric_name"] not in records.PROPORTIONS,
+        "n": len(states),
+        "embedded": 0,
+        "flipped": sum(map(flipped, states.values())),
+        "lost": [column.count("lost") for column in by_len],
+        "gained": [column.count("gained") for column in by_len],
+        "blocks": max(map(len, result["cos_by_len"].values()), default=0),
+    }
+
+
+def make_row(
+    group: Sequence[Example],
+    states: Sequence[str],
+    result: Record,
+    texts: Texts,
+    marks: dict[int, str],
+) -> dict[str, Any]:
+    """One target under one seed: its prompts in pieces, and what came of each."""
+    first, longest = group[0], group[-1]["config"]
+    form = result["config"].get("prompt", "chat")
+    roles = longest.get("history_role", ["distractor"] * len(longest["history_idx"]))
+    return {
+        "target": first["config"]["target_idx"],
+        "seed": first["config"].get("seed", 0),
+        "labelled": "label_logprobs" in first,
+        "references": list(map(texts, first.get("references", [first["expected_answer"]]))),
+        "history": list(zip(roles, longest["history_idx"])),
+        **_prompts([example["prompt_text"] for example in group], form, texts, marks),
+        "cued": _cued(group, form, texts, marks),
+        "at": [
+            {"state": named, **make_answer(example, first["score"], texts)}
+            for example, named in zip(group, states)
+        ],
+    }
+
+
+def _prompts(
+    prompts: Sequence[str], form: str, texts: Texts, marks: dict[int, str]
+) -> dict[str, Any]:
+    """Prompts as `pieces`, `cuts` and `tail`, or whole where their turns are not nested."""
+    pieces = turns.split_prompts(prompts, form)
+    if pieces is None:
+        return {"whole": list(map(texts, prompts))}
+    for piece in (*pieces.history, *pieces.tail):
+        who = turns.speaker(piece, form)
+        if who is not None:
+            marks[texts(piece)] = who
+    history, tail = (list(map(texts, part)) for part in (pieces.history, pieces.tail))
+    return {"pieces": history, "cuts": pieces.cuts, "tail": tail}
+
+
+def _cued(
+    group: Sequence[Example], form: str, texts: Texts, marks: dict[int, str]
+) -> dict[str, Any] | None:
+    """The prompts with a cue, from h = 1; None where there are none."""
+    prompts = [each["cued"].get("prompt_text", "") for each in group[1:] if "cued" in each]
+    return _prompts(prompts, form, texts, marks) if prompts else None
+
+
+def make_answer(example: Example, at_0: float, texts: Texts) -> dict[str, Any]:
+    """What the model made of a prompt; what was not read is left out."""
+    found = {
+        "score": round(example["score"], PLACES),
+        "change": round(example["score"] - at_0, PLACES),
+        "answer": texts(example["model_prediction"]),
+        "top5": list(map(texts, map(str, example["top5"]))),
+    }
+    if "label_logprobs" in example:
+        scores = example["label_logprobs"].items()
+        found["logprobs"] = {label: round(value, PLACES) for label, value in scores}
+    if "decision_layer" in example:
+        found["layer"] = example["decision_layer"]
+    if example.get("format_failure"):
+        found["failed"] = True
+    if "generated_text" in example:
+        found["text"] = texts(example["generated_text"])
+    if "cued" in example:
+        cued = example["cued"]
+        found["cued"] = {
+            "answer": texts(cued["model_prediction"]),
+            "score": round(cued["score"], PLACES),
+        }
+    return found

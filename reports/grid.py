@@ -1,0 +1,220 @@
+"""Heat maps of a grid of pairs: what each distractor does to each target at one history length."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core import records
+from core.errors import UserError
+from measures import stats
+from reports import style, tables
+from reports.curves import ALWAYS, BY, METRICS, SEEDS, in_words
+from reports.style import FigureStyle, NamedFigure
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+COLOURS = "PuOr_r"  # diverging, told apart by the colour-blind; orange is a rise
+MISSING = "0.88"  # grey
+MARK = "{}\N{NO-BREAK SPACE}p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}{}"  # not to be broken
+LINE = 0.125  # inches: a line of text
+BOLD = 1.15  # how much wider text is in bold
+NARROWEST = 0.11  # inches: the least that a column is wide
+NAME_ROOM = {"single": 0.95, "double": 1.8}  # inches for the names of targets
+MOST_LINES = 4  # of a column's name where it is upright
+
+
+@dataclass(frozen=True)
+class Heat:
+    """What the maps of a table have in common."""
+
+    h: int
+    limit: float  # points at the ends of the colours
+    tests: int  # comparisons that p-values are corrected over
+    by: str = BY[0]  # the field of the columns
+    look: FigureStyle = style.PLAIN
+
+
+def split(frame: "DataFrame", by: str) -> Iterator[tuple[dict[str, str], "DataFrame"]]:
+    """The rows of each map with the fields that name it: all but targets and columns."""
+    fields = [field for field in BY if field != by]
+    named = [each for each in fields if each in ALWAYS or frame[each].nunique() > 1]
+    in_order = [field for field in records.Key._fields if field in named]
+    for _, cells in frame.groupby(fields):
+        yield {field: str(cells[field].iloc[0]) for field in in_order}, cells
+
+
+def choose_length(frame: "DataFrame", h: int | None, by: str = BY[0]) -> int:
+    """`h`, or the longest history that every pair has; UserError where a map has none of `h`."""
+    longest = int(frame.groupby(list(records.Key._fields))["h"].max().min())
+    if h is None:
+        h = longest
+    if h < 1:
+        raise UserError("a grid needs a history of at least 1 turn: the change at h = 0 is 0.")
+    short = [
+        ", ".join(in_words(names)) for names, cells in split(frame, by) if cells["h"].max() < h
+    ]
+    if short:
+        raise UserError(
+            f"--h {h}: {'; '.join(short)} has no result with so long a history.\n"
+            f"The longest that all pairs have is {longest}."
+        )
+    return h
+
+
+def grid_figures(
+    frame: "DataFrame", h: int, by: str = BY[0], look: FigureStyle = style.PLAIN
+) -> Iterator[NamedFigure]:
+    """A map of each model (or what else is not in the columns), all on one colour scale."""
+    chosen = frame[frame["h"] == h]
+    limit = max(1.0, float(chosen["change_points"].abs().max()))
+    heat = Heat(h, limit, int(frame["p_value"].notna().sum()), by, look)
+    for names, cells in split(frame, by):
+        yield draw_grid(names, cells, heat)
+
+
+def draw_grid(names: dict[str, str], cells: "DataFrame", heat: Heat) -> NamedFigure:
+    """Change (points) at one h, targets down and distractors, or what `heat.by` is, across.
+
+    `cells` are rows of every length, so that a pair without this one is drawn as missing.
+    """
+    targets = sorted(cells["target"].unique())
+    across = sorted(cells[heat.by].unique(), key=records.by_text if heat.by == "seed" else None)
+    found = {
+        (targets.index(row["target"]), across.index(row[heat.by])): row
+        for row in cells[cells["h"] == heat.h].to_dict("records")
+    }
+    changes = np.full((len(targets), len(across)), np.nan)
+    for place, row in found.items():
+        changes[place] = row["change_points"]
+    figure, axes = _new_figure(changes, heat)
+    metrics = dict(zip(cells["target"], cells["metric"]))
+    rows = [f"{target} ({METRICS.get(metrics[target], metrics[target])})" for target in targets]
+    rows = [style.wrap(name, NAME_ROOM[heat.look.width]) for name in rows]
+    axes.set_yticks(range(len(rows)), rows)
+    width = _cell_width(figure, axes, len(across))
+    _name_columns(axes, across, width)
+    height = max(name.count("\n") + 1 for name in rows) * LINE + 0.06  # inches
+    height = max(height, _write_cells(axes, changes.shape, found, heat, width))
+    return _finished(figure, names, heat, len(rows) * height)
+
+
+def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> NamedFigure:
+    what = f"Change against h = 0 after h = {heat.h} turns"
+    marks = ", ".join(MARK.format(mark, end) for end, mark in reversed(tables.STARS))
+    notes = [
+        "Change in points of the metric",
+        f"{marks}, after Holm's correction over the {heat.tests} comparisons (every pair and "
+        "h >= 1) of the results given",
+        f"Hatched, in brackets: not significant (p >= {stats.ALPHA}) or not testable",
+        *([SEEDS] if heat.by == "seed" else []),
+    ]
+    if not heat.look.paper:
+        figure.supxlabel(style.wrap(". ".join(notes), heat.look.inches - 0.2))
+    titles = [*in_words(names), what]
+    style.finish(figure, heat.look, titles, height)
+    kind = ("grid", f"h{heat.h}" if heat.by == BY[0] else f"h{heat.h}_by_{heat.by}")
+    caption = style.as_sentences([", ".join([what, *in_words(names)]), *notes])
+    return NamedFigure(style.figure_stem(names, *kind), figure, caption)
+
+
+def _cell_width(figure: Any, axes: Any, columns: int) -> float:
+    """Inches of a column; the figure grows where columns would be too narrow for their names."""
+    figure.get_layout_engine().execute(figure)
+    width = axes.get_window_extent().width / figure.dpi / columns
+    if width >= NARROWEST:
+        return width
+    figure.set_figwidth(figure.get_figwidth() + columns * (NARROWEST - width))
+    return NARROWEST
+
+
+def _name_columns(axes: Any, names: Sequence[str], width: float) -> None:
+    """Names below the columns: upright where they fit, else from below to above."""
+    upright = [style.wrap(name, width - 0.06) for name in names]
+    lines = [line for name in upright for line in name.splitlines()]
+    short = all(name.count("\n") < MOST_LINES for name in upright)
+    if short and max(map(style.text_inches, lines)) < width - 0.04:
+        axes.set_xticks(range(len(names)), upright)
+        return
+    most = max(1, int(width / LINE))
+    for room in np.arange(0.8, 9, 0.2):  # inches
+        lying = [style.wrap(name, room) for name in names]
+        if max(name.count("\n") for name in lying) < most:
+            break
+    axes.set_xticks(range(len(names)), lying, rotation=90, multialignment="right")
+
+
+def _write_cells(
+    axes: Any, shape: tuple[int, int], found: dict[tuple, dict], heat: Heat, width: float
+) -> float:
+    """Number and stars of each cell, or that it is missing; returns how high a row must be.
+
+    They stand upright where they fit, else lie; where not even that, the sign alone is written.
+    """
+    texts = {place: cell_text(found.get(place)) for place in np.ndindex(shape)}
+    lines = [line for text in texts.values() for line in text.split("\n")]
+    rotation, height = 0, 2 * LINE + 0.06
+    if BOLD * max(map(style.text_inches, lines)) + 0.04 > width:
+        texts = {place: text.replace("\n", " ") for place, text in texts.items()}
+        rotation, height = 90, BOLD * max(map(style.text_inches, texts.values())) + 0.08
+    if width < LINE:
+        texts = {place: text.strip("(")[0].strip("n") for place, text in texts.items()}
+        rotation, height = 0, LINE
+    for place, text in texts.items():
+        _write_cell(axes, place, text, found.get(place), heat.limit, rotation)
+    return height
+
+
+def cell_text(row: dict[str, Any] | None, between: str = "\n") -> str:
+    """What a cell says: its change with `between` and its stars, or else in brackets."""
+    if row is None:
+        return f"no{between}result"
+    number = f"{row['change_points']:+z.1f}"
+    return f"{number}{between}{row['stars']}" if row["stars"] else f"({number})"
+
+
+def _write_cell(
+    axes: Any, place: tuple[int, int], text: str, row: Any, limit: float, rotation: int
+) -> None:
+    """The text of a cell, and its hatching where it is not significant."""
+    from matplotlib import rcParams
+    from matplotlib.patches import Rectangle
+
+    (i, j), looks = place, {"color": "0.3"}
+    if row is not None and row["stars"]:
+        looks = {"color": ink(row["change_points"] / limit), "weight": "bold"}
+    elif row is not None:
+        hatch = {"fill": False, "hatch": "////", "edgecolor": "0.55", "linewidth": 0}
+        axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **hatch))
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85}
+        looks = {"color": "0.2", "bbox": box}
+    middle = {"ha": "center", "va": "center", "rotation": rotation}
+    axes.text(j, i, text, size=rcParams[style.SMALL], **middle, **looks)
+
+
+def ink(place: float) -> str:
+    """Black or white, whichever is read better on the colour at `place` in [-1, 1].
+
+    Above a luminance of 0.179 black has the higher contrast, by WCAG 2.
+    """
+    from matplotlib import colormaps
+
+    return "black" if style.luminance(colormaps[COLOURS]((place + 1) / 2)) > 0.179 else "white"
+
+
+def _new_figure(changes: np.ndarray, heat: Heat) -> tuple[Any, Any]:
+    """The map itself with its colour bar, without names and numbers."""
+    figure, axes = style.new_figure(heat.look)
+    axes.set_facecolor(MISSING)
+    for ticks, count in ((axes.set_yticks, len(changes)), (axes.set_xticks, changes.shape[1])):
+        ticks(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(False)
+    axes.grid(which="minor", axis="both", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.set(ylabel="Target", xlabel=heat.by.capitalize())
+    image = axes.imshow(changes, cmap=COLOURS, vmin=-heat.limit, vmax=heat.limit, aspect="auto")
+    # Below, since beside a map of one row there is no room for its label.
+    figure.colorbar(image, label="Change (points)", location="bottom", aspect=40, shrink=0.6)
+    return figure, axes

@@ -1,0 +1,185 @@
+"""One HTML page of every result: verdict, tables, figures, the examples behind them. No torch.
+
+    python viz.py report --result_dir results --out report.html
+
+The page is one file that needs no network: its Content-Security-Policy forbids any, and allows no
+script and no style but the ones written here. Equal results give equal bytes.
+"""
+
+import base64
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core import records
+from reports import curves, explorer, layers, style, tables, verdict
+
+SCRIPTS = ("report.js", "examples.js", "example.js", "explorer.js")
+TEMPLATES = Path(__file__).parent / "templates"
+ENLARGED = 1.3  # a screen is read from further away than paper
+DPI = 150
+MOST_LAYER_PAIRS = 16  # pairs whose layers are drawn
+POLICY = (
+    "default-src 'none'; img-src data:; script-src {script}; style-src {style}; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+Record = dict[str, Any]
+
+
+def write_report(folders: Iterable[str | Path], out: Path) -> list[str]:
+    """Write the page of every result below the folders -> what to tell about it, in lines."""
+    results = records.load_results(folders)
+    page, notes = make_page(results)
+    records.write_text(out, page)
+    return notes
+
+
+def make_page(found: tables.Results) -> tuple[str, list[str]]:
+    """The page as text, and what it leaves out, in lines."""
+    results, frame = list(found.values()), tables.make_frame(found)
+    names = names_of(frame)
+    held = explorer.make_explorer(results, names)
+    said = verdict.make_verdict(frame, results)
+    drawn, undrawn = layer_pairs(results, names, said)
+    thinned = _thinned(held["pairs"])
+    page = {
+        "models": sorted({result["model"] for result in results}),
+        "pairs": names,
+        "verdict": said,
+        "table": verdict.verdict_table(frame),
+        "heat": verdict.heat_maps(frame),
+        "left_out": verdict.left_out(results, names),
+        "others": verdict.other_scores(results, names),
+        "settings": verdict.settings(results, names),
+        "thinned": thinned,
+        "held": held["pairs"],
+        "undrawn": undrawn,
+        "data": pack(held),
+        "start": _first_pair(names, said),
+    }
+    groups = curves.group_results(found)
+    with style.sheet():
+        page["curves"] = list(curve_images(groups))
+        page["layers"] = sorted(
+            layer_images(groups, results, drawn), key=lambda entry: entry["pair"]
+        )
+    return render(page), [note for note in (thinned, _undrawn(len(undrawn))) if note]
+
+
+def names_of(frame: Any) -> list[str]:
+    """What each result is called on the page, in the order of the results."""
+    apart = verdict.identity(frame)
+    return [verdict.name_of(row, apart) for row in frame.to_dict("records") if row["h"] == 0]
+
+
+def _first_pair(names: Sequence[str], said: dict[str, Any]) -> int:
+    """The pair that the explorer opens with: the one that is hurt most."""
+    worst = [pair["name"] for pair in said["hurt"]]
+    return names.index(worst[0]) if worst else 0
+
+
+# -- what is left out, said
+
+
+def _thinned(pairs: Sequence[dict[str, Any]]) -> str:
+    """What the page and the terminal say of a sample; nothing where every example is embedded."""
+    whole, embedded = (sum(pair[key] for pair in pairs) for key in ("n", "embedded"))
+    if whole == embedded:
+        return ""
+    return (
+        f"The explorer lists {embedded} of {whole} examples, drawn at random, a flipped one and "
+        "another in turn while there are both; every number outside the list is of all examples."
+    )
+
+
+def _undrawn(count: int) -> str:
+    if not count:
+        return ""
+    pairs = f"{count} more {'pair' if count == 1 else 'pairs'}"
+    return f"The layers of {pairs} are not drawn on the page; python viz.py layers draws them."
+
+
+def layer_pairs(
+    results: Sequence[Record], names: Sequence[str], said: dict[str, Any]
+) -> tuple[list[int], list[str]]:
+    """Numbers of the pairs whose layers are drawn, those that are hurt most before others, and the
+    names of those that are not.
+    """
+    read = [i for i, result in enumerate(results) if result["layer_stats_by_len"]]
+    first = [pair["name"] for pair in said["hurt"]]
+    order = sorted(read, key=lambda i: (names[i] not in first, i))
+    return sorted(order[:MOST_LAYER_PAIRS]), [names[i] for i in sorted(order[MOST_LAYER_PAIRS:])]
+
+
+# -- figures
+
+
+def curve_images(groups: Sequence[curves.Group]) -> Iterator[dict[str, Any]]:
+    """Figures over h: metric, change, and what else was read."""
+    narrow, wide = style.FigureStyle("single"), style.FigureStyle("double")
+    for drawn in curves.metric_figures(groups, narrow):
+        yield {"wide": False, **image(drawn)}
+    for drawn in curves.study_figures(groups, wide):
+        yield {"wide": True, **image(drawn)}
+
+
+def layer_images(
+    groups: Sequence[curves.Group], results: Sequence[Record], chosen: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Every layer figure of the chosen pairs, with the number of its pair."""
+    places = {result["path"]: i for i, result in enumerate(results)}
+    for group in groups:
+        for name, result in group.lines.items():
+            if places[result["path"]] in chosen:
+                one = replace(group, lines={name: result})
+                images = [image(drawn) for drawn in layers.layer_figures([one])]
+                yield {"pair": places[result["path"]], "images": images}
+
+
+def image(drawn: style.NamedFigure) -> dict[str, Any]:
+    """A figure as a lossless WebP, half the size of a PNG: its data URI, its size in CSS pixels and
+    its caption.
+    """
+    written = io.BytesIO()
+    drawn.figure.savefig(written, format="webp", dpi=DPI, pil_kwargs={"lossless": True})
+    width, height = (round(96 * ENLARGED * inches) for inches in drawn.figure.get_size_inches())
+    uri = f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return {"uri": uri, "width": width, "height": height, "caption": drawn.caption}
+
+
+# -- the file
+
+
+def pack(content: dict[str, Any]) -> str:
+    """JSON as the page embeds it: base64 of gzip, which no text in it can break out of."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
+def render(page: dict[str, Any]) -> str:
+    """The HTML of a page, with the hashes of its script and style in its policy."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    css = environment.get_template("report.css").render(shades=page["heat"]["shades"])
+    script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    policy = POLICY.format(script=_hash(script), style=_hash(css))
+    inlined = {"style": css, "script": script, "policy": policy}
+    return environment.get_template("report.html").render(**page, **inlined)
+
+
+def _hash(text: str) -> str:
+    """A source of a Content-Security-Policy that allows this text alone."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,212 @@
+"""How figures look and where they go: style sheet, widths of a paper, room for text, files.
+
+Every figure is drawn under `paper.mplstyle`. Its height follows from the height of its panels, so
+that a long legend never takes room from the curves.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core import records
+from core.errors import UserError
+
+SHEET = Path(__file__).with_name("paper.mplstyle")
+WIDTHS = {"single": 3.5, "double": 7.2}  # inches: one and two columns of a page
+FORMATS = ("pdf", "svg", "png")
+UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}  # the same file every time
+# Okabe and Ito without yellow, which is too pale for a line.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
+# Unlike lengths, so that lines of one colour or marker differ in the rest.
+STYLES = [
+    {"color": COLOURS[i % 7], "marker": MARKERS[i % 9], "linestyle": DASHES[i % 5]}
+    for i in range(315)
+]
+ZERO = {"color": "0.4", "linewidth": 0.8, "zorder": 1.6}  # a line at 0, over the grid
+ROOMY = 12.0  # inches: more than any figure is high before its height is fitted
+TURNS = "History length h (turns)"
+HANDLE = 0.6  # inches beside a label of the legend: the line, and room on both sides
+POINTS = 72  # in an inch
+SMALL = "legend.fontsize"  # the setting that small text has its size from
+
+
+@dataclass(frozen=True)
+class FigureStyle:
+    """For which place figures are drawn."""
+
+    width: str = "double"  # of WIDTHS
+    paper: bool = False  # titles and notes go into a caption
+
+    @property
+    def inches(self) -> float:
+        """Width of a figure."""
+        return WIDTHS[self.width]
+
+    @property
+    def wide(self) -> bool:
+        """True where panels go side by side, False where they go below each other."""
+        return self.width == "double"
+
+
+PLAIN = FigureStyle()
+
+
+class NamedFigure(NamedTuple):
+    """A figure, the name of its files without their ending, and what it shows in sentences."""
+
+    stem: str
+    figure: Any
+    caption: str
+
+
+def sheet() -> AbstractContextManager:
+    """The settings of the style sheet and matplotlib's defaults, whatever the user's own are."""
+    import matplotlib
+
+    return matplotlib.rc_context(fname=SHEET)
+
+
+def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dashes of each line; those of one place in the order are always alike."""
+    return {name: STYLES[i % len(STYLES)] for i, name in enumerate(dict.fromkeys(names))}
+
+
+def figure_stem(names: dict[str, str], *kind: str) -> str:
+    """File name of a figure, without its ending: `org@name__quiz_test__metric`.
+
+    `names` are those fields of a result's key that name the figure.
+    """
+    written = {"model": lambda model: model.replace("/", "@"), "seed": "seed_{}".format}
+    parts = [written.get(field, str)(name) for field, name in names.items()]
+    return "__".join(re.sub(r"[^\w.@-]+", "_", part) for part in (*parts, *kind))
+
+
+def luminance(colour: Any) -> float:
+    """Relative luminance of a colour by WCAG 2, from 0 (black) to 1: what a grey print shows."""
+    from matplotlib.colors import to_rgb
+
+    channels = np.array(to_rgb(colour))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+# -- room
+
+
+def new_figure(
+    look: FigureStyle, rows: int = 1, columns: int = 1, **shared: bool
+) -> tuple[Any, Any]:
+    """A figure of the look's width, and its axes; `finish` gives it its height."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(look.inches, ROOMY))
+    return figure, figure.subplots(rows, columns, **shared)
+
+
+def over_turns(axes: Any) -> None:
+    """History length on x, with ticks at whole turns only."""
+    axes.set_xlabel(TURNS)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+
+
+def finish(figure: Any, look: FigureStyle, titles: Sequence[str], height: float) -> None:
+    """Write the title unless in a paper, and make the panels, alike in size, `height` inches high.
+
+    Called last, since all that stands around the panels must be there. The places are then fixed:
+    to lay out the figure again for every file would take most of the time.
+    """
+    if not look.paper:
+        figure.suptitle(
+            "\n".join(wrap(line, look.inches - 0.3, "figure.titlesize") for line in titles)
+        )
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    rows = panels[0].get_gridspec().nrows
+    layout = figure.get_layout_engine()
+    layout.execute(figure)
+    now = panels[0].get_window_extent().height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + rows * (height - now))
+    layout.execute(figure)
+    figure.set_layout_engine("none")
+
+
+def add_legend(
+    figure: Any, axes: Any, look: FigureStyle, heading: str, notes: Sequence[str]
+) -> None:
+    """The lines of `axes` below the figure, with what marks mean unless that is in a caption."""
+    handles, labels = axes.get_legend_handles_labels()
+    room = look.inches - 0.2
+    labels = [wrap(label, room - HANDLE) for label in labels]
+    widest = max(text_inches(line) for label in labels for line in label.splitlines())
+    columns = min(len(labels), max(1, int(room / (widest + HANDLE))))
+    lines = [heading, *([] if look.paper else [wrap(note, room) for note in notes])]
+    place = {"loc": "outside lower center", "alignment": "left", "ncols": columns}
+    figure.legend(handles, labels, title="\n".join(lines), **place)
+
+
+def text_inches(text: str, size: str = SMALL) -> float:
+    """Width of a line of text of this size, a setting of the style sheet."""
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    font = FontProperties(size=rcParams[size])
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / POINTS
+
+
+def wrap(text: str, inches: float, size: str = SMALL) -> str:
+    """Text in lines of at most this width; a name that is too long breaks behind / . _ or -."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if text_inches(longer, size) <= inches:
+            lines[-1] = longer
+            continue
+        lines.append("")
+        for piece in re.split(r"(?<=[/._-])", word):
+            if lines[-1] and text_inches(lines[-1] + piece, size) > inches:
+                lines.append("")
+            lines[-1] += piece
+    return "\n".join(filter(None, lines))
+
+
+def as_sentences(parts: Iterable[str]) -> str:
+    """A caption: each part with a capital at its beginning and a full stop."""
+    sentences = (f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in parts)
+    return " ".join(sentences).replace("\N{NO-BREAK SPACE}", " ")
+
+
+# -- files
+
+
+def save_figures(
+    figures: Iterable[NamedFigure],
+    out_dir: str | Path,
+    formats: Sequence[str] = FORMATS,
+    captions: bool = False,
+) -> list[Path]:
+    """Write figures, with STEM.txt beside each where captions are asked for; returns the paths.
+
+    A generator of them draws under the style sheet.
+    """
+    records.check_writable(out_dir)
+    paths: list[Path] = []
+    with sheet():
+        for stem, figure, caption in figures:
+            for ending in dict.fromkeys(formats):
+                path = Path(out_dir) / f"{stem}.{ending}"
+                if path in paths:
+                    raise UserError(f"two figures would have the same name, {path}.")
+                figure.savefig(path, metadata=UNDATED.get(ending))
+                paths.append(path)
+            if captions:
+                path = Path(out_dir) / f"{stem}.txt"
+                path.write_text(f"{caption}\n", encoding="utf-8")
+                paths.append(path)
+    return paths

@@ -1,0 +1,115 @@
+"""Verification of a finished run: every stored number is computed again from the debug log."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import records
+from core.errors import UserError
+from measures import metrics, scoring
+
+TOLERANCE = 1e-6  # largest difference that counts as equal
+IDENTITY = ("model", "target", "distractor", "metric_name", "n")
+BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
+# What of an example follows from what else it holds, beside its score
+OF_TEXTS = ("scores", "extracted", "format_failure", "generated_label", "generated_score", "cued")
+COLUMNS = ("quantity", "h", "values", "stored", "recomputed", "difference", "verdict")
+
+Record = dict[str, Any]  # a result, a log or an example
+
+
+def verify(path: Path) -> list[tuple[str, ...]]:
+    """Rows of COLUMNS: what a log and its result store against what follows from the log."""
+    beside = records.result_of_debug(path)
+    log, result = records.read_debug(path), records.read_result(beside)
+    examples = log["debug_examples"]
+    metric_name = "accuracy" if "label_logprobs" in examples[0] else log["metric_name"]
+    try:
+        read = result["config"].get("read", "likelihood")
+        judged = [example | rescored(example, metric_name, read) for example in examples]
+        aggregates = metrics.aggregate(judged, metric_name) | {"metric_name": metric_name}
+        digest = records.digest(result, log)
+    except (AttributeError, LookupError, OverflowError, TypeError) as error:
+        raise UserError(f"{path} is damaged: it cannot be scored ({error!r:.90}).") from error
+    except ValueError as error:
+        return [("aggregates", "-", "0", "", f"none: {error!s:.90}", "", "MISMATCH")]
+    stored, recomputed = flatten(result, examples), flatten(log | aggregates, judged)
+    if "content_sha256" in result:  # older ones have none
+        place = ("content_sha256", "-", "")
+        stored[place], recomputed[place] = result["content_sha256"], digest
+    return compare(stored, recomputed)
+
+
+def rescored(example: Record, metric_name: str, read: str) -> Record:
+    """The values of an example that follow from what else it recorded."""
+    if "label_logprobs" in example:
+        scores, expected = example["label_logprobs"], example["expected_answer"]
+        found = scoring.judge_labels(scores, expected, read, example.get("generated_text", ""))
+    else:
+        text, references = example["model_prediction"], example["references"]
+        scores = scoring.text_scores(text, references)
+        found = scoring.judge_text(text, references, metric_name, scores)
+    if "cued" in example:
+        cued = {k: v for k, v in example.items() if k != "cued"} | example["cued"]
+        found["cued"] = example["cued"] | rescored(cued, metric_name, read)
+    return found
+
+
+def flatten(record: Record, examples: list[Record]) -> dict[tuple, Any]:
+    """Every value that is verified, by quantity, history length and place."""
+    flat = {(name, "-", ""): record[name] for name in IDENTITY}
+    for number, example in enumerate(examples):
+        h, place = str(example["config"]["history_len"]), f"of example {number}"
+        judged = ("model_prediction",) if "label_logprobs" in example else ()
+        for name in ("score", *judged, *OF_TEXTS):
+            if name in example:
+                inner = leaves(example[name])
+                flat |= {(name, h, f"{part} {place}".strip()): leaf for part, leaf in inner}
+    for name in BY_LEN:
+        for h, value in record[name].items():
+            flat |= {(name, h, place): leaf for place, leaf in leaves(value)}
+    return flat
+
+
+def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Every number, text and null inside lists and objects, with the place it has there."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{place} {key}".strip())
+    elif isinstance(value, list):
+        for number, inner in enumerate(value, 1):
+            yield from leaves(inner, f"{place} no. {number}".strip())
+    else:
+        yield place, value
+
+
+def compare(stored: dict[tuple, Any], recomputed: dict[tuple, Any]) -> list[tuple[str, ...]]:
+    """A row of COLUMNS per quantity and history length, about the place that differs most."""
+    groups = defaultdict(list)
+    for key in stored | recomputed:
+        pair = [side.get(key, "(missing)") for side in (stored, recomputed)]
+        groups[key[:2]].append((difference(*pair), key[2], *pair))
+    rows = []
+    for (quantity, h), group in groups.items():
+        gap, place, *pair = max(group, key=lambda entry: entry[0])
+        wrong = sum(entry[0] > TOLERANCE for entry in group)
+        shown = [f"{x:.9g}" if isinstance(x, float) else repr(x)[:70] for x in pair]
+        cells = (f"{quantity} {place}".strip(), h, str(len(group)), *shown, f"{gap:.0e}")
+        rows.append((*cells, f"MISMATCH ({wrong})" if wrong else "ok"))
+    return rows
+
+
+def difference(stored: Any, recomputed: Any) -> float:
+    """Absolute difference of two numbers; of anything else 0 where equal, infinite where not."""
+    numbers = (int, float)
+    if stored == recomputed or not (
+        isinstance(stored, numbers) and isinstance(recomputed, numbers)
+    ):
+        return 0.0 if stored == recomputed else np.inf
+    try:
+        return abs(float(stored) - float(recomputed))
+    except OverflowError:  # whole numbers have no largest one
+        return np.inf

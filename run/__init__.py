@@ -1,0 +1,1 @@
+"""How a run is carried out: settings, plan, examples, journal, team. Imports all rooms below."""

@@ -1,0 +1,205 @@
+"""The settings of a run: one frozen dataclass, from which the command line is made."""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core import records
+from core.errors import UNPRINTABLE, UserError
+from data import KINDS, MIXES, Pair
+from lm.bundled import BUNDLED
+from tasks.spec import EMBEDDED
+
+DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
+# Flags that say where and how to run; all others decide what is measured.
+NOT_SETTINGS = {
+    *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
+    "quiet",
+    "allow_pickle",
+}
+# What may change while a run is under way: settings that change no number of what is finished.
+MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
+RANDOM = "random"  # the distractor of --history random
+AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
+
+
+def _flag(default: Any, text: str, **options: Any) -> Any:
+    return field(default=default, metadata={"help": text, **options})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Every setting of a run with its default; the command line is made from this."""
+
+    model: str = _flag(BUNDLED, "Hub name or folder of a causal LM")
+    target: tuple[str, ...] = _flag(
+        EMBEDDED, "tasks that are scored: name, name/split or name.subject/split", nargs="+"
+    )
+    distractor: tuple[str, ...] = _flag(EMBEDDED, "tasks that fill the history", nargs="+")
+    task_file: str | None = _flag(
+        None, "YAML file with tasks of your own, known by their names there", type=str
+    )
+    max_len: int = _flag(4, "longest history, in turns; every length from 0 is run")
+    limit: int | None = _flag(
+        None, f"targets, after a seeded shuffle (all; {DEMO_LIMIT} where no --model)", type=int
+    )
+    num_histories: int | None = _flag(
+        None,
+        "histories drawn in all, target i takes number i mod N (every target its own); faster, "
+        "but errors of targets that share a history are correlated",
+        type=int,
+    )
+    seed: tuple[int, ...] = _flag(
+        (0,), "the first one chooses the targets; each draws histories for them, which are pooled",
+        nargs="+", type=int,
+    )  # fmt: skip
+    history: str = _flag(
+        "teacher",
+        "what a history shows: reference answers (teacher), the model's own (model), or text "
+        "sampled from the model instead of the distractor (random)",
+        choices=KINDS,
+    )
+    mix: str = _flag(
+        "distractor",
+        "target-task turns in the history: none (distractor), half of the longest one first or "
+        "last, or every other turn",
+        choices=MIXES,
+    )
+    switch_cue: str | None = _flag(
+        None, "a sentence before the target prompt from h = 1; run with and without it", type=str
+    )
+    read: str = _flag(
+        "likelihood",
+        "label tasks by label likelihood, by the one label in the greedy text, or both",
+        choices=("likelihood", "generate", "both"),
+    )
+    sensitivity: bool = _flag(
+        False,
+        "tau for generated answers too (label tasks always have it); reads their prompts twice",
+    )
+    prompt: str = _flag("auto", "prompt form; auto is chat where the tokenizer has a template",
+                        choices=("auto", "chat", "plain"))  # fmt: skip
+    max_new_tokens: int | None = _flag(
+        None, "most tokens of a generated answer (each task has its own)", type=int
+    )
+    dtype: str = _flag("auto", "auto is float32 on a CPU, the checkpoint's own elsewhere",
+                       choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
+    engine: str = _flag(
+        "auto",
+        "tree shares what prompts have in common; auto is tree where that is exact, else plain",
+        choices=("auto", "tree", "plain"),
+    )
+    no_cosine: bool = _flag(False, "read no layers: no cosines, drift, margins")
+    lens: str = _flag(
+        "logit",
+        "a block's output goes through the final norm (logit) or not (raw) to the unembedding",
+        choices=("logit", "raw"),
+    )
+    agree: bool = _flag(
+        False,
+        "also the share of examples whose lens top-1 token is the model's; "
+        "costs the unembedding once per block and prompt",
+    )
+    on_overflow: str = _flag(
+        "stop", "prompts beyond the context: stop, or skip their target", choices=("stop", "skip")
+    )
+    trust_remote_code: bool = _flag(False, "run code that comes with the model")
+    allow_pickle: bool = _flag(
+        False, "read weights from pytorch_model.bin where there are none in safetensors"
+    )
+    batch_size: int = _flag(4, "target examples in flight")
+    device: str = _flag("auto", "torch device; auto is an accelerator where there is one")
+    device_map: str | None = _flag(
+        None, "spread a large model over all devices, by accelerate: auto, balanced", type=str
+    )
+    data_root: str | None = _flag(
+        None, "folder in the Hub's layout (DIR/org/name) to read data sets from", type=str
+    )
+    out_dir: str = _flag("results", "folder of the results")
+    overwrite: bool = _flag(False, "replace results that exist with other settings")
+    quiet: bool = _flag(False, "show no progress")
+
+    def requested(self, pair: Pair) -> dict[str, Any]:
+        """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved)."""
+        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_SETTINGS}
+        for role, rows in (("target", pair.target), ("distractor", pair.distractor)):
+            settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
+        task = pair.target.spec.task
+        return settings | {
+            "seed": list(self.seed),
+            "target_metric": task.metric,
+            "target_labels": list(task.labels),
+            "max_new_tokens": task.max_new_tokens,
+        }
+
+    def path(self, pair: Pair) -> Path:
+        """Where a pair's result goes."""
+        target, distractor = str(pair.target.spec), str(pair.distractor.spec)
+        return records.result_path(self.out_dir, self.model, target, distractor)
+
+
+def changed_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Settings that differ; one asked for as `auto` may match the word or what it became."""
+    asked = {**found, **found.get("requested", {})}
+    return [
+        f"{name} {found.get(name)!r} there, {value!r} now"
+        for name, value in wanted.items()
+        if value not in (found.get(name), asked.get(name))
+    ]
+
+
+def parse_args(argv: Sequence[str] | None, description: str | None = None) -> RunConfig:
+    """Command line -> RunConfig; argparse exits with status 2 on an unknown flag or wrong value."""
+    as_is = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=as_is, allow_abbrev=False
+    )
+    for setting in dataclasses.fields(RunConfig):
+        options = dict(setting.metadata)
+        default = setting.default
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        if default is False:
+            options |= {"action": "store_true"}
+        elif default is not None:
+            options.setdefault("type", type(shown))
+            options["help"] += f" ({shown})"
+        parser.add_argument(f"--{setting.name}", default=None, **options)
+    parser.add_argument("--fp16", action="store_true", help="short for --dtype float16")
+    parsed = vars(parser.parse_args(argv))
+    given = {key: value for key, value in parsed.items() if value is not None}
+    if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
+        parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
+    if given.get("history") == "random" and given.setdefault("distractor", [RANDOM]) != [RANDOM]:
+        parser.error("--history random takes the place of a distractor: leave --distractor out")
+    if "model" not in given:
+        given.setdefault("limit", DEMO_LIMIT)
+    return RunConfig(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    )
+
+
+def check_settings(config: RunConfig) -> None:
+    """UserError for settings that make no sense."""
+    numbers = [(name, getattr(config, name), 1) for name in AT_LEAST_1]
+    numbers += [("max_len", config.max_len, 0), *(("seed", seed, 0) for seed in config.seed)]
+    for name, value, least in numbers:
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}: must be {least} or more.")
+    for name, value in dataclasses.asdict(config).items():
+        for text in filter(lambda each: isinstance(each, str), _listed(value)):
+            bare = text.replace("\n", " ") if name == "switch_cue" else text
+            if UNPRINTABLE.search(bare):
+                raise UserError(f"--{name} {text!r:.80}: holds a control character.")
+    if len(set(config.seed)) < len(config.seed):
+        raise UserError("--seed: the same seed twice would count its examples twice.")
+    if config.switch_cue is not None and not config.switch_cue.strip():
+        raise UserError("--switch_cue: the sentence is empty.")
+    if config.agree and config.no_cosine:
+        raise UserError("--agree reads layers and --no_cosine does not: leave one of them out.")
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

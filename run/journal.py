@@ -1,0 +1,350 @@
+"""The journal of a run: what is finished of a pair, kept while the run goes on, so that the same
+command can take it up where it stopped.
+
+    OUT_DIR/org@name__T/S_vs_D_R_journal.jsonl      beside the result that will come
+    OUT_DIR/org@name__T/S_vs_D_R_journal.1.jsonl    of the second process, where a run has several
+
+The first line holds the settings, every other one a prompt as the debug log will hold it, or a
+note. Each line has a checksum: one that was torn or changed counts as not written, so that its
+target example is run again. The journal is deleted when the result is there.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import time
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from core import records
+from core.errors import UserError
+from core.records import check_writable
+
+CaseKey = tuple[int, int]  # row and seed: what makes a target example of a pair
+Entry = dict[str, Any]  # {"example": ...}, {"skipped": ...} or {"token_budget": ...}
+LATE_LINES = 90  # seconds; network file systems look at a folder again after a minute at the latest
+CHECKSUM = ', "crc32": '  # behind what it is of, as the last key of a line
+
+
+@dataclass
+class Finished:
+    """What the journals of a pair hold."""
+
+    examples: dict[CaseKey, list[dict[str, Any]]] = field(default_factory=dict)  # h = 0, 1, ...
+    scores: dict[CaseKey, list[float]] = field(default_factory=dict)  # of examples forgotten
+    skipped: dict[CaseKey, str] = field(default_factory=dict)  # with the reason
+    token_budget: int | None = None  # the smallest that memory forced on a process
+    damaged: int = 0  # lines that do not count
+
+    def forget_examples(self) -> None:
+        """Keep only their scores: a long run need not hold its prompts."""
+        self.scores = {key: [e["score"] for e in self.examples[key]] for key in self.examples}
+        self.examples = {}
+
+    def __contains__(self, key: CaseKey) -> bool:
+        return any(key in part for part in (self.examples, self.scores, self.skipped))
+
+
+class Journal:
+    """The journal of one pair; a process appends to a file of its own and reads those of all."""
+
+    def __init__(self, result: Path, settings: Mapping[str, Any], longest: int, rank: int = 0):
+        """`result` is the pair's result file, `longest` its longest history, in turns."""
+        self.result = result
+        self.settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+        self.longest = longest
+        self.path = _path(result, rank)
+
+    def prepare(self, overwrite: bool) -> None:
+        """Cut off what a killed process left torn; UserError where the settings were others.
+
+        Under `overwrite` a journal of other settings is deleted instead. By one process, before any
+        reads or appends.
+        """
+        for path in find_journals(self.result):
+            found = begun_with(path)
+            if found is None or (overwrite and found != self.settings):
+                _remove(path)
+            elif found != self.settings:
+                raise other_settings(path, found, self.settings)
+            else:
+                _cut_torn_line(path)
+
+    def read(self) -> Finished:
+        """Every target example that is finished at all history lengths, by any process.
+
+        UserError where a process had other settings.
+        """
+        kept = Finished()
+        by_length: dict[CaseKey, dict[int, dict[str, Any]]] = {}
+        paths = find_journals(self.result)
+        for path in paths:
+            found = begun_with(path)
+            if found not in (None, self.settings):
+                raise other_settings(path, found, self.settings)
+        for entry in (entry for path in paths for entry in _entries(path)):
+            if entry is None:
+                kept.damaged += 1
+            elif "example" in entry:
+                example = entry["example"]
+                lengths = by_length.setdefault(case_key(example), {})
+                lengths[example["config"]["history_len"]] = example
+            elif "skipped" in entry:
+                kept.skipped[entry["target_idx"], entry["seed"]] = entry["skipped"]
+            elif "token_budget" in entry:
+                budgets = (kept.token_budget, entry["token_budget"])
+                kept.token_budget = min(budget for budget in budgets if budget is not None)
+        wanted = range(self.longest + 1)
+        for key, lengths in by_length.items():
+            if all(h in lengths for h in wanted):
+                kept.examples[key] = [lengths[h] for h in wanted]
+                kept.skipped.pop(key, None)  # there was memory for it later
+        return kept
+
+    def read_all(self, keys: Iterable[CaseKey]) -> Finished:
+        """The same, when these target examples must be there; UserError where one is not.
+
+        A disk that machines share may show the lines of another one late, so it is waited for.
+        """
+        keys = list(keys)
+        given_up = time.monotonic() + LATE_LINES
+        while True:
+            kept = self.read()
+            missing = sum(key not in kept for key in keys)
+            if not missing:
+                return kept
+            if time.monotonic() > given_up:
+                raise UserError(
+                    f"{self.path}: {missing} of {len(keys)} target examples are missing. What was "
+                    "finished is kept.\nThe same command runs them."
+                )
+            time.sleep(1)
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write entries and wait until they are on the disk.
+
+        UserError where that fails; the journal is then what it was before.
+        """
+        text = b"".join(map(_line, entries))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    _write_all(file.fileno(), text if size else _header(self.settings) + text)
+                    os.fsync(file.fileno())
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        file.truncate(size)
+                    raise
+            if not size:
+                records.sync_folder(self.path.parent)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}. What was finished before is kept.\n"
+                "Make room, or mend what is wrong, and the same command goes on from there."
+            ) from error
+
+
+def refuse_other_journals(result: Path, wanted: Mapping[str, Any]) -> None:
+    """UserError where a pair's journal was begun with other values of these settings."""
+    for path in find_journals(result):
+        found = begun_with(path)
+        if found is not None and any(found.get(name) != value for name, value in wanted.items()):
+            raise other_settings(path, found, wanted)
+
+
+def case_key(example: Mapping[str, Any]) -> CaseKey:
+    """The target example that a prompt belongs to."""
+    return example["config"]["target_idx"], example["config"]["seed"]
+
+
+def skipped_entry(key: CaseKey, reason: str) -> Entry:
+    """The line of a target example that cannot be run."""
+    return {"skipped": reason, "target_idx": key[0], "seed": key[1]}
+
+
+def find_journals(result: Path) -> list[Path]:
+    """The journals of a pair by its result file: those that processes of any number have begun."""
+    first = _path(result, 0)
+    others = result.parent.glob(f"{_escaped(first.stem)}.*.jsonl")
+    return [path for path in (first, *sorted(others)) if path.is_file()]
+
+
+def remove_journals(result: Path) -> None:
+    """Delete every journal of a pair."""
+    for path in find_journals(result):
+        _remove(path)
+
+
+def begun_with(path: Path) -> dict[str, Any] | None:
+    """The settings of a journal; None for one that holds nothing finished.
+
+    UserError where its first line does not say which settings it belongs to.
+    """
+    with _open(path) as file:
+        first, more = file.readline(), file.readline()
+    if not more.endswith(b"\n"):
+        return None
+    header = _parsed(first)
+    settings = header.get("config") if header else None
+    if not isinstance(settings, dict) or header.get("fingerprint") != settings_fingerprint(
+        settings
+    ):
+        raise UserError(
+            f"{path} is damaged: its first line does not say which settings it belongs to.\n"
+            "Delete it to run its pair from the beginning."
+        )
+    return settings
+
+
+def other_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> UserError:
+    """The refusal of a journal that was begun with settings other than those wanted."""
+    names = [name for name, value in wanted.items() if found.get(name) != value]
+    shown = ((name, f"{found.get(name)!r:.60}", f"{wanted[name]!r:.60}") for name in names)
+    differing = "; ".join(
+        f"{name} differs" if there == now else f"{name} {there} there, {now} now"
+        for name, there, now in shown
+    )
+    return UserError(
+        f"{path} was begun with other settings: {differing}.\n"
+        "Go on with those, use another --out_dir, or --overwrite to begin again."
+    )
+
+
+def settings_fingerprint(settings: Mapping[str, Any]) -> str:
+    """Changes with any setting."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# -- files and lines
+
+
+def _path(result: Path, rank: int) -> Path:
+    return result.with_name(f"{result.stem}_journal{f'.{rank}' if rank else ''}.jsonl")
+
+
+def _escaped(name: str) -> str:
+    """A file name as a glob pattern that matches it alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+@contextlib.contextmanager
+def _open(path: Path, mode: str = "rb") -> Iterator[Any]:
+    try:
+        with open(path, mode) as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot use the journal {path}: {error.strerror}.") from error
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot delete the journal {path}: {error.strerror}.") from error
+
+
+def _header(settings: Mapping[str, Any]) -> bytes:
+    return _line({"fingerprint": settings_fingerprint(settings), "config": settings})
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    """An entry as a line of JSON, with the checksum of all before it."""
+    text = json.dumps(entry, allow_nan=False)[:-1]
+    return f"{text}{CHECKSUM}{zlib.crc32(text.encode())}}}\n".encode()
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """What `_line` was given; None where the line is not one of its own, to the byte."""
+    text, mark, checksum = line.rpartition(CHECKSUM.encode())
+    if not mark or checksum != b"%d}\n" % zlib.crc32(text):
+        return None
+    return json.loads(text + b"}")
+
+
+def _entries(path: Path) -> Iterator[Entry | None]:
+    """Everything below the first line; None for a line that does not count."""
+    with _open(path) as file:
+        file.readline()
+        for line in file:
+            yield _parsed(line)
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Cut off a last line without an end, so that the next one begins on a line of its own."""
+    with _open(path, "r+b") as file:
+        end = position = file.seek(0, os.SEEK_END)
+        while position:
+            start = max(0, position - 2**20)
+            file.seek(start)
+            newline = file.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < end:
+            file.truncate(position)
+            os.fsync(file.fileno())
+
+
+def _write_all(descriptor: int, text: bytes) -> None:
+    while text:
+        text = text[os.write(descriptor, text) :]
+
+
+LOCK = ".lock"  # in an out_dir, while a run writes there
+
+
+@contextlib.contextmanager
+def claimed(out_dir: str | Path) -> Iterator[None]:
+    """Within it no other process can claim this folder; UserError where one has.
+
+    The folder is made where it is missing, and goes again if nothing was written into it.
+    """
+    folder = Path(out_dir).absolute()
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    check_writable(folder)
+    lock = folder / LOCK
+    holder = FileLock(lock, timeout=0)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a file system without locks
+            holder.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"--out_dir {out_dir} is in use by {_said_in(lock)}.\n"
+            f"Use another --out_dir or wait; if that run is gone for sure, delete {lock}."
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot lock {lock}: {error.strerror}.") from error
+    # Where there are no locks, the file itself is one: filelock writes it, and takes it away.
+    native = not isinstance(holder, SoftFileLock)
+    try:
+        if native:
+            with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
+                lock.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
+        yield
+    finally:
+        if native:
+            with contextlib.suppress(OSError):
+                lock.unlink()
+        holder.release()
+        with contextlib.suppress(OSError):  # where there is something in it
+            for path in made:
+                path.rmdir()
+
+
+def _said_in(lock: Path) -> str:
+    """Who holds a lock, as far as that can be read."""
+    try:
+        return lock.read_text(encoding="utf-8") or "another process"
+    except (OSError, ValueError):
+        return "another process"

@@ -1,0 +1,168 @@
+"""The plan of a run: which pairs of tasks, which targets of them, and what the model can hold.
+
+Never imports torch; where a model is needed it is passed in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import data
+from core import records
+from core.errors import UserError
+from data import Case, Pair, TaskRows
+from run.config import MAY_CHANGE, RunConfig, changed_settings
+from run.examples import answer_tokens
+from run.journal import refuse_other_journals
+from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
+
+if TYPE_CHECKING:
+    from model import LanguageModel
+
+
+def known_tasks(config: RunConfig) -> dict[str, Task]:
+    """Built-in tasks and those of --task_file; with --max_new_tokens where that is given."""
+    known = dict(builtin_tasks())
+    if config.task_file is not None:
+        known |= read_tasks(Path(config.task_file), taken=builtin_tasks())
+    if config.max_new_tokens is None:
+        return known
+    limit = config.max_new_tokens
+    return {name: replace(task, max_new_tokens=limit) for name, task in known.items()}
+
+
+def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
+    """The grid of pairs, each data set loaded once; UserError for data that cannot be used.
+
+    `pool` takes the place of the distractors.
+    """
+    known = known_tasks(config)
+    names = config.target if pool else (*config.target, *config.distractor)
+    specs = {text: parse_spec(text, known) for text in names}
+    rows = {spec: data.load_rows(spec, config.data_root) for spec in dict.fromkeys(specs.values())}
+    for table in rows.values():
+        data.require_references(table)
+
+    def tables(names: Sequence[str]) -> list[TaskRows]:
+        return [rows[spec] for spec in dict.fromkeys(specs[name] for name in names)]
+
+    distractors = [pool] if pool else tables(config.distractor)
+    pairs = [Pair(target, other) for target in tables(config.target) for other in distractors]
+    for pair in pairs:
+        require_rows(pair, config)
+    return pairs
+
+
+def require_rows(pair: Pair, config: RunConfig) -> None:
+    """UserError where a pair's tasks have too few different rows for its longest history."""
+    shape = data.roles(config.mix, config.max_len)
+    for role, table in (("distractor", pair.distractor), ("target", pair.target)):
+        needed = len(shape) if pair.target is pair.distractor else shape.count(role)
+        if needed and table.distinct <= needed:
+            raise UserError(
+                f"--max_len {config.max_len}: '{table.spec}' has only {table.distinct} different "
+                f"rows, and a history of {needed} of its turns needs one more."
+            )
+
+
+def require_different(pairs: Sequence[Pair], paths: Sequence[Path]) -> None:
+    """UserError where two pairs have the same result file: `foo/bar_test` and `foo_bar/test`."""
+    at: dict[Path, Pair] = {}
+    for pair, path in zip(pairs, paths):
+        if at.setdefault(path, pair) is not pair:
+            raise UserError(
+                f"'{at[path]}' and '{pair}' have the same result file, {path}.\n"
+                "Run them with an --out_dir each."
+            )
+
+
+def require_same_model(paths: Sequence[Path], config: RunConfig, lm: "LanguageModel") -> None:
+    """UserError where a result that is kept was made with another state of the model."""
+    if config.overwrite:
+        return
+    for path in paths:
+        found = records.read_result(path)["config"].get("revision")
+        if found not in (None, lm.revision):
+            raise UserError(
+                f"{path} was made with another state of the model: revision {found!r} there, "
+                f"{lm.revision!r} now.\nUse another --out_dir, or --overwrite to replace it."
+            )
+
+
+def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
+    """The pairs without a result; UserError where one has a result, or was begun, with other
+    settings.
+    """
+    if config.overwrite:
+        return list(pairs)
+    there = [pair for pair in pairs if config.path(pair).exists()]
+    for pair in there:
+        result, wanted = records.read_result(config.path(pair)), config.requested(pair)
+        if config.on_overflow == "skip" or not result.get("n_skipped"):
+            del wanted["on_overflow"]  # the result is the same under both
+        changed = changed_settings(result["config"], wanted)
+        if changed:
+            raise UserError(
+                f"{config.path(pair)} was made with other settings: {'; '.join(changed)}.\n"
+                "Use another --out_dir, or --overwrite to replace it."
+            )
+        log = records.debug_path(config.path(pair))
+        if not log.exists():
+            raise UserError(f"{log} is missing beside its result. --overwrite makes both again.")
+        records.read_debug(log)
+    waiting = [pair for pair in pairs if pair not in there]
+    for pair in waiting:
+        asked = config.requested(pair).items()
+        wanted = {k: v for k, v in asked if k not in MAY_CHANGE and v != "auto"}
+        refuse_other_journals(config.path(pair), wanted)
+    return waiting
+
+
+def drop_overflowing(
+    plan: list[list[Case]], lm: "LanguageModel", config: RunConfig
+) -> tuple[list[list[Case]], list[Case]]:
+    """The plan without the cases too long for the model, and those; UserError if told to stop."""
+    longest = config.max_len
+    dropped = [case for cases in plan for case in cases if _overflows(case, longest, config, lm)]
+    if dropped and config.on_overflow == "stop":
+        case = dropped[0]
+        h = next(h for h in range(longest + 1) if _overflows(case, h, config, lm))
+        needed = lm.tokens_needed(*_longest(case, h, config))
+        raise UserError(
+            f"{case.pair}, target {case.target_idx}, h = {h}: {needed} tokens, but the model's "
+            f"context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too "
+            "long.\nUse a smaller --max_len, or --on_overflow skip to leave them out at every h."
+        )
+    gone = set(dropped)
+    return [[case for case in cases if case not in gone] for cases in plan], dropped
+
+
+def require_targets(
+    plan: Sequence[Sequence[Case]], pairs: Sequence[Pair], lm: "LanguageModel"
+) -> None:
+    """UserError for a pair of which no case is left."""
+    left = {case.pair for cases in plan for case in cases}
+    for pair in pairs:
+        if pair not in left:
+            raise UserError(f"{pair}: no target fits the model's context of {lm.context} tokens.")
+
+
+def _overflows(case: Case, h: int, config: RunConfig, lm: "LanguageModel") -> bool:
+    asked = _longest(case, h, config)
+    return not lm.surely_fits(*asked) and lm.tokens_needed(*asked) > lm.context
+
+
+def _longest(case: Case, h: int, config: RunConfig) -> tuple[list, tuple[str, ...], int, int]:
+    """The longest conversation asked at h turns, the texts that are read behind it, the most tokens
+    of its answer, and the most tokens that are yet to come into it.
+
+    Replies of the model's own are not known yet: each may be as long as its task allows.
+    """
+    cue = config.switch_cue if h else None
+    replies = 0
+    if config.history == "model":
+        tasks = (case.task, case.pair.distractor.spec.task)
+        replies = h * max(task.max_new_tokens for task in tasks)
+    behind = case.labels or (case.target.references[:1] if config.sensitivity else ())
+    return case.messages(h, cue), behind, answer_tokens(case, config), replies
