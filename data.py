@@ -165,10 +165,6 @@ def require_references(rows: TaskRows) -> None:
         )
 
 
-MIXES = ("distractor", "target_first", "target_last", "interleaved")
-KINDS = ("teacher", "model", "random")  # whose answers a history shows, or what it holds
-
-
 def target_order(count: int, seed: int, limit: int | None) -> list[int]:
     """Row indices of the targets: a seeded shuffle of all rows, then the first `limit`."""
     order = list(range(count))  # data sets come sorted by label

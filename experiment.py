@@ -26,9 +26,11 @@ from run.journal import Entry, Finished, Journal, claimed, remove_journals, skip
 from run.planning import (
     drop_overflowing,
     load_pairs,
+    requested,
     require_different,
     require_same_model,
     require_targets,
+    result_path,
     unfinished,
 )
 from run.progress import Progress
@@ -57,14 +59,14 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
         pool = random_rows(lm, config.max_len, config.seed[0], config.max_new_tokens)
     with team.first_alone():  # what is wrong is said once
         pairs = load_pairs(config, pool)
-        paths = [config.path(pair) for pair in pairs]
+        paths = [result_path(config, pair) for pair in pairs]
         require_different(pairs, paths)
         waiting = unfinished(pairs, config)
         for pair in waiting:
-            records.check_writable(config.path(pair).parent, make=False)
+            records.check_writable(result_path(config, pair).parent, make=False)
         for pair in pairs:
             if team.is_first and pair not in waiting:  # left by a run that was killed at its end
-                remove_journals(config.path(pair))
+                remove_journals(result_path(config, pair))
     if not waiting:
         if team.is_first:
             print("Complete already, with the same settings. --overwrite runs it again.")
@@ -76,7 +78,9 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     plan, dropped = drop_overflowing(plan, lm, config)
     require_targets(plan, waiting, lm)
     journals = {
-        pair: Journal(config.path(pair), measured(pair, config, lm), config.max_len, team.rank)
+        pair: Journal(
+            result_path(config, pair), measured(pair, config, lm), config.max_len, team.rank
+        )
         for pair in waiting
     }
     run_plan(plan, journals, config, lm, team)
@@ -251,10 +255,10 @@ def finish(
             | {target_idx for target_idx, _ in kept.skipped}
         )
         made = {"config": describe_config(pair, config, lm), "environment": environment}
-        write_pair(config.path(pair), pair, examples, skipped, made)
+        write_pair(result_path(config, pair), pair, examples, skipped, made)
     for pair in journals:
         if pair not in empty:
-            remove_journals(config.path(pair))
+            remove_journals(result_path(config, pair))
     if empty:
         names = ", ".join(map(str, empty))
         raise UserError(
@@ -284,7 +288,7 @@ def write_pair(
 def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:
     """Every resolved setting of a pair; under `requested` those that were asked for as `auto`."""
     target, distractor = pair.target.spec.task, pair.distractor.spec.task
-    asked = config.requested(pair)
+    asked = requested(config, pair)
     return asked | {
         "requested": {name: asked[name] for name in ("prompt", "dtype", "engine")},
         "revision": lm.revision,

@@ -25,6 +25,7 @@ import numpy as np
 from core.errors import UNPRINTABLE, UserError, is_text, unique_keys
 
 SCHEMA_VERSION = 2
+TOLERANCE = 1e-6  # largest difference between a stored number and a recomputed one
 SURROGATE = re.compile(r"\\u[dD]")  # in JSON: half of a character, and alone nothing
 DEEPEST = 20  # lists and objects in each other; what is written has half as many
 LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more

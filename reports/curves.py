@@ -17,14 +17,6 @@ from measures import stats
 from reports import style
 from reports.style import FigureStyle, NamedFigure
 
-METRICS = {
-    "accuracy": "Accuracy",
-    "rouge": "ROUGE-L F1",
-    "rouge1": "ROUGE-1 F1",
-    "rouge2": "ROUGE-2 F1",
-    "exact_match": "Exact match",
-    "f1": "Token F1",
-}
 DRAWN_STATISTICS = (
     "low",
     "high",
@@ -70,7 +62,7 @@ class Group:
     def metric(self) -> str:
         """Name of the metric, as figures write it."""
         name = next(iter(self.lines.values()))["metric_name"]
-        return METRICS.get(name, name)
+        return style.METRICS.get(name, name)
 
     def drawn(self, kind: str, figure: Any, about: str, notes: Sequence[str]) -> NamedFigure:
         """A figure with its name and its caption."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from core import records
 from core.errors import UserError
-from reports import curves, turns, verify
+from reports import style, turns
 
 FLIP = 0.5  # change of a score against h = 0 that is a flip; of right and wrong it is any change
 MOST_ROWS = 2000  # of all pairs
@@ -94,7 +94,7 @@ def read_groups(result: Record) -> dict[tuple[int, int], list[Example]]:
         raise UserError(f"{path} holds {len(groups)} examples, and its result {result['n']}.")
     for h, stored in result["metric_by_len"].items():
         mean = sum(group[int(h)]["score"] for group in groups.values()) / len(groups)
-        if abs(mean - stored) > verify.TOLERANCE:
+        if abs(mean - stored) > records.TOLERANCE:
             raise UserError(
                 f"{path} does not give the metric of its result at h = {h}: {mean:.6g}, not "
                 f"{stored:.6g}.\nLook closer with: python viz.py verify --debug_file {path}"
@@ -142,7 +142,7 @@ def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> di
     return {
         "name": name,
         **{key: result[key] for key in ("model", "target", "distractor")},
-        "metric": curves.METRICS.get(result["metric_name"], result["metric_name"]),
+        "metric": style.METRICS.get(result["metric_name"], result["metric_name"]),
         "graded": result["metric_name"] not in records.PROPORTIONS,
         "n": len(states),
         "embedded": 0,

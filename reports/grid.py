@@ -10,13 +10,12 @@ from core import records
 from core.errors import UserError
 from measures import stats
 from reports import style, tables
-from reports.curves import ALWAYS, BY, METRICS, SEEDS, in_words
+from reports.curves import ALWAYS, BY, SEEDS, in_words
 from reports.style import FigureStyle, NamedFigure
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-COLOURS = "PuOr_r"  # diverging, told apart by the colour-blind; orange is a rise
 MISSING = "0.88"  # grey
 MARK = "{}\N{NO-BREAK SPACE}p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}{}"  # not to be broken
 LINE = 0.125  # inches: a line of text
@@ -91,7 +90,9 @@ def draw_grid(names: dict[str, str], cells: "DataFrame", heat: Heat) -> NamedFig
         changes[place] = row["change_points"]
     figure, axes = _new_figure(changes, heat)
     metrics = dict(zip(cells["target"], cells["metric"]))
-    rows = [f"{target} ({METRICS.get(metrics[target], metrics[target])})" for target in targets]
+    rows = [
+        f"{target} ({style.METRICS.get(metrics[target], metrics[target])})" for target in targets
+    ]
     rows = [style.wrap(name, NAME_ROOM[heat.look.width]) for name in rows]
     axes.set_yticks(range(len(rows)), rows)
     width = _cell_width(figure, axes, len(across))
@@ -153,7 +154,7 @@ def _write_cells(
 
     They stand upright where they fit, else lie; where not even that, the sign alone is written.
     """
-    texts = {place: cell_text(found.get(place)) for place in np.ndindex(shape)}
+    texts = {place: tables.cell_text(found.get(place)) for place in np.ndindex(shape)}
     lines = [line for text in texts.values() for line in text.split("\n")]
     rotation, height = 0, 2 * LINE + 0.06
     if BOLD * max(map(style.text_inches, lines)) + 0.04 > width:
@@ -167,14 +168,6 @@ def _write_cells(
     return height
 
 
-def cell_text(row: dict[str, Any] | None, between: str = "\n") -> str:
-    """What a cell says: its change with `between` and its stars, or else in brackets."""
-    if row is None:
-        return f"no{between}result"
-    number = f"{row['change_points']:+z.1f}"
-    return f"{number}{between}{row['stars']}" if row["stars"] else f"({number})"
-
-
 def _write_cell(
     axes: Any, place: tuple[int, int], text: str, row: Any, limit: float, rotation: int
 ) -> None:
@@ -184,7 +177,7 @@ def _write_cell(
 
     (i, j), looks = place, {"color": "0.3"}
     if row is not None and row["stars"]:
-        looks = {"color": ink(row["change_points"] / limit), "weight": "bold"}
+        looks = {"color": style.ink(row["change_points"] / limit), "weight": "bold"}
     elif row is not None:
         hatch = {"fill": False, "hatch": "////", "edgecolor": "0.55", "linewidth": 0}
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **hatch))
@@ -192,16 +185,6 @@ def _write_cell(
         looks = {"color": "0.2", "bbox": box}
     middle = {"ha": "center", "va": "center", "rotation": rotation}
     axes.text(j, i, text, size=rcParams[style.SMALL], **middle, **looks)
-
-
-def ink(place: float) -> str:
-    """Black or white, whichever is read better on the colour at `place` in [-1, 1].
-
-    Above a luminance of 0.179 black has the higher contrast, by WCAG 2.
-    """
-    from matplotlib import colormaps
-
-    return "black" if style.luminance(colormaps[COLOURS]((place + 1) / 2)) > 0.179 else "white"
 
 
 def _new_figure(changes: np.ndarray, heat: Heat) -> tuple[Any, Any]:
@@ -214,7 +197,9 @@ def _new_figure(changes: np.ndarray, heat: Heat) -> tuple[Any, Any]:
     axes.grid(which="minor", axis="both", color="white", linewidth=1.5)
     axes.tick_params(which="both", length=0)
     axes.set(ylabel="Target", xlabel=heat.by.capitalize())
-    image = axes.imshow(changes, cmap=COLOURS, vmin=-heat.limit, vmax=heat.limit, aspect="auto")
+    image = axes.imshow(
+        changes, cmap=style.DIVERGING, vmin=-heat.limit, vmax=heat.limit, aspect="auto"
+    )
     # Below, since beside a map of one row there is no room for its label.
     figure.colorbar(image, label="Change (points)", location="bottom", aspect=40, shrink=0.6)
     return figure, axes

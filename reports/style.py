@@ -22,6 +22,7 @@ FORMATS = ("pdf", "svg", "png")
 UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}  # the same file every time
 # Okabe and Ito without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
+DIVERGING = "PuOr_r"  # a colour map told apart by the colour-blind; orange is a rise
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 # Unlike lengths, so that lines of one colour or marker differ in the rest.
@@ -35,6 +36,15 @@ TURNS = "History length h (turns)"
 HANDLE = 0.6  # inches beside a label of the legend: the line, and room on both sides
 POINTS = 72  # in an inch
 SMALL = "legend.fontsize"  # the setting that small text has its size from
+
+METRICS = {
+    "accuracy": "Accuracy",
+    "rouge": "ROUGE-L F1",
+    "rouge1": "ROUGE-1 F1",
+    "rouge2": "ROUGE-2 F1",
+    "exact_match": "Exact match",
+    "f1": "Token F1",
+}
 
 
 @dataclass(frozen=True)
@@ -210,3 +220,13 @@ def save_figures(
                 path.write_text(f"{caption}\n", encoding="utf-8")
                 paths.append(path)
     return paths
+
+
+def ink(place: float) -> str:
+    """Black or white, whichever is read better on the colour at `place` in [-1, 1].
+
+    Above a luminance of 0.179 black has the higher contrast, by WCAG 2.
+    """
+    from matplotlib import colormaps
+
+    return "black" if luminance(colormaps[DIVERGING]((place + 1) / 2)) > 0.179 else "white"

@@ -153,3 +153,11 @@ def _p(value: float) -> str:
     if value != value:
         return ""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def cell_text(row: dict[str, Any] | None, between: str = "\n") -> str:
+    """What a cell says: its change with `between` and its stars, or else in brackets."""
+    if row is None:
+        return f"no{between}result"
+    number = f"{row['change_points']:+z.1f}"
+    return f"{number}{between}{row['stars']}" if row["stars"] else f"({number})"

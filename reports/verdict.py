@@ -1,7 +1,7 @@
 """The numbers and words of a report: verdict, tables, heat maps, settings. Reads results; no torch.
 
 The numbers of verdict and table come from `tables.make_frame` and are rounded by `tables.rounded`,
-those of heat maps are written by `grid.cell_text`, so that page, table and figures cannot disagree.
+those of heat maps by `tables.cell_text`, so that page, table and figures cannot disagree.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core import records
 from measures import stats
-from reports import curves, grid, tables
+from reports import style, tables
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -122,7 +122,7 @@ def _largest(rows: list[Row], size: Callable[[float], float]) -> list[dict[str, 
         {
             "name": row["name"],
             "h": row["h"],
-            "metric": curves.METRICS.get(row["metric"], row["metric"]),
+            "metric": style.METRICS.get(row["metric"], row["metric"]),
             "change": row["text"]["Change (points)"],
             "before": row["start"].partition(" ")[0],
             "after": row["text"]["Value"].partition(" ")[0],
@@ -244,7 +244,7 @@ def _heat_map(part: "DataFrame", h: int, limit: float) -> dict[str, Any]:
         "rows": [
             {
                 "target": target,
-                "metric": curves.METRICS.get(metric[target], metric[target]),
+                "metric": style.METRICS.get(metric[target], metric[target]),
                 "cells": [_heat_cell(at.get((target, name)), limit) for name in distractors],
             }
             for target in targets
@@ -256,7 +256,7 @@ def _heat_cell(row: Row | None, limit: float) -> dict[str, Any] | None:
     if row is None:
         return None
     return {
-        "text": grid.cell_text(row, between=""),
+        "text": tables.cell_text(row, between=""),
         "shade": round((row["change_points"] / limit + 1) / 2 * SHADES),
         "significant": bool(row["stars"]),
     }
@@ -269,7 +269,10 @@ def _shades() -> Iterator[dict[str, str]]:
 
     for step in range(SHADES + 1):
         place = 2 * step / SHADES - 1
-        yield {"colour": to_hex(colormaps[grid.COLOURS]((place + 1) / 2)), "ink": grid.ink(place)}
+        yield {
+            "colour": to_hex(colormaps[style.DIVERGING]((place + 1) / 2)),
+            "ink": style.ink(place),
+        }
 
 
 # -- what was left out, and what else was scored
@@ -332,7 +335,7 @@ def other_scores(results: Sequence[Record], names: Sequence[str]) -> list[dict[s
                     for name, result in held
                     for h, scores in result[key].items()
                 ]
-            labels = [curves.METRICS.get(c, c.replace("_", " ")) for c in columns]
+            labels = [style.METRICS.get(c, c.replace("_", " ")) for c in columns]
             found.append({"title": title, "columns": labels, "rows": rows})
     return found
 

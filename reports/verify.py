@@ -11,7 +11,6 @@ from core import records
 from core.errors import UserError
 from measures import metrics, scoring
 
-TOLERANCE = 1e-6  # largest difference that counts as equal
 IDENTITY = ("model", "target", "distractor", "metric_name", "n")
 BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
 # What of an example follows from what else it holds, beside its score
@@ -95,7 +94,7 @@ def compare(stored: dict[tuple, Any], recomputed: dict[tuple, Any]) -> list[tupl
     rows = []
     for (quantity, h), group in groups.items():
         gap, place, *pair = max(group, key=lambda entry: entry[0])
-        wrong = sum(entry[0] > TOLERANCE for entry in group)
+        wrong = sum(entry[0] > records.TOLERANCE for entry in group)
         shown = [f"{x:.9g}" if isinstance(x, float) else repr(x)[:70] for x in pair]
         cells = (f"{quantity} {place}".strip(), h, str(len(group)), *shown, f"{gap:.0e}")
         rows.append((*cells, f"MISMATCH ({wrong})" if wrong else "ok"))

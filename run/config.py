@@ -4,14 +4,11 @@ import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from core import records
 from core.errors import UNPRINTABLE, UserError
-from data import KINDS, MIXES, Pair
 from lm.bundled import BUNDLED
-from tasks.spec import EMBEDDED
+from tasks.spec import EMBEDDED, Task
 
 DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
 # Flags that say where and how to run; all others decide what is measured.
@@ -23,6 +20,8 @@ NOT_SETTINGS = {
 # What may change while a run is under way: settings that change no number of what is finished.
 MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
 RANDOM = "random"  # the distractor of --history random
+HISTORIES = ("teacher", "model", RANDOM)
+MIXES = ("distractor", "target_first", "target_last", "interleaved")
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
 
 
@@ -60,7 +59,7 @@ class RunConfig:
         "teacher",
         "what a history shows: reference answers (teacher), the model's own (model), or text "
         "sampled from the model instead of the distractor (random)",
-        choices=KINDS,
+        choices=HISTORIES,
     )
     mix: str = _flag(
         "distractor",
@@ -122,23 +121,9 @@ class RunConfig:
     overwrite: bool = _flag(False, "replace results that exist with other settings")
     quiet: bool = _flag(False, "show no progress")
 
-    def requested(self, pair: Pair) -> dict[str, Any]:
-        """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved)."""
-        settings = {k: v for k, v in dataclasses.asdict(self).items() if k not in NOT_SETTINGS}
-        for role, rows in (("target", pair.target), ("distractor", pair.distractor)):
-            settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
-        task = pair.target.spec.task
-        return settings | {
-            "seed": list(self.seed),
-            "target_metric": task.metric,
-            "target_labels": list(task.labels),
-            "max_new_tokens": task.max_new_tokens,
-        }
-
-    def path(self, pair: Pair) -> Path:
-        """Where a pair's result goes."""
-        target, distractor = str(pair.target.spec), str(pair.distractor.spec)
-        return records.result_path(self.out_dir, self.model, target, distractor)
+    def answer_tokens(self, task: Task) -> int:
+        """Most tokens of a greedy answer; 0 where labels are read by likelihood alone."""
+        return 0 if task.labels and self.read == "likelihood" else task.max_new_tokens
 
 
 def changed_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

@@ -81,7 +81,7 @@ def encode_case(
     baseline = None
     for h, cue in asked_of(config):
         prompt = lm.encode(
-            case.messages(h, cue), case.labels, answer_tokens(case, config), baseline
+            case.messages(h, cue), case.labels, config.answer_tokens(case.task), baseline
         )
         baseline = baseline or prompt
         yield case, h, cue is not None, prompt
@@ -104,11 +104,6 @@ def reads_of(case: Case, config: RunConfig) -> int:
     """
     replies = len(case.history) if config.history == "model" else 0
     return len(asked_of(config)) + read_again(case, config) * (config.max_len + 1) + replies
-
-
-def answer_tokens(case: Case, config: RunConfig) -> int:
-    """Most tokens of a case's greedy answer; 0 where labels are read by likelihood alone."""
-    return 0 if case.labels and config.read == "likelihood" else case.task.max_new_tokens
 
 
 def make_example(found: Found) -> dict[str, Any]:

@@ -3,22 +3,42 @@
 Never imports torch; where a model is needed it is passed in.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import data
 from core import records
 from core.errors import UserError
 from data import Case, Pair, TaskRows
-from run.config import MAY_CHANGE, RunConfig, changed_settings
-from run.examples import answer_tokens
+from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
 from run.journal import refuse_other_journals
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
 
 if TYPE_CHECKING:
     from model import LanguageModel
+
+
+def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
+    """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved)."""
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_SETTINGS}
+    for role, rows in (("target", pair.target), ("distractor", pair.distractor)):
+        settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
+    task = pair.target.spec.task
+    return settings | {
+        "seed": list(config.seed),
+        "target_metric": task.metric,
+        "target_labels": list(task.labels),
+        "max_new_tokens": task.max_new_tokens,
+    }
+
+
+def result_path(config: RunConfig, pair: Pair) -> Path:
+    """Where a pair's result goes."""
+    target, distractor = str(pair.target.spec), str(pair.distractor.spec)
+    return records.result_path(config.out_dir, config.model, target, distractor)
 
 
 def known_tasks(config: RunConfig) -> dict[str, Task]:
@@ -96,26 +116,26 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
     """
     if config.overwrite:
         return list(pairs)
-    there = [pair for pair in pairs if config.path(pair).exists()]
+    there = [pair for pair in pairs if result_path(config, pair).exists()]
     for pair in there:
-        result, wanted = records.read_result(config.path(pair)), config.requested(pair)
+        result, wanted = records.read_result(result_path(config, pair)), requested(config, pair)
         if config.on_overflow == "skip" or not result.get("n_skipped"):
             del wanted["on_overflow"]  # the result is the same under both
         changed = changed_settings(result["config"], wanted)
         if changed:
             raise UserError(
-                f"{config.path(pair)} was made with other settings: {'; '.join(changed)}.\n"
+                f"{result_path(config, pair)} was made with other settings: {'; '.join(changed)}.\n"
                 "Use another --out_dir, or --overwrite to replace it."
             )
-        log = records.debug_path(config.path(pair))
+        log = records.debug_path(result_path(config, pair))
         if not log.exists():
             raise UserError(f"{log} is missing beside its result. --overwrite makes both again.")
         records.read_debug(log)
     waiting = [pair for pair in pairs if pair not in there]
     for pair in waiting:
-        asked = config.requested(pair).items()
+        asked = requested(config, pair).items()
         wanted = {k: v for k, v in asked if k not in MAY_CHANGE and v != "auto"}
-        refuse_other_journals(config.path(pair), wanted)
+        refuse_other_journals(result_path(config, pair), wanted)
     return waiting
 
 
@@ -165,4 +185,4 @@ def _longest(case: Case, h: int, config: RunConfig) -> tuple[list, tuple[str, ..
         tasks = (case.task, case.pair.distractor.spec.task)
         replies = h * max(task.max_new_tokens for task in tasks)
     behind = case.labels or (case.target.references[:1] if config.sensitivity else ())
-    return case.messages(h, cue), behind, answer_tokens(case, config), replies
+    return case.messages(h, cue), behind, config.answer_tokens(case.task), replies

@@ -8,6 +8,7 @@ from test_data import SAMPLES, rows, run_python
 
 import data
 from data import Pair, Turn
+from run.config import MIXES
 from tasks import spec
 
 
@@ -152,7 +153,7 @@ def test_roles_by_hand(max_len):
     assert data.roles("distractor", max_len) == ("distractor",) * max_len
 
 
-@pytest.mark.parametrize("mix", data.MIXES)
+@pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("pair", [("quiz", "reviews"), ("quiz", "quiz")])
 def test_a_turn_is_a_row_of_the_task_of_its_role(mix, pair):
     for case in mixed(mix, *pair, limit=20):
@@ -169,7 +170,7 @@ def test_under_a_mix_no_row_occurs_twice_and_none_is_the_target(mix, distractor)
         assert len(set(asked)) == 13
 
 
-@pytest.mark.parametrize("mix", data.MIXES)
+@pytest.mark.parametrize("mix", MIXES)
 def test_the_conversation_of_h_turns_is_the_beginning_of_the_longer_ones(mix):
     for case in mixed(mix, "quiz", "posts", limit=8):
         longest = case.messages(5)

@@ -27,7 +27,7 @@ from measures import metrics, scoring, stats
 from model import LanguageModel
 from reports import verify
 from run import planning
-from run.config import RunConfig, parse_args
+from run.config import MIXES, RunConfig, parse_args
 from run.examples import random_rows, run_cases, with_model_replies
 from tasks.spec import Task, TaskSpec
 
@@ -172,7 +172,7 @@ def test_one_seed_twice_is_refused(tmp_path, model, capsys):
 # --- mixes
 
 
-@pytest.mark.parametrize("mix", data.MIXES)
+@pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("distractor", ["reviews", "quiz"])
 def test_the_log_says_which_task_each_turn_is_of(study, lm, mix, distractor):
     folder = study(f"--mix {mix} --target quiz --distractor {distractor} --max_len 3")
@@ -208,7 +208,7 @@ def test_too_few_rows_for_a_mix_are_refused(
     assert "a history of 144 of its turns needs one more" in said
 
 
-@pytest.mark.parametrize("mix", data.MIXES[1:])
+@pytest.mark.parametrize("mix", MIXES[1:])
 def test_a_mix_needs_of_each_task_one_row_more_than_its_own_turns(mix):
     few, many = made_up("few", "abc"), made_up("many", "abcdefghij")
     planning.require_rows(Pair(few, many), RunConfig(max_len=5, mix=mix))

@@ -349,14 +349,14 @@ def test_colours_are_centred_at_0_and_the_same_for_every_model(tmp_path):
 
 
 def test_numbers_are_readable_on_every_colour():
-    colours = matplotlib.colormaps[grid.COLOURS]
+    colours = matplotlib.colormaps[style.DIVERGING]
     for place in np.linspace(-1, 1, 41):
         red, green, blue = (
             c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
             for c in colours((place + 1) / 2)[:3]
         )
         light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-        contrast = (light + 0.05) / 0.05 if grid.ink(place) == "black" else 1.05 / (light + 0.05)
+        contrast = (light + 0.05) / 0.05 if style.ink(place) == "black" else 1.05 / (light + 0.05)
         assert contrast >= 4.5  # WCAG 2, level AA
 
 
