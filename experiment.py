@@ -121,7 +121,7 @@ def run_plan(
     """
     kept = read_journals(journals, config, team)
     budgets = [held.token_budget for held in kept.values() if held.token_budget]
-    lm.runtime.token_budget = min([lm.runtime.token_budget, *budgets])
+    lm.token_budget = min([lm.token_budget, *budgets])
     size = config.batch_size
     batches = [
         [case for place in plan[start : start + size] for case in place]
@@ -132,7 +132,7 @@ def run_plan(
     done = sum(map(len, batches)) - sum(map(len, waiting))
     total = done + sum(map(len, share))
     quiet = config.quiet or not team.is_first
-    with Progress(total, done, lambda: lm.runtime.tokens, quiet) as progress:
+    with Progress(total, done, lambda: lm.tokens_read, quiet) as progress:
         for pair, held in kept.items():
             for scores in held.scores.values():
                 for h, score in enumerate(scores):
@@ -183,7 +183,7 @@ def run_batch(
     advance: Callable[[int], None],
 ) -> dict[Pair, list[Entry]]:
     """Run some cases together -> what the journals lack of them."""
-    budget = lm.runtime.token_budget
+    budget = lm.token_budget
     cases = [case for case in batch if case.key not in kept[case.pair].skipped]
     examples, skipped = fitting(cases, kept, config, lm, advance)
     entries: dict[Pair, list[Entry]] = {}
@@ -192,9 +192,9 @@ def run_batch(
             entries.setdefault(case.pair, []).append({"example": example})
     for case, reason in skipped.items():
         entries.setdefault(case.pair, []).append(skipped_entry(case.key, reason))
-    if lm.runtime.token_budget < budget:  # a run that goes on need not find that out again
+    if lm.token_budget < budget:  # a run that goes on need not find that out again
         for lines in entries.values():
-            lines.append({"token_budget": lm.runtime.token_budget})
+            lines.append({"token_budget": lm.token_budget})
     return entries
 
 
@@ -291,13 +291,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
     asked = requested(config, pair)
     return asked | {
         "requested": {name: asked[name] for name in ("prompt", "dtype", "engine")},
-        "revision": lm.revision,
-        "prompt": lm.renderer.form,
-        "engine": lm.engine.name,
-        "dtype": lm.facts()["dtype"],
-        "label_continuations": {label: lm.continuation(label) for label in target.labels},
-        "margin_tokens": lm.margin_tokens(target.labels),
-        "generation": lm.decoding.describe() | {"max_new_tokens": target.max_new_tokens},
+        **lm.describe(target.labels, target.max_new_tokens),
         "tasks": {"target": target.describe(), "distractor": distractor.describe()},
         "batch_size": config.batch_size,
         "allow_pickle": config.allow_pickle,

@@ -146,6 +146,18 @@ class LanguageModel:
         most = len(self.render(messages).encode()) + behind + more + 8
         return self.context is None or most <= self.context
 
+    def describe(self, labels: Sequence[str], max_new_tokens: int) -> dict[str, Any]:
+        """The settings that this model resolves, for the config of a result."""
+        return {
+            "revision": self.revision,
+            "prompt": self.renderer.form,
+            "engine": self.engine.name,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "label_continuations": {label: self.continuation(label) for label in labels},
+            "margin_tokens": self.margin_tokens(labels),
+            "generation": self.decoding.describe() | {"max_new_tokens": max_new_tokens},
+        }
+
     def facts(self) -> dict[str, Any]:
         """What a result says of the model as it was run."""
         peak = {}
@@ -163,6 +175,20 @@ class LanguageModel:
             "token_budget": self.runtime.token_budget,
             "context": self.context,
         }
+
+    @property
+    def tokens_read(self) -> int:
+        """Tokens that were run until now, padding not counted."""
+        return self.runtime.tokens
+
+    @property
+    def token_budget(self) -> int:
+        """Most tokens of one forward; a run that goes on starts with what memory allowed."""
+        return self.runtime.token_budget
+
+    @token_budget.setter
+    def token_budget(self, tokens: int) -> None:
+        self.runtime.token_budget = tokens
 
     def release_memory(self) -> None:
         """Give back what a failed forward has left on the device."""
