@@ -16,7 +16,7 @@ cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 
 read -ra tasks <<<"${TASKS:-mmlu rotten_tomatoes tweetqa}" # as many as the array has elements
 target=${tasks[$SLURM_ARRAY_TASK_ID]}
-export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # nodes read the caches that were filled before, see README
+export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # nodes read caches that were filled before, see docs/long_runs.md
 
 # exec: Slurm's warning goes to the launcher, which hands it to every process
 exec torchrun --nproc_per_node "${SLURM_GPUS_ON_NODE:-1}" --master_port "$((29500 + SLURM_ARRAY_TASK_ID))" \

@@ -159,9 +159,9 @@ def test_the_text_tasks_run_from_a_data_root(tmp_path, model, name):
     assert ("extracted" in example) == (name == "gsm8k")
 
 
-def test_the_example_of_the_readme_is_a_task_file(tmp_path):
-    readme = (spec.EMBEDDED_ROWS.parent / "README.md").read_text(encoding="utf-8")
-    text = readme.partition("```yaml\n")[2].partition("```")[0]
+def test_the_example_of_the_docs_is_a_task_file(tmp_path):
+    page = (spec.EMBEDDED_ROWS.parent / "docs" / "own_tasks.md").read_text(encoding="utf-8")
+    text = page.partition("```yaml\n")[2].partition("```")[0]
     (tmp_path / "tickets.csv").write_text("title,body,team\nBill,Too high,billing\n")
     (tmp_path / "my_tasks.yaml").write_text(text, encoding="utf-8")
     [task] = spec.read_tasks(tmp_path / "my_tasks.yaml", taken=spec.builtin_tasks()).values()

@@ -139,8 +139,8 @@ LAUNCHERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_the_launchers_of_the_readme_start_a_team(tmp_path, model, one, launcher):
-    assert launcher in (ROOT / "README.md").read_text()
+def test_the_launchers_of_the_docs_start_a_team(tmp_path, model, one, launcher):
+    assert launcher in (ROOT / "docs" / "long_runs.md").read_text()
     name, *flags = launcher.split()
     program = Path(sys.executable).with_name(name)
     command = [program, *flags, 2, LAUNCHERS[launcher], free_port(), "experiment.py"]
