@@ -33,92 +33,100 @@ def _flag(default: Any, text: str, **options: Any) -> Any:
 class RunConfig:
     """Every setting of a run with its default; the command line is made from this."""
 
-    model: str = _flag(BUNDLED, "Hub name or folder of a causal LM")
+    model: str = _flag(BUNDLED, "Hub name, folder or GGUF file of a causal LM")
     target: tuple[str, ...] = _flag(
         EMBEDDED, "tasks that are scored: name, name/split or name.subject/split", nargs="+"
     )
-    distractor: tuple[str, ...] = _flag(EMBEDDED, "tasks that fill the history", nargs="+")
-    task_file: str | None = _flag(
-        None, "YAML file with tasks of your own, known by their names there", type=str
+    distractor: tuple[str, ...] = _flag(
+        EMBEDDED, "tasks that fill the history; each target is run after each of them", nargs="+"
     )
-    max_len: int = _flag(4, "longest history, in turns; every length from 0 is run")
+    task_file: str | None = _flag(
+        None, "YAML file with tasks of your own, see docs/own_tasks.md", type=str
+    )
+    max_len: int = _flag(4, "longest history in turns; every length from 0 is run")
     limit: int | None = _flag(
-        None, f"targets, after a seeded shuffle (all; {DEMO_LIMIT} where no --model)", type=int
+        None,
+        f"number of targets, after a seeded shuffle (all; {DEMO_LIMIT} without --model)",
+        type=int,
     )
     num_histories: int | None = _flag(
         None,
-        "histories drawn in all, target i takes number i mod N (every target its own); faster, "
-        "but errors of targets that share a history are correlated",
+        "number of histories, shared by the targets (each target has its own); faster, but targets "
+        "with the same history are not independent",
         type=int,
     )
     seed: tuple[int, ...] = _flag(
-        (0,), "the first one chooses the targets; each draws histories for them, which are pooled",
+        (0,), "the first seed chooses the targets; each draws histories for them, which are pooled",
         nargs="+", type=int,
     )  # fmt: skip
     history: str = _flag(
         "teacher",
-        "what a history shows: reference answers (teacher), the model's own (model), or text "
-        "sampled from the model instead of the distractor (random)",
+        "answers in the history: the reference (teacher) or the model's own (model); random: text "
+        "sampled from the model instead of a distractor",
         choices=HISTORIES,
     )
     mix: str = _flag(
         "distractor",
-        "target-task turns in the history: none (distractor), half of the longest one first or "
-        "last, or every other turn",
+        "turns of the target task in the history: none (distractor), the first or the last half of "
+        "the longest history, or every second turn",
         choices=MIXES,
     )
     switch_cue: str | None = _flag(
-        None, "a sentence before the target prompt from h = 1; run with and without it", type=str
+        None, "a sentence before the target's prompt from h = 1; run with and without it", type=str
     )
     read: str = _flag(
         "likelihood",
-        "label tasks by label likelihood, by the one label in the greedy text, or both",
+        "score label tasks by label likelihood, by the label in a generated answer, or both",
         choices=("likelihood", "generate", "both"),
     )
     sensitivity: bool = _flag(
         False,
-        "tau for generated answers too (label tasks always have it); reads their prompts twice",
+        "tau, confidence and loss of generated answers too (label tasks always have them); "
+        "reads their prompts twice",
     )
-    prompt: str = _flag("auto", "prompt form; auto is chat where the tokenizer has a template",
+    prompt: str = _flag("auto", "prompt form; auto is chat if the tokenizer has a template",
                         choices=("auto", "chat", "plain"))  # fmt: skip
     max_new_tokens: int | None = _flag(
-        None, "most tokens of a generated answer (each task has its own)", type=int
+        None, "longest generated answer in tokens (each task has its own)", type=int
     )
-    dtype: str = _flag("auto", "auto is float32 on a CPU, the checkpoint's own elsewhere",
+    dtype: str = _flag("auto", "auto is float32 on a CPU and the checkpoint's own elsewhere",
                        choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
     engine: str = _flag(
         "auto",
-        "tree shares what prompts have in common; auto is tree where that is exact, else plain",
+        "tree reads what prompts share only once; auto is tree if that is exact, else plain",
         choices=("auto", "tree", "plain"),
     )
-    no_cosine: bool = _flag(False, "read no layers: no cosines, drift, margins")
+    no_cosine: bool = _flag(False, "read no layers")
     lens: str = _flag(
         "logit",
-        "a block's output goes through the final norm (logit) or not (raw) to the unembedding",
+        "read a block's output through the final norm and unembedding (logit), or without the "
+        "norm (raw)",
         choices=("logit", "raw"),
     )
     agree: bool = _flag(
         False,
-        "also the share of examples whose lens top-1 token is the model's; "
-        "costs the unembedding once per block and prompt",
+        "how often the lens' most likely token is the model's; costs one unembedding per block and "
+        "prompt",
     )
     on_overflow: str = _flag(
-        "stop", "prompts beyond the context: stop, or skip their target", choices=("stop", "skip")
+        "stop",
+        "prompts longer than the context: stop, or skip their target",
+        choices=("stop", "skip"),
     )
     trust_remote_code: bool = _flag(False, "run code that comes with the model")
     allow_pickle: bool = _flag(
-        False, "read weights from pytorch_model.bin where there are none in safetensors"
+        False, "read weights from pytorch_model.bin if there are no safetensors"
     )
-    batch_size: int = _flag(4, "target examples in flight")
-    device: str = _flag("auto", "torch device; auto is an accelerator where there is one")
+    batch_size: int = _flag(4, "targets that are run together")
+    device: str = _flag("auto", "torch device; auto is an accelerator if there is one")
     device_map: str | None = _flag(
-        None, "spread a large model over all devices, by accelerate: auto, balanced", type=str
+        None, "spread a large model over several devices: auto or balanced", type=str
     )
     data_root: str | None = _flag(
-        None, "folder in the Hub's layout (DIR/org/name) to read data sets from", type=str
+        None, "read Hub data sets from this folder, laid out like the Hub (DIR/org/name)", type=str
     )
-    out_dir: str = _flag("results", "folder of the results")
-    overwrite: bool = _flag(False, "replace results that exist with other settings")
+    out_dir: str = _flag("results", "folder for the results")
+    overwrite: bool = _flag(False, "replace results made with other settings")
     quiet: bool = _flag(False, "show no progress")
 
     def answer_tokens(self, task: Task) -> int:
@@ -158,7 +166,7 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
     if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
         parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
     if given.get("history") == "random" and given.setdefault("distractor", [RANDOM]) != [RANDOM]:
-        parser.error("--history random takes the place of a distractor: leave --distractor out")
+        parser.error("--history random replaces the distractor: leave out --distractor")
     if "model" not in given:
         given.setdefault("limit", DEMO_LIMIT)
     return RunConfig(
@@ -177,13 +185,13 @@ def check_settings(config: RunConfig) -> None:
         for text in filter(lambda each: isinstance(each, str), _listed(value)):
             bare = text.replace("\n", " ") if name == "switch_cue" else text
             if UNPRINTABLE.search(bare):
-                raise UserError(f"--{name} {text!r:.80}: holds a control character.")
+                raise UserError(f"--{name} {text!r:.80}: contains a control character.")
     if len(set(config.seed)) < len(config.seed):
-        raise UserError("--seed: the same seed twice would count its examples twice.")
+        raise UserError("--seed: each seed can be given only once.")
     if config.switch_cue is not None and not config.switch_cue.strip():
         raise UserError("--switch_cue: the sentence is empty.")
     if config.agree and config.no_cosine:
-        raise UserError("--agree reads layers and --no_cosine does not: leave one of them out.")
+        raise UserError("--agree reads layers and --no_cosine reads none: leave out one of them.")
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

@@ -166,7 +166,7 @@ def test_the_pooled_result_is_that_of_the_single_logs_together(study, model, lm,
 @pytest.mark.usefixtures("no_model")
 def test_one_seed_twice_is_refused(tmp_path, model, capsys):
     assert run(tmp_path, model, "--seed 1 2 1") == 2
-    assert "--seed: the same seed twice" in capsys.readouterr().err
+    assert "--seed: each seed can be given only once" in capsys.readouterr().err
 
 
 # --- mixes
@@ -371,7 +371,7 @@ def test_a_distractor_beside_sampled_turns_is_refused(capsys):
     with pytest.raises(SystemExit) as stopped:
         experiment.main(["--history", "random", "--distractor", "reviews"])
     assert stopped.value.code == 2
-    assert "leave --distractor out" in capsys.readouterr().err
+    assert "leave out --distractor" in capsys.readouterr().err
 
 
 # --- a cue at the switch
