@@ -27,7 +27,7 @@ def verify(path: Path) -> list[tuple[str, ...]]:
     examples = log["debug_examples"]
     metric_name = "accuracy" if "label_logprobs" in examples[0] else log["metric_name"]
     try:
-        read = result["config"].get("read", "likelihood")
+        read = result["config"].get("scoring", "likelihood")
         judged = [example | rescored(example, metric_name, read) for example in examples]
         aggregates = metrics.aggregate(judged, metric_name) | {"metric_name": metric_name}
         digest = records.digest(result, log)

@@ -74,7 +74,7 @@ class RunConfig:
     switch_cue: str | None = _flag(
         None, "a sentence before the target's prompt from h = 1; run with and without it", type=str
     )
-    read: str = _flag(
+    scoring: str = _flag(
         "likelihood",
         "score label tasks by label likelihood, by the label in a generated answer, or both",
         choices=("likelihood", "generate", "both"),
@@ -131,7 +131,7 @@ class RunConfig:
 
     def answer_tokens(self, task: Task) -> int:
         """Most tokens of a greedy answer; 0 where labels are read by likelihood alone."""
-        return 0 if task.labels and self.read == "likelihood" else task.max_new_tokens
+        return 0 if task.labels and self.scoring == "likelihood" else task.max_new_tokens
 
 
 def changed_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:

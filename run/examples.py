@@ -57,7 +57,7 @@ def run_cases(
     advance(len(prompts) - len(different))
     found = [Found(*each, outcomes[each[-1]]) for each in asked]
     examples = [make_example(each) for each in found]
-    for example, each, verdict in zip(examples, found, score_outcomes(found, config.read)):
+    for example, each, verdict in zip(examples, found, score_outcomes(found, config.scoring)):
         example |= verdict
         if each.outcome.layers is not None:
             example |= _layers(each)

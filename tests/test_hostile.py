@@ -461,7 +461,7 @@ def runs(tmp_path_factory):
         "cpu",
         "--sensitivity",
     ]
-    flags += ["--limit", 3, "--max_len", 1, "--max_new_tokens", 3, "--agree", "--read", "both"]
+    flags += ["--limit", 3, "--max_len", 1, "--max_new_tokens", 3, "--agree", "--scoring", "both"]
     flags += ["--switch_cue", "Now another.", "--distractor", "reviews"]
     assert call(experiment.main, *flags, "--target", "quiz", "posts")[0] == 0
     found = Runs()

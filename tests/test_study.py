@@ -552,7 +552,7 @@ def reads(tmp_path_factory, model):
     folders = {}
     for read in ("likelihood", "generate", "both"):
         folders[read] = tmp_path_factory.mktemp(read)
-        assert run(folders[read], model, f"--read {read}|{CUE}") == 0
+        assert run(folders[read], model, f"--scoring {read}|{CUE}") == 0
     patch.undo()
     return folders
 
@@ -671,7 +671,7 @@ def nothing(tmp_path_factory, model):
     patch = pytest.MonkeyPatch()
     patch.setattr(Case, "messages", lambda case, h, cue=None: conversation(case.target))
     flags = ["--target", "quiz", "posts", "--distractor", "reviews", *SMALL, "--max_len", "3"]
-    flags += ["--seed", "0", "1", "--sensitivity", "--read", "both", "--agree"]
+    flags += ["--seed", "0", "1", "--sensitivity", "--scoring", "both", "--agree"]
     flags += ["--switch_cue", CUE, "--model", str(model), "--out_dir", str(folder)]
     assert experiment.main(flags) == 0
     patch.undo()
@@ -742,7 +742,7 @@ def case_and_needed(lm, target, **settings):
     for h in range(MAX_LEN + 1):
         text = lm.render(case.messages(h, config.switch_cue if h else None))
         behind = [len(lm.renderer.tokens(text + label)) for label in case.labels]
-        if not case.labels or config.read != "likelihood":
+        if not case.labels or config.scoring != "likelihood":
             behind.append(len(lm.renderer.tokens(text)) + case.task.max_new_tokens)
         if not case.labels and config.sensitivity:
             behind.append(len(lm.renderer.tokens(text + case.target.references[0])))
@@ -756,8 +756,8 @@ OVERFLOWS = [
     ("posts", {}),
     ("quiz", {"history": "model"}),
     ("posts", {"history": "model"}),
-    ("quiz", {"read": "generate"}),
-    ("quiz", {"read": "both", "history": "model"}),
+    ("quiz", {"scoring": "generate"}),
+    ("quiz", {"scoring": "both", "history": "model"}),
     ("quiz", {"switch_cue": CUE}),
     ("posts", {"switch_cue": CUE, "history": "model"}),
     ("posts", {"sensitivity": True}),
