@@ -348,7 +348,7 @@ def prove_lens(model, kind: str = "logit") -> Lens:
     """The lens of a model, proved on a short row of tokens; UserError where none fits it."""
     parts = find_parts(model)
     positions = [Position(0, column, Request(states=True)) for column in range(len(PROBE))]
-    with torch.no_grad(), captured(model, parts.blocks[-1:], positions) as states:
+    with torch.no_grad(), captured(model, parts.blocks[-1:], positions, own_dtype=True) as states:
         logits = model(torch.tensor([PROBE], device=input_device(model))).logits[0]
         return proved_lens(parts, states[0], logits, type(model).__name__, kind)
 

@@ -20,6 +20,7 @@ from transformers import GenerationConfig, StoppingCriteria
 from core.errors import OutOfMemory, UserError
 from lm.lens import block_output
 from lm.prompts import Prefix, Request
+from lm.unembedding import Unembedding, in_half_precision
 
 Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
 
@@ -141,31 +142,74 @@ def run_halving(
     return run_halving(runtime, first, work) + run_halving(runtime, second, work)
 
 
+def last_column(hidden: Tensor) -> Tensor:
+    """Hidden states of the last token of each row, [B, T, D] -> [B, 1, D]."""
+    return hidden[:, -1:]
+
+
 @contextmanager
 def captured(
-    model: nn.Module, blocks: Iterable[nn.Module], positions: Sequence[Position]
+    model: nn.Module,
+    blocks: Iterable[nn.Module],
+    positions: Sequence[Position],
+    own_dtype: bool = False,
 ) -> Iterator[list[Tensor]]:
     """Within it a forward gives logits at the positions only, [1, S, V], and each block appends its
     states there, [P, D], where P counts the positions whose states are wanted.
 
-    The rows are picked before the unembedding, so that the model's own soft-cap, scale and bias
-    still apply and no vocabulary-sized tensor exists for any other position.
+    The unembedding is that of `read_logits`, or as the model has it where `own_dtype`.
     """
     places = [position for position in positions if position.request.states]
     states: list[Tensor] = []
 
-    def pick_rows(module: nn.Module, args: tuple) -> tuple:
-        hidden = args[0]  # [B, T, D]
-        return (hidden[[s.row for s in positions], [s.column for s in positions]][None], *args[1:])
+    def pick_rows(hidden: Tensor) -> Tensor:
+        return hidden[[s.row for s in positions], [s.column for s in positions]][None]
 
     def keep_states(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
         hidden = block_output(output)
         states.append(hidden[[s.row for s in places], [s.column for s in places]])
 
-    handles = [model.get_output_embeddings().register_forward_pre_hook(pick_rows)]
+    handles = [block.register_forward_hook(keep_states) for block in blocks if places]
     try:
-        handles += [block.register_forward_hook(keep_states) for block in blocks if places]
-        yield states
+        with picked_logits(model, pick_rows, own_dtype):
+            yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def picked_logits(
+    model: nn.Module, pick: Callable[[Tensor], Tensor] = last_column, own_dtype: bool = False
+) -> Iterator[None]:
+    """Within it a forward gives logits only of the rows [B', T', D] that `pick` takes of the hidden
+    states [B, T, D] before the unembedding, so that the model's own soft-cap, scale and bias still
+    apply, and no vocabulary-sized tensor exists for any other position.
+
+    In half precision the unembedding is computed in float32, unless `own_dtype`: logits of half
+    precision lie so far apart that the best two are often equal.
+    """
+    head = model.get_output_embeddings()
+    in_float32 = in_half_precision(head) and not own_dtype
+    picked: list[Tensor] = []
+
+    def before(module: nn.Module, args: tuple) -> tuple:
+        rows = pick(args[0])
+        if not in_float32:
+            return (rows, *args[1:])
+        picked.append(rows)
+        return (rows[:1, :1], *args[1:])  # what the module itself makes of them is replaced
+
+    def after(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        given = picked.pop().to(unembedding.device).float()
+        return unembedding.logits(given).to(output.device)
+
+    handles = [head.register_forward_pre_hook(before)]
+    if in_float32:
+        unembedding = Unembedding(head)
+        handles.append(head.register_forward_hook(after))
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
@@ -258,7 +302,7 @@ class PlainEngine:
             eos_token_id=list(decoding.eos_ids) or None,
             pad_token_id=decoding.eos_ids[0] if decoding.eos_ids else 0,
         )
-        with torch.inference_mode():
+        with torch.inference_mode(), picked_logits(self.runtime.model):
             rows = self.runtime.model.generate(
                 self.runtime.tensor(ids),
                 attention_mask=self.runtime.tensor(mask),

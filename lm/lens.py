@@ -17,8 +17,7 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from core.errors import UserError
-
-ROWS_AT_ONCE = 8192  # vocabulary rows that are held in float32 together
+from lm.unembedding import Unembedding
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,7 @@ class Lens:
         `kind` is logit, or raw: blocks without the final norm, against the same final logits.
         """
         self.parts = parts
+        self.unembedding = Unembedding(parts.head)
         self.scale = scale
         self.kind = kind
         with align_module_device(norm):  # brings in weights that are kept elsewhere
@@ -97,10 +97,7 @@ class Lens:
     @property
     def device(self) -> torch.device:
         """Where the unembedding is computed."""
-        head = self.parts.head
-        return torch.device(
-            head._hf_hook.execution_device if head.weight.is_meta else head.weight.device
-        )
+        return self.unembedding.device
 
     def describe(self) -> dict[str, Any]:
         """How logits are made of a block's output, for a result file."""
@@ -109,7 +106,7 @@ class Lens:
             "norm": type(self.norm).__name__,
             "logit_scale": self.scale,
             "softcap": self.parts.softcap,
-            "output_bias": getattr(self.parts.head, "bias", None) is not None,
+            "output_bias": self.unembedding.has_bias,
         }
 
     def view(self, states: Tensor) -> View:
@@ -122,19 +119,19 @@ class Lens:
 
     def logits(self, given: Tensor) -> Tensor:
         """What the unembedding is given [..., D] -> logits [..., V], as the model makes them."""
-        given = self._with_bias_column(given)
-        return self._scaled_and_capped(torch.cat([given @ rows.T for rows in self._rows()], dim=-1))
+        return self._scaled_and_capped(self.unembedding.logits(given))
 
     def token_logits(self, view: View, tokens: Sequence[int]) -> Tensor:
         """Lens logits of a few tokens at each block [P, L, T]."""
-        with align_module_device(self.parts.head):
-            rows = self._rows_at(list(tokens))
-        return self._scaled_and_capped(self._with_bias_column(view.blocks) @ rows.T)
+        rows = self.unembedding.rows_of(tokens)
+        given = self.unembedding.with_bias_column(view.blocks)
+        return self._scaled_and_capped(given @ rows.T)
 
     def top_tokens(self, view: View) -> Tensor:
         """The likeliest token at each block [P, L]; all of the unembedding once for each."""
-        given, start, best, top = self._with_bias_column(view.blocks), 0, None, None
-        for rows in self._rows():  # neither scale nor soft-cap changes the order
+        given = self.unembedding.with_bias_column(view.blocks)
+        start, best, top = 0, None, None
+        for rows in self.unembedding.rows():  # neither scale nor soft-cap changes the order
             here, token = (given @ rows.T).max(dim=-1)
             if best is None:
                 best, top = here, token
@@ -147,19 +144,18 @@ class Lens:
         """Cosine of each block's lens logits with the model's own logits [P, L]; NaN where a state
         is not finite.
 
-        cos(W a, W b) = a'Ga / (|a|_G |b|_G) with G = W'W, so no logits are made, unless a soft-cap
-        bends them.
+        With W = QR, Q having orthonormal columns, cos(W a, W b) = cos(R a, R b), so no logits are
+        made, unless a soft-cap bends them.
         """
-        if self.parts.softcap:
+        if self.parts.softcap:  # one block at a time: logits are as long as the vocabulary
             final = self.logits(view.final)
-            layers = [self.logits(layer) for layer in view.blocks.unbind(1)]
-            return torch.stack([_cosine(layer, final) for layer in layers], dim=1)
-        blocks, final = self._with_bias_column(view.blocks), self._with_bias_column(view.final)
-        mapped, mapped_final = blocks @ self.gram, final @ self.gram
-        lengths = (mapped * blocks).sum(-1).clamp_min(0).sqrt()  # |a|_G, [P, L]
-        final_length = (mapped_final * final).sum(-1).clamp_min(0).sqrt()  # [P]
-        products = (mapped * final[:, None]).sum(-1)
-        return _in_range(products / (lengths * final_length[:, None]))
+            layers = (_cosine(self.logits(layer), final) for layer in view.blocks.unbind(1))
+            return torch.stack(list(layers), dim=1)
+        blocks, final = (
+            self.unembedding.with_bias_column(given) @ self.factor.T
+            for given in (view.blocks, view.final)
+        )
+        return _cosine(blocks, final[:, None])
 
     def drift(self, states: Tensor, baselines: Tensor) -> Tensor:
         """Cosine of block outputs [P, L, D] with others of the same blocks [P, L]; NaN as above."""
@@ -167,28 +163,16 @@ class Lens:
         return _cosine(here, there)
 
     @cached_property
-    def gram(self) -> Tensor:
-        """G = W'W of the unembedding [D, D]; [D + 1, D + 1] where its bias is one more column."""
-        return sum(rows.T @ rows for rows in self._rows())
+    def factor(self) -> Tensor:
+        """R of W = QR of the unembedding [D, D], with its bias as one more column [D + 1, D + 1].
 
-    def _rows(self) -> Iterator[Tensor]:
-        """All rows of the unembedding, some at a time."""
-        head = self.parts.head
-        with align_module_device(head):
-            for start in range(0, len(head.weight), ROWS_AT_ONCE):
-                yield self._rows_at(slice(start, start + ROWS_AT_ONCE))
-
-    def _rows_at(self, which: slice | list[int]) -> Tensor:
-        """Rows of the unembedding [R, D]; [R, D + 1] where its bias is one more column."""
-        rows = self.parts.head.weight[which].float()
-        bias = getattr(self.parts.head, "bias", None)
-        return rows if bias is None else torch.cat([rows, bias[which, None].float()], dim=-1)
-
-    def _with_bias_column(self, given: Tensor) -> Tensor:
-        """[..., D] -> [..., D + 1] where the unembedding has a bias column."""
-        if getattr(self.parts.head, "bias", None) is None:
-            return given
-        return torch.cat([given, given.new_ones(*given.shape[:-1], 1)], dim=-1)
+        The Gram matrix W'W = R'R would do too, but its rounding is that of squares.
+        """
+        factor = None
+        for rows in self.unembedding.rows():
+            stacked = rows if factor is None else torch.cat([factor, rows])
+            factor = torch.linalg.qr(stacked, mode="r").R
+        return factor
 
     def _scaled_and_capped(self, logits: Tensor) -> Tensor:
         """What the model does to its logits behind the unembedding: scale, then soft-cap."""

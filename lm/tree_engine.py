@@ -24,6 +24,7 @@ from lm.engine import (
     Reading,
     Runtime,
     padded,
+    picked_logits,
     read_forward,
     run_halving,
 )
@@ -116,7 +117,7 @@ class TreeEngine:
             depths = [len(lineage) + step for lineage in lineages]
             inputs = self._inputs([answer[-1:] for answer in answers], mask, depths)
             self.runtime.tokens += sum(alive)
-            with torch.inference_mode():
+            with torch.inference_mode(), picked_logits(self.runtime.model):
                 logits = self.runtime.model(past_key_values=cache, use_cache=True, **inputs).logits
             for row, token in enumerate(logits[:, -1].argmax(-1).tolist()):
                 if alive[row]:

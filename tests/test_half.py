@@ -1,0 +1,80 @@
+"""Claims about half precision: what is read in float32, and what is said of the rest."""
+
+import copy
+
+import pytest
+import tiny
+import torch
+from test_engine import MOST, prompts_of_a_conversation, runtime, tokens
+from test_lens import own_logits
+
+from lm.engine import PlainEngine
+from lm.prompts import Request
+from lm.tree_engine import TreeEngine
+
+HALVES = (torch.bfloat16, torch.float16)
+BENT = ("llama", "gemma2", "cohere", "granite", "phi")  # soft-cap, scales, bias
+ENGINES = (PlainEngine, TreeEngine)
+
+
+def with_float32_head(lm):
+    """The same model in its half precision, but for an unembedding in float32."""
+    other = copy.deepcopy(lm)
+    other.set_output_embeddings(copy.deepcopy(lm.get_output_embeddings()).float())
+    return other
+
+
+def logits_in_float32(lm, ids):
+    """Logits [T, V] of half-precision states by an unembedding in float32 of the test's own."""
+    with torch.no_grad():
+        states = lm.base_model(torch.tensor([ids])).last_hidden_state[0]
+        return own_logits(with_float32_head(lm), states.float())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("family", BENT)
+def test_label_scores_are_those_of_a_float32_unembedding(family, dtype):
+    ids = tokens(20)
+    want = Request({4, 8, 300}, is_prompt=True)
+    reading = PlainEngine(runtime(family, dtype, layers=False)).read({ids: want})[ids]
+    expected = logits_in_float32(tiny.model(family, dtype), ids)[-1].log_softmax(-1)
+    assert reading.logprobs == pytest.approx({t: expected[t].item() for t in (4, 8, 300)}, abs=1e-4)
+    assert list(reading.top_tokens) == expected.topk(5).indices.tolist()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_labels_that_half_precision_cannot_tell_apart_do_not_tie(engine):
+    lm = tiny.fresh_model("llama", torch.bfloat16)
+    rows = lm.get_output_embeddings().weight
+    with torch.no_grad():
+        rows[4] = 40 * rows[4]
+        rows[8] = rows[4]
+        rows[8, 0] = torch.nextafter(rows[4, 0], torch.tensor(9, dtype=rows.dtype))
+    subject = runtime(layers=False)
+    subject.model = lm
+    ids = next(t for t in map(tokens, (20,) * 30, range(30)) if _ties(lm, t))
+    found = engine(subject).read({ids: Request({4, 8}, is_prompt=True)})[ids].logprobs
+    assert found[4] != found[8]
+
+
+def _ties(lm, ids):
+    with torch.no_grad():
+        logits = lm(torch.tensor([ids])).logits[0, -1]
+    return logits[4] == logits[8]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("family", BENT)
+def test_answers_take_the_best_of_the_float32_logits(engine, family):
+    ids = tokens(11)
+    subject = runtime(family, torch.bfloat16, layers=False)
+    answer = engine(subject).read({ids: Request(is_prompt=True, answer=MOST)})[ids].answer
+    for k, token in enumerate(answer):
+        logits = logits_in_float32(subject.model, (*ids, *answer[:k]))[-1]
+        assert logits[token] >= logits.max() - 0.3  # what the blocks' own rounding may do
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_float32_is_read_by_the_models_own_unembedding(engine, monkeypatch):
+    monkeypatch.setattr("lm.engine.Unembedding", None)
+    assert engine(runtime()).read(prompts_of_a_conversation())
