@@ -60,6 +60,10 @@ class Renderer:
         """
         return self._render(messages, answer=None)
 
+    def render_answered(self, messages: Sequence[Message], answer: str) -> str:
+        """Text of a conversation that ends with an answer, closed as the template closes it."""
+        return self._render(messages, answer)
+
     def continuation(self, label: str) -> str:
         """The text scored for a label: to the character what a history shows as that answer."""
         question = [{"role": "user", "content": "?"}]
@@ -98,6 +102,11 @@ class Renderer:
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a rendered text, which holds its special tokens already."""
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Characters of each of a rendered text's tokens; for fast tokenizers alone."""
+        whole = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return whole.offset_mapping
 
 
 def _resolve_form(form: str, tokenizer) -> str:

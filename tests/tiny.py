@@ -92,6 +92,11 @@ def fresh_model(family: str, dtype: torch.dtype = torch.float32):
 @cache
 def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     """Byte-level BPE over a few sentences: words of one, two and more tokens."""
+    return fresh_tokenizer(CHAT_TEMPLATE if chat else None)
+
+
+def fresh_tokenizer(template: str | None) -> PreTrainedTokenizerFast:
+    """The same tokenizer with another chat template."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -109,7 +114,7 @@ def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
         bos_token="<s>",
         eos_token="<|end|>",
         additional_special_tokens=special[3:],
-        chat_template=CHAT_TEMPLATE if chat else None,
+        chat_template=template,
     )
 
 
