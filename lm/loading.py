@@ -63,11 +63,11 @@ def load(
     if where.type == "cpu":  # grouped keys are read in place, not copied for every head
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
     # Else transformers waits for a robot of the Hub to convert pickled weights.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    path, of_file = place_of(name)
+    path, of_file = place_of(name, allow_pickle)
+    transformers.utils.logging.disable_progress_bar()  # and with it the one of downloads
     of_file["trust_remote_code"] = trust_remote_code
     wanted_dtype = resolve_dtype(dtype, where)
 
@@ -84,25 +84,25 @@ def load(
 
     try:
         with pickles(name, allow_pickle):
-            tokenizer, model, report = hub.fetch(read_files, complete=True)
+            tokenizer, model, report = read_files()
         model = (model if device_map else model.to(where)).eval()
     except LOADING_ERRORS as error:
         raise UserError(_why_not_loaded(name, error)) from error
     check_head(model, name, sorted(report["missing_keys"]))
     check_causal(model, name)
-    revision = revision_of(path, model, of_file.get("gguf_file"))
+    revision = revision_of(path, of_file.get("gguf_file"))
     return Loaded(model, tokenizer, revision)
 
 
-def revision_of(path: str, model, gguf: str | None = None) -> str | None:
-    """Which state of a model this is: the Hub's commit, or for a folder a hash over its files, or
-    over the one named by `gguf`.
+def revision_of(path: str, gguf: str | None = None) -> str:
+    """Which state of a model this is: the Hub's commit, or for a folder of one's own a hash over
+    its files, or over the one named by `gguf`.
 
     Of large files the ends are hashed: training changes all weights, and reading them again would
     take as long as loading them.
     """
-    if not Path(path).is_dir():
-        return getattr(model.config, "_commit_hash", None)
+    if hub.is_snapshot(Path(path)):
+        return Path(path).name
     found = hashlib.sha256()
     files = [Path(path, gguf)] if gguf else Path(path).iterdir()
     for file in sorted(file for file in files if file.suffix in MODEL_FILES and file.is_file()):
@@ -115,8 +115,8 @@ def revision_of(path: str, model, gguf: str | None = None) -> str | None:
     return f"files {found.hexdigest()[:16]}"
 
 
-def place_of(name: str) -> tuple[str, dict[str, str]]:
-    """Where transformers finds a model, and the file's name where that is GGUF."""
+def place_of(name: str, allow_pickle: bool = False) -> tuple[str, dict[str, str]]:
+    """Folder of a model, fetched where it is on the Hub, and the file's name where that is GGUF."""
     path = bundled_path() if name == BUNDLED else Path(name)
     if path.suffix == GGUF and os.path.isfile(path):
         return str(path.parent), {"gguf_file": path.name}
@@ -127,7 +127,9 @@ def place_of(name: str) -> tuple[str, dict[str, str]]:
             raise UserError(f"'{name}' holds several models: {names}.\nGive one file as --model.")
         if files:
             return str(path), {"gguf_file": files[0].name}
-    return (str(path) if name == BUNDLED else name), {}
+    if not (name == BUNDLED or os.path.isdir(name)):
+        path = hub.fetch_model(_wanted(name), allow_pickle)
+    return str(path), {}
 
 
 @contextmanager
@@ -203,7 +205,6 @@ OF_TRANSFORMERS = {  # part of its message: what is said
     "If you trust its authors, run again with --trust_remote_code.",
     "Unrecognized configuration class": "'{name}' is not a causal language model that "
     "transformers knows.",
-    "Repo id must": UNKNOWN,
     "file named model.safetensors": PICKLED,
     "out of memory": "'{name}' does not fit into the memory of the device.\n"
     "Use --dtype bfloat16, --device_map auto where there are several devices, or a smaller model.",
@@ -212,15 +213,16 @@ OF_TRANSFORMERS = {  # part of its message: what is said
 }
 
 
+def _wanted(name: str) -> hub.Wanted:
+    return hub.Wanted(f"'{name}'", name, UNKNOWN.format(name=name), WITHOUT_HUB)
+
+
 def _why_not_loaded(name: str, error: Exception) -> str:
-    wanted = hub.Wanted(f"'{name}'", name, UNKNOWN.format(name=name), WITHOUT_HUB)
-    text = hub.trouble(error, wanted)
+    text = hub.trouble(error, _wanted(name))
     if text is not None:
         return text
     for part, said in OF_TRANSFORMERS.items():
         if part in str(error):
             return said.format(name=name)
-    reason = hub.without_token(" ".join(str(error).split()))[:300]
     damaged = hub.if_damaged(name, "model")
-    advice = f"\n{damaged}" if damaged else ""
-    return f"cannot load '{name}': {type(error).__name__}: {reason}{advice}"
+    return hub.own_words(error, f"'{name}'") + (f"\n{damaged}" if damaged else "")

@@ -89,7 +89,7 @@ READERS: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
-    import datasets  # slow to import, as is remote, and not needed for the embedded tasks
+    import datasets  # slow to import, as is the Hub's client; the embedded tasks need neither
     import huggingface_hub
 
     from core import hub
@@ -102,16 +102,17 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
     source = _folder(spec, data_root) if local else task.source
     # Local files are streamed: the cache of datasets takes them for unchanged when they are not.
     settings = {"streaming": local, "revision": None if local else task.revision}
-
-    def load() -> list[dict]:
-        return list(datasets.load_dataset(source, task.config, split=split, **settings))
-
+    refusal = None if local else hub.refusal_of(source, "dataset")
+    if refusal:  # else it would ask again, for half a minute
+        datasets.config.HF_HUB_OFFLINE = True
     try:
-        return load() if local else hub.fetch(load)
-    except (*UNREADABLE, datasets.exceptions.DatasetsError) as error:
+        return hub.patient(
+            lambda: list(datasets.load_dataset(source, task.config, split=split, **settings))
+        )
+    except (*UNREADABLE, *hub.FETCHING, datasets.exceptions.DatasetsError) as error:
         if str(error).startswith(("Unknown split", "Bad split", "Split name")):
             raise UserError(f"task '{task.name}' has no split '{split}'. {error}") from error
-        raise UserError(_why_no_rows(spec, data_root, error)) from error
+        raise UserError(_why_no_rows(spec, data_root, refusal or error)) from error
 
 
 def _folder(spec: TaskSpec, data_root: str) -> str:
@@ -139,7 +140,5 @@ def _why_no_rows(spec: TaskSpec, data_root: str | None, error: Exception) -> str
     why = hub.trouble(error, hub.Wanted(it, f"datasets/{source}", unknown, without))
     if why is not None:
         return why
-    cause = error.__cause__ or error
-    reason = hub.without_token(f"{type(cause).__name__}: {str(cause).splitlines()[0]}")
     damaged = None if data_root else hub.if_damaged(source, "dataset")
-    return f"cannot load {it}: {reason}\n{damaged or without}"
+    return f"{hub.own_words(error.__cause__ or error, it)}\n{damaged or without}"

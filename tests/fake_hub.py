@@ -30,7 +30,6 @@ class Fault:
     status: int | None = None  # answered instead of the content
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False  # half of the body, and the connection is closed
-    stall: bool = False  # half of the body, and nothing more
     pause: float = 0.0  # seconds before the answer; LONGEST is no answer at all
     times: int = FOR_EVER
 
@@ -46,12 +45,11 @@ BAD_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
 
 
 class FakeHub:
-    """Repositories by name, what goes wrong with them, and the requests that came."""
+    """Repositories by name, what goes wrong with them, and the tokens that came."""
 
     def __init__(self):
         self.repos: dict[str, Path] = {}
         self.faults: list[Fault] = []
-        self.requests: list[str] = []
         self.tokens: set[str] = set()
         self.stopping = threading.Event()
         self._lock = threading.Lock()
@@ -82,18 +80,13 @@ class FakeHub:
             self._server = self._listen(self.port)
 
     def fault_for(self, request: str) -> Fault | None:
-        """Note a request -> what goes wrong with it."""
+        """What goes wrong with a request."""
         with self._lock:
-            self.requests.append(request)
             for fault in self.faults:
                 if fault.times and re.search(fault.match, request):
                     fault.times -= 1
                     return fault
         return None
-
-    def asked(self, name: str) -> list[str]:
-        """The requests in which a name occurs."""
-        return [request for request in self.requests if name in request]
 
 
 @contextmanager
@@ -188,14 +181,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        broken = fault and (fault.cut or fault.stall) and self.command == "GET"
+        broken = fault and fault.cut and self.command == "GET"
         if self.command != "HEAD":
             self.wfile.write(content[: len(content) // 2] if broken else content)
         if broken:
             self.wfile.flush()
             self.close_connection = True
-            if fault.stall:
-                self.hub.stopping.wait(LONGEST)
 
 
 def _entries(folder: Path, pattern: str, below: str = "", folders: bool = False) -> list[dict]:

@@ -5,18 +5,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import hub
 import pytest
 import tiny
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -215,36 +208,7 @@ def test_a_damaged_result_is_refused_and_left(tmp_path, capfd, content):
 # --- models that cannot be had
 
 
-def answer(status):
-    return SimpleNamespace(headers={}, request=None, status_code=status)
-
-
-HUB_ERRORS = {
-    "gated": GatedRepoError("Cannot access gated repo", response=answer(403)),
-    "unknown": RepositoryNotFoundError("Not Found", response=answer(404)),
-    "unreachable": LocalEntryNotFoundError("Cannot find the requested files in the disk cache"),
-    "broken": HfHubHTTPError("503 Server Error", response=answer(503)),
-}
 CACHE_WORDS = ("'org/none' is not in the cache", BUNDLED, "HF_HUB_OFFLINE", "HF_HOME")
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        ("gated", ("is gated", "licence at https://huggingface.co/org/none", "hf auth login")),
-        ("unknown", ("'org/none' is neither a folder here nor a model on the Hub",)),
-        ("unreachable", CACHE_WORDS),
-        ("broken", ("'org/none'", "the Hub is in trouble (503)")),
-    ],
-)
-def test_what_the_hub_refuses_is_said_plainly(refusal, monkeypatch, error, words):
-    def download(*arguments, **settings):
-        raise HUB_ERRORS[error]
-
-    monkeypatch.setattr("transformers.utils.hub.hf_hub_download", download)
-    monkeypatch.setattr("transformers.utils.hub.snapshot_download", download)
-    said = refusal(*PAIR, model="org/none")
-    assert all(word in said for word in words)
 
 
 def test_no_network_and_nothing_cached_says_what_else_there_is(refusal):
