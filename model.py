@@ -16,18 +16,11 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from core.errors import UserError
-from lm.engine import (
-    PROBE,
-    Decoding,
-    Position,
-    Reading,
-    Runtime,
-    captured,
-    input_device,
-    release_memory,
-)
+from lm.engine import Decoding, Runtime
+from lm.forward import PROBE, Position, Reading, captured, input_device
 from lm.lens import Lens, find_parts, proved_lens
 from lm.loading import load
+from lm.memory import release_memory
 from lm.prefix_tree import common_length
 from lm.prompts import Layers, Message, Outcome, Prefix, Prompt, Request, requests_of
 from lm.text import Renderer

@@ -8,45 +8,25 @@ PlainEngine, here, runs every prefix whole. TreeEngine, in tree_engine.py, share
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria
 
-from core.errors import OutOfMemory, UserError
-from lm.lens import block_output
+from core.errors import OutOfMemory
+from lm.forward import Position, Reading, input_device, picked_logits, read_forward
+from lm.memory import tried
 from lm.prompts import Prefix, Request
-from lm.unembedding import Unembedding, in_half_precision
+from lm.regimes import Regimes, regimes_of
 
 Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
-
-# In errors that are no torch.OutOfMemoryError: of the CPU, of CUDA and MPS, and of cuBLAS
-MEMORY_WORDS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-PROBE = (3, 5, 8, 13, 21, 34)  # token ids that every vocabulary has
-TOP_TOKENS = 5  # likeliest next tokens that are kept
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read after a prefix."""
-
-    logprobs: Mapping[int, float]  # next token -> log P
-    top_tokens: tuple[int, ...] = ()  # of a prompt: the likeliest next tokens, best first
-    states: Tensor | None = None  # outputs of all blocks [L, D], where wanted, in the model's dtype
-    answer: Prefix | None = None  # the greedy continuation, where it was wanted
-
-
-@dataclass(frozen=True)
-class Position:
-    """A position of a batch of token rows at which the model is read."""
-
-    row: int
-    column: int
-    request: Request
+# Items that wait and a budget in tokens -> how many of the first run together, and their tokens
+# with padding; one item may exceed the budget
+Plan = Callable[[Sequence[Any], int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -87,164 +67,56 @@ class Runtime:
     token_budget: int  # of one forward, with padding and cached tokens; one longer row still runs
     forward_cost: float  # time of a forward apart from its tokens, in tokens
     tokens: int = 0  # that were run until now, padding not counted
+    regimes: Regimes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.regimes = regimes_of(self.model.config.get_text_config())
 
     def tensor(self, rows: Sequence) -> Tensor:
         """Token ids, positions or masks on the device that takes the model's input."""
         return torch.tensor(rows, device=input_device(self.model))
 
-    def chunks(self, prefixes: Iterable[Prefix]) -> Iterator[list[Prefix]]:
-        """Prefixes in batches within the budget, longest first: short memory shows at once."""
-        waiting = sorted(prefixes, key=len, reverse=True)
+    def batches(
+        self, items: Sequence[Any], plan: Plan, work: Callable[[Sequence[Any]], list]
+    ) -> Iterator[tuple[Sequence[Any], list]]:
+        """Run all items in their order, some at a time -> those that were run, and the results.
+
+        Where memory runs out, what waits is planned again, with half the tokens of the batch that
+        failed. OutOfMemory where a single item does not fit; that the batches before it failed then
+        says nothing of their size, and the budget is what it was.
+        """
+        waiting, budget = list(items), self.token_budget
         while waiting:
-            rows = max(1, self.token_budget // len(waiting[0]))
-            yield waiting[:rows]
-            waiting = waiting[rows:]
+            count, tokens = plan(waiting, self.token_budget)
+            try:
+                results = tried(work, waiting[:count])
+            except OutOfMemory:
+                self.token_budget = budget
+                raise
+            if results is not None:
+                yield waiting[:count], results
+                del waiting[:count]
+                continue
+            self.token_budget = max(1, tokens // 2)
+            print(
+                f"out of memory: {self.token_budget} tokens a forward from now on", file=sys.stderr
+            )
+
+    def forget_lengths(self) -> None:
+        """Have dynamic rotary embeddings start anew: they keep the longest text they have read."""
+        if self.regimes.growing:
+            with torch.inference_mode():
+                self.model(self.tensor([[0]]), use_cache=False)
 
 
-def input_device(model: nn.Module) -> torch.device:
-    """Where a model takes its token ids; the CPU where its embeddings are kept elsewhere."""
-    device = model.get_input_embeddings().weight.device
-    return torch.device("cpu") if device.type == "meta" else device
+def rows_within(width: Callable[[Any], int], alone: bool = False) -> Plan:
+    """As many rows as the budget allows, each as wide as the first; `alone`, one at a time."""
 
+    def plan(waiting: Sequence[Any], budget: int) -> tuple[int, int]:
+        rows = 1 if alone else min(len(waiting), max(1, budget // width(waiting[0])))
+        return rows, rows * width(waiting[0])
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Is this what torch or a device's library raises where memory runs out?"""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in str(error) for words in MEMORY_WORDS
-    )
-
-
-def release_memory() -> None:
-    """Give memory that is no longer used back to the device."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def run_halving(
-    runtime: Runtime, items: Sequence[Any], work: Callable[[Sequence[Any]], list]
-) -> list:
-    """`work` on all items together; where memory runs out, on halves of them, and says so.
-
-    The token budget of later forwards is halved too. OutOfMemory where a single item does not fit.
-    """
-    try:
-        return work(items)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(items) == 1:
-            raise OutOfMemory("out of memory on a single prompt") from error
-    runtime.token_budget = max(1, runtime.token_budget // 2)
-    print(f"out of memory: {runtime.token_budget} tokens a forward from now on", file=sys.stderr)
-    release_memory()
-    middle = len(items) // 2
-    first, second = items[:middle], items[middle:]
-    return run_halving(runtime, first, work) + run_halving(runtime, second, work)
-
-
-def last_column(hidden: Tensor) -> Tensor:
-    """Hidden states of the last token of each row, [B, T, D] -> [B, 1, D]."""
-    return hidden[:, -1:]
-
-
-@contextmanager
-def captured(
-    model: nn.Module,
-    blocks: Iterable[nn.Module],
-    positions: Sequence[Position],
-    own_dtype: bool = False,
-) -> Iterator[list[Tensor]]:
-    """Within it a forward gives logits at the positions only, [1, S, V], and each block appends its
-    states there, [P, D], where P counts the positions whose states are wanted.
-
-    The unembedding is that of `read_logits`, or as the model has it where `own_dtype`.
-    """
-    places = [position for position in positions if position.request.states]
-    states: list[Tensor] = []
-
-    def pick_rows(hidden: Tensor) -> Tensor:
-        return hidden[[s.row for s in positions], [s.column for s in positions]][None]
-
-    def keep_states(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        hidden = block_output(output)
-        states.append(hidden[[s.row for s in places], [s.column for s in places]])
-
-    handles = [block.register_forward_hook(keep_states) for block in blocks if places]
-    try:
-        with picked_logits(model, pick_rows, own_dtype):
-            yield states
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def picked_logits(
-    model: nn.Module, pick: Callable[[Tensor], Tensor] = last_column, own_dtype: bool = False
-) -> Iterator[None]:
-    """Within it a forward gives logits only of the rows [B', T', D] that `pick` takes of the hidden
-    states [B, T, D] before the unembedding, so that the model's own soft-cap, scale and bias still
-    apply, and no vocabulary-sized tensor exists for any other position.
-
-    In half precision the unembedding is computed in float32, unless `own_dtype`: logits of half
-    precision lie so far apart that the best two are often equal.
-    """
-    head = model.get_output_embeddings()
-    in_float32 = in_half_precision(head) and not own_dtype
-    picked: list[Tensor] = []
-
-    def before(module: nn.Module, args: tuple) -> tuple:
-        rows = pick(args[0])
-        if not in_float32:
-            return (rows, *args[1:])
-        picked.append(rows)
-        return (rows[:1, :1], *args[1:])  # what the module itself makes of them is replaced
-
-    def after(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        given = picked.pop().to(unembedding.device).float()
-        return unembedding.logits(given).to(output.device)
-
-    handles = [head.register_forward_pre_hook(before)]
-    if in_float32:
-        unembedding = Unembedding(head)
-        handles.append(head.register_forward_hook(after))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def read_forward(runtime: Runtime, positions: Sequence[Position], **inputs: Any) -> list[Reading]:
-    """Run one forward and read it at the positions, in their order."""
-    with torch.inference_mode(), captured(runtime.model, runtime.blocks, positions) as states:
-        logits = runtime.model(**inputs).logits[0].float()  # [S, V]
-        if not torch.isfinite(logits).all():
-            dtype = str(runtime.model.dtype).removeprefix("torch.")
-            raise UserError(f"the model gave non-finite logits in {dtype}. Try another --dtype.")
-        device = states[-1].device if states else None  # blocks may lie on several
-        states_of_position = iter(
-            torch.stack([state.to(device) for state in states], dim=1) if states else ()
-        )
-        top = logits.topk(min(TOP_TOKENS, logits.shape[-1])).indices.tolist()
-        wanted = [sorted(position.request.next_tokens) for position in positions]
-        logprobs = _gather(logits.log_softmax(-1), wanted)
-    return [
-        Reading(
-            dict(zip(wanted[i], logprobs[i])),
-            tuple(top[i]) if position.request.is_prompt else (),
-            next(states_of_position, None) if position.request.states else None,
-        )
-        for i, position in enumerate(positions)
-    ]
-
-
-def _gather(logprobs: Tensor, wanted: Sequence[Sequence[int]]) -> list[list[float]]:
-    """[S, V] and the tokens wanted of each row -> their values, in one transfer from the device."""
-    width = max(map(len, wanted))
-    rows = [[*tokens, *[0] * (width - len(tokens))] for tokens in wanted]
-    index = torch.tensor(rows, dtype=torch.long, device=logprobs.device)
-    return logprobs.gather(-1, index).tolist()
+    return plan
 
 
 def padded(rows: Sequence[Sequence[int]], left: bool = False) -> tuple[list, list]:
@@ -258,10 +130,10 @@ def padded(rows: Sequence[Sequence[int]], left: bool = False) -> tuple[list, lis
     return full, mask
 
 
-class PlainEngine:
-    """The reference: every prefix is run whole, by itself, from its first token."""
+class Engine(ABC):
+    """Reads prefixes; what are read alike by their length are read together."""
 
-    name = "plain"
+    name: str
 
     def __init__(self, runtime: Runtime):
         self.runtime = runtime
@@ -269,25 +141,70 @@ class PlainEngine:
     def read(
         self, requests: Mapping[Prefix, Request], advance: Advance = lambda done: None
     ) -> dict[Prefix, Reading]:
-        """Read every prefix at its last token."""
-        readings = {}
+        """Read every prefix at its last token, as the model reads it by itself."""
+        regimes = self.runtime.regimes
+        growing = {
+            prefix: request.answer
+            for prefix, request in requests.items()
+            if request.answer and regimes.changes(len(prefix), request.answer)
+        }
+        asked = {p: replace(r, answer=0) if p in growing else r for p, r in requests.items()}
+        readings: dict[Prefix, Reading] = {}
+        for group in regimes.groups(asked):
+            self.runtime.forget_lengths()
+            readings |= self.read_group(group, advance)
+        for prefix, answer in self._answers_by_rereading(growing, readings).items():
+            readings[prefix] = replace(readings[prefix], answer=answer)
+        return readings
+
+    @abstractmethod
+    def read_group(
+        self, requests: Mapping[Prefix, Request], advance: Advance
+    ) -> dict[Prefix, Reading]:
+        """Read prefixes that may share a forward."""
+
+    def _answers_by_rereading(
+        self, limits: Mapping[Prefix, int], readings: Mapping[Prefix, Reading]
+    ) -> dict[Prefix, Prefix]:
+        """Greedy answers to prefixes that are read otherwise as they grow: for each token anew."""
+        decoding = self.runtime.decoding
+        answers = {prefix: list(readings[prefix].top_tokens[:1]) for prefix in limits}
+        while growing := [p for p in limits if not decoding.ended(answers[p], limits[p])]:
+            texts = {prefix: (*prefix, *answers[prefix]) for prefix in growing}
+            read = self.read({text: Request(is_prompt=True) for text in texts.values()})
+            for prefix, text in texts.items():
+                answers[prefix].append(read[text].top_tokens[0])
+        return {prefix: decoding.cut(answer) for prefix, answer in answers.items()}
+
+
+class PlainEngine(Engine):
+    """The reference: every prefix is run whole, by itself, from its first token."""
+
+    name = "plain"
+
+    def read_group(
+        self, requests: Mapping[Prefix, Request], advance: Advance
+    ) -> dict[Prefix, Reading]:
+        """Prefixes in right-padded batches, then answers in left-padded ones."""
+        runtime, readings = self.runtime, {}
 
         def read_batch(prefixes: Sequence[Prefix]) -> list[Reading]:
             ids, mask = padded(prefixes)
             positions = [Position(row, len(p) - 1, requests[p]) for row, p in enumerate(prefixes)]
-            inputs = {"input_ids": self.runtime.tensor(ids)}
+            inputs = {"input_ids": runtime.tensor(ids)}
             if len(set(map(len, prefixes))) > 1:
-                inputs["attention_mask"] = self.runtime.tensor(mask)
-            self.runtime.tokens += sum(map(len, prefixes))
-            return read_forward(self.runtime, positions, use_cache=False, **inputs)
+                inputs["attention_mask"] = runtime.tensor(mask)
+            runtime.tokens += sum(map(len, prefixes))
+            return read_forward(runtime.model, runtime.blocks, positions, use_cache=False, **inputs)
 
-        for prefixes in self.runtime.chunks(requests):
-            readings |= zip(prefixes, run_halving(self.runtime, prefixes, read_batch))
+        longest_first = sorted(requests, key=len, reverse=True)  # short memory shows at once
+        for prefixes, read in runtime.batches(longest_first, rows_within(len), read_batch):
+            readings |= zip(prefixes, read)
             advance(sum(requests[prefix].is_prompt for prefix in prefixes))
-        for prefixes in self.runtime.chunks(p for p, request in requests.items() if request.answer):
-            asked = [(prefix, requests[prefix].answer) for prefix in prefixes]
-            answers = run_halving(self.runtime, asked, self._generate)
-            for prefix, answer in zip(prefixes, answers):
+        asked = [(p, requests[p].answer) for p in longest_first if requests[p].answer]
+        plan = rows_within(lambda each: len(each[0]) + each[1], alone=runtime.regimes.alone)
+        for batch, answers in runtime.batches(asked, plan, self._generate):
+            for (prefix, _), answer in zip(batch, answers):
                 readings[prefix] = replace(readings[prefix], answer=answer)
         return readings
 

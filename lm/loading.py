@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from core import hub
 from core.errors import UserError
 from lm.bundled import BUNDLED, bundled_path
-from lm.engine import PROBE, input_device
+from lm.forward import PROBE, input_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MODEL_FILES = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin", ".gguf")

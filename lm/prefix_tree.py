@@ -6,7 +6,7 @@ A path needs only its ancestors, so that all paths of one generation can run tog
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Tokens = tuple[int, ...]
@@ -74,30 +74,37 @@ class PrefixTree:
             node = path.parent
         return [each for piece in reversed(pieces) for each in piece]
 
-    def forwards(self, token_budget: int, forward_cost: float) -> Iterator[list[Path]]:
-        """Batches of paths, each run in one forward, in an order that runs parents first.
-
-        Paths of a generation that are alike in length share a batch while that saves time by the
-        estimate of `_cost`, and while the padded size, rows x (longest past + longest path), stays
-        within the budget; a single path may exceed it.
-        """
-        order = sorted(self.paths, key=lambda p: (p.generation, -len(p.tokens), -p.depth))
-        batch: list[Path] = []
-        for path in order:
-            if batch and not _together(batch, path, token_budget, forward_cost):
-                yield batch
-                batch = []
-            batch.append(path)
-        if batch:
-            yield batch
+    def in_order(self) -> list[Path]:
+        """All paths, parents first, and paths of a generation that are alike in length together."""
+        return sorted(self.paths, key=lambda p: (p.generation, -len(p.tokens), -p.depth))
 
 
-def _together(batch: list[Path], path: Path, token_budget: int, forward_cost: float) -> bool:
-    past, new = _padding([*batch, path])
-    if path.generation > batch[0].generation or (len(batch) + 1) * (past + new) > token_budget:
-        return False
-    apart = _cost(batch, forward_cost) + _cost([path], forward_cost)
-    return _cost([*batch, path], forward_cost) <= apart
+def run_together(
+    waiting: Sequence[Path], token_budget: int, forward_cost: float, level: bool = False
+) -> tuple[int, int]:
+    """How many of the first paths are run in one forward, and their tokens with padding.
+
+    Paths of a generation share a forward while that saves time by the estimate of `_cost`, and
+    while the padded size, rows x (longest past + longest path), stays within the budget; a single
+    path may exceed it. Where they must be `level`, they all begin at one depth.
+    """
+    count = 1
+    while count < len(waiting):
+        batch, path = waiting[:count], waiting[count]
+        if path.generation > batch[0].generation or (level and path.depth != batch[0].depth):
+            break
+        if _size(waiting[: count + 1]) > token_budget:
+            break
+        apart = _cost(batch, forward_cost) + _cost([path], forward_cost)
+        if _cost(waiting[: count + 1], forward_cost) > apart:
+            break
+        count += 1
+    return count, _size(waiting[:count])
+
+
+def _size(batch: Sequence[Path]) -> int:
+    """Tokens of a forward, with padding and cached tokens."""
+    return len(batch) * sum(_padding(batch))
 
 
 def _cost(batch: Sequence[Path], forward_cost: float) -> float:

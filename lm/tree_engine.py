@@ -17,37 +17,28 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from core.errors import UserError
-from lm.engine import (
-    Advance,
-    PlainEngine,
-    Position,
-    Reading,
-    Runtime,
-    padded,
-    picked_logits,
-    read_forward,
-    run_halving,
-)
-from lm.prefix_tree import Path, PrefixTree
+from lm.engine import Advance, Engine, PlainEngine, Runtime, padded, rows_within
+from lm.forward import Position, Reading, picked_logits, read_forward
+from lm.prefix_tree import Path, PrefixTree, run_together
 from lm.prompts import Prefix, Request
 
 # Difference in log-probability that rounding may make, by bytes of the model's dtype
 SLACK = {4: 1e-3, 2: 0.25, 8: 1e-6}
 
 
-class TreeEngine:
+class TreeEngine(Engine):
     """Every distinct (prefix, token) is run once; later paths continue from its keys and values."""
 
     name = "tree"
 
     def __init__(self, runtime: Runtime):
-        self.runtime = runtime
+        super().__init__(runtime)
         self.takes_positions = "position_ids" in inspect.signature(runtime.model.forward).parameters
 
-    def read(
-        self, requests: Mapping[Prefix, Request], advance: Advance = lambda done: None
+    def read_group(
+        self, requests: Mapping[Prefix, Request], advance: Advance
     ) -> dict[Prefix, Reading]:
-        """Read every prefix at its last token."""
+        """Paths of their prefix tree, ancestors first, then answers continued from their nodes."""
         tree = PrefixTree(requests)
         at = {tree.node_of(prefix): prefix for prefix in requests}
         answered = [node for node, prefix in at.items() if requests[prefix].answer]
@@ -65,20 +56,25 @@ class TreeEngine:
             got = self._forward(tree, store, paths, positions)
             return list(zip((prefix for _, _, prefix in found), got))
 
-        def answer_nodes(nodes: Sequence[int]) -> list[Prefix]:
-            begun = [list(readings[at[node]].top_tokens[:1]) for node in nodes]
-            limits = [requests[at[node]].answer for node in nodes]
-            return self._decode(store, [tree.lineage(node) for node in nodes], begun, limits)
+        def answer(prefixes: Sequence[Prefix]) -> list[Prefix]:
+            begun = [list(readings[prefix].top_tokens[:1]) for prefix in prefixes]
+            lineages = [tree.lineage(tree.node_of(prefix)) for prefix in prefixes]
+            return self._decode(store, lineages, begun, [requests[p].answer for p in prefixes])
 
         runtime = self.runtime
-        for paths in tree.forwards(runtime.token_budget, runtime.forward_cost):
-            got = run_halving(runtime, paths, run_paths)
+        longest_first = sorted((at[node] for node in answered), key=len, reverse=True)
+        level = runtime.regimes.fixed_slots(2 * max(map(len, requests), default=0))
+
+        def plan(waiting: Sequence[Path], budget: int) -> tuple[int, int]:
+            return run_together(waiting, budget, runtime.forward_cost, level)
+
+        for _, got in runtime.batches(tree.in_order(), plan, run_paths):
             readings |= got
             advance(sum(requests[prefix].is_prompt for prefix, _ in got))
-        for prefixes in runtime.chunks(at[node] for node in answered):
-            nodes = [tree.node_of(prefix) for prefix in prefixes]
-            for prefix, answer in zip(prefixes, run_halving(runtime, nodes, answer_nodes)):
-                readings[prefix] = replace(readings[prefix], answer=answer)
+        widths = rows_within(lambda p: len(p) + requests[p].answer, alone=level)
+        for prefixes, answers in runtime.batches(longest_first, widths, answer):
+            for prefix, text in zip(prefixes, answers):
+                readings[prefix] = replace(readings[prefix], answer=text)
         return readings
 
     def _forward(
@@ -93,9 +89,12 @@ class TreeEngine:
         ids, mask = padded([path.tokens for path in paths])
         cache = store.cache_of(past, room=len(ids[0]))
         whole = [[*before, *now] for before, now in zip(past_mask, mask)]
-        inputs = self._inputs(ids, whole, [path.depth for path in paths])
-        self.runtime.tokens += sum(len(path.tokens) for path in paths)
-        got = read_forward(self.runtime, positions, past_key_values=cache, use_cache=True, **inputs)
+        spans = [range(path.depth, path.depth + len(path.tokens)) for path in paths]
+        inputs = self._inputs(ids, whole, spans)
+        inputs |= {"past_key_values": cache, "use_cache": True}
+        runtime = self.runtime
+        runtime.tokens += sum(len(path.tokens) for path in paths)
+        got = read_forward(runtime.model, runtime.blocks, positions, **inputs)
         store.keep(cache, paths, past_length=len(past[0]))
         return got
 
@@ -114,8 +113,10 @@ class TreeEngine:
         step = 0
         while any(alive):
             mask = [[*row, 1] for row in mask]
-            depths = [len(lineage) + step for lineage in lineages]
-            inputs = self._inputs([answer[-1:] for answer in answers], mask, depths)
+            steps = [min(step, most - 1) for most in limits]  # a row that has ended stands still
+            depths = [len(lineage) + step for lineage, step in zip(lineages, steps)]
+            spans = [range(depth, depth + 1) for depth in depths]
+            inputs = self._inputs([answer[-1:] for answer in answers], mask, spans)
             self.runtime.tokens += sum(alive)
             with torch.inference_mode(), picked_logits(self.runtime.model):
                 logits = self.runtime.model(past_key_values=cache, use_cache=True, **inputs).logits
@@ -126,13 +127,17 @@ class TreeEngine:
             step += 1
         return [decoding.cut(answer) for answer in answers]
 
-    def _inputs(self, ids: list, mask: list, depths: Sequence[int]) -> dict[str, Tensor]:
-        """Arguments of a forward over rows of new tokens whose first ones stand at `depths`."""
+    def _inputs(self, ids: list, mask: list, spans: Sequence[range]) -> dict[str, Tensor]:
+        """Arguments of a forward over rows of new tokens at these positions.
+
+        Padding behind them stands at the last one: rotary embeddings may depend on the longest.
+        """
         inputs = {"input_ids": self.runtime.tensor(ids)}
         if not all(map(all, mask)):
             inputs["attention_mask"] = self.runtime.tensor(mask)
         if self.takes_positions:
-            rows = [list(range(depth, depth + len(ids[0]))) for depth in depths]
+            width = len(ids[0])
+            rows = [[*span, *[span[-1]] * (width - len(span))] for span in spans]
             inputs["position_ids"] = self.runtime.tensor(rows)
         return inputs
 

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.errors import UserError
-from lm.engine import Decoding, PlainEngine, Runtime, is_out_of_memory
+from core.errors import OutOfMemory, UserError
+from lm.engine import Decoding, PlainEngine, Runtime
 from lm.lens import find_parts
+from lm.memory import is_out_of_memory
 from lm.prompts import Request
 from lm.tree_engine import TreeEngine, choose_engine, tree_agrees
 
@@ -179,8 +180,8 @@ def test_a_model_that_the_tree_misreads_runs_plain_and_says_so(monkeypatch, caps
         choose_engine("tree", subject)
 
 
-def _shifted_positions(self, ids, mask, depths):
-    positions = [list(range(len(ids[0]))) for _ in depths]
+def _shifted_positions(self, ids, mask, spans):
+    positions = [list(range(len(ids[0]))) for _ in spans]
     return {"input_ids": torch.tensor(ids), "position_ids": torch.tensor(positions)}
 
 
@@ -199,6 +200,32 @@ def test_out_of_memory_halves_the_budget_says_so_and_changes_no_number(engine, c
         assert_same(engine(short).read(wants), expected)
     assert short.token_budget < 10_000
     assert "out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
+@pytest.mark.parametrize("answer", [0, MOST])
+def test_a_budget_that_memory_cannot_hold_costs_few_forwards_and_ends_near_what_it_can(
+    engine, answer
+):
+    """Memory for 300 tokens, and a budget of 1200."""
+    wants = {tokens(30, seed): Request({5}, is_prompt=True, answer=answer) for seed in range(60)}
+    expected = engine(runtime(layers=False)).read(wants)
+    short = runtime(layers=False, token_budget=1200, forward_cost=1e6)
+    with memory_for(short.model, tokens=300) as failed:
+        assert_same(engine(short).read(wants), expected)
+    assert len(failed) <= 3
+    assert 150 <= short.token_budget <= 300
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
+def test_where_one_prompt_does_not_fit_the_budget_stays(engine):
+    """The batches before it failed because of it, which says nothing of their size."""
+    wants = {tokens(30, seed): Request({5}, is_prompt=True) for seed in range(8)}
+    wants[tokens(400, 9)] = Request({5}, is_prompt=True)
+    short = runtime(layers=False, token_budget=4000, forward_cost=1e6)
+    with memory_for(short.model, tokens=300), pytest.raises(OutOfMemory):
+        engine(short).read(wants)
+    assert short.token_budget == 4000
 
 
 @pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
@@ -227,16 +254,22 @@ def test_every_form_in_which_memory_runs_out_is_known(error, expected):
 
 
 @contextmanager
-def memory_for(lm, rows):
-    """A model that runs out of memory on more rows than these."""
+def memory_for(lm, rows=10**6, tokens=10**6):
+    """A model that runs out of memory on more rows, or tokens with the past, than these; yields the
+    sizes of forwards that failed.
+    """
+    failed = []
 
     def check(module, args, kwargs):
-        ids = kwargs["input_ids"]
-        if ids.shape[0] > rows:
+        count, width = kwargs["input_ids"].shape
+        cache = kwargs.get("past_key_values")
+        size = count * (width + (cache.get_seq_length() if cache else 0))
+        if count > rows or size > tokens:
+            failed.append(size)
             raise torch.OutOfMemoryError("no memory left")
 
     handle = lm.register_forward_pre_hook(check, with_kwargs=True)
     try:
-        yield
+        yield failed
     finally:
         handle.remove()

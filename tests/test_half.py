@@ -76,5 +76,5 @@ def test_answers_take_the_best_of_the_float32_logits(engine, family):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_float32_is_read_by_the_models_own_unembedding(engine, monkeypatch):
-    monkeypatch.setattr("lm.engine.Unembedding", None)
+    monkeypatch.setattr("lm.forward.Unembedding", None)
     assert engine(runtime()).read(prompts_of_a_conversation())

@@ -127,7 +127,7 @@ def test_what_memory_showed_is_in_the_journal_and_not_tried_again(
     flags = ["--on_overflow", "skip", "--engine", "plain"]
     with monkeypatch.context() as patch:
         interrupted_before_results(patch)
-        memory(tokens=longest - 2, rows=3)
+        memory(tokens=longest - 2, rows=2)
         assert run(tmp_path, model, "quiz", name, *flags) == 130
     [path] = journal.find_journals(path_of(tmp_path, "quiz", name))
     lines = [json.loads(line) for line in path.read_text().splitlines()[1:]]

@@ -3,11 +3,20 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.prefix_tree import PrefixTree, common_length
+from lm.prefix_tree import PrefixTree, common_length, run_together
 
 # Few different tokens, so that sequences share beginnings, are nested in one another, or are equal.
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=12).map(tuple), min_size=1, max_size=12)
 BUDGETS = st.integers(1, 60)
+
+
+def forwards(tree, budget, forward_cost, level=False):
+    """The paths of a tree in the batches in which they are run."""
+    waiting = tree.in_order()
+    while waiting:
+        count, size = run_together(waiting, budget, forward_cost, level)
+        yield waiting[:count], size
+        del waiting[:count]
 
 
 @given(SEQUENCES)
@@ -31,7 +40,7 @@ def test_nodes_are_the_distinct_prefixes(sequences):
 def test_every_path_runs_once_after_its_ancestors(sequences, budget, forward_cost):
     tree = PrefixTree(sequences)
     done: set[int] = set()
-    for batch in tree.forwards(budget, forward_cost):
+    for batch, _ in forwards(tree, budget, forward_cost):
         for path in batch:
             assert set(tree.lineage(path.parent)) <= done
         nodes = [path.first + i for path in batch for i in range(len(path.tokens))]
@@ -40,11 +49,13 @@ def test_every_path_runs_once_after_its_ancestors(sequences, budget, forward_cos
     assert done == set(range(tree.size))
 
 
-@given(SEQUENCES, BUDGETS, st.floats(0, 100))
-def test_batches_keep_within_the_budget(sequences, budget, forward_cost):
-    for batch in PrefixTree(sequences).forwards(budget, forward_cost):
+@given(SEQUENCES, BUDGETS, st.floats(0, 100), st.booleans())
+def test_batches_keep_within_the_budget_and_level_where_they_must(sequences, budget, cost, level):
+    for batch, size in forwards(PrefixTree(sequences), budget, cost, level):
         width = max(p.depth for p in batch) + max(len(p.tokens) for p in batch)
-        assert len(batch) == 1 or len(batch) * width <= budget
+        assert size == len(batch) * width
+        assert len(batch) == 1 or size <= budget
+        assert not level or len({path.depth for path in batch}) == 1
 
 
 @given(SEQUENCES)

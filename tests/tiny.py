@@ -67,6 +67,48 @@ FAMILIES = {
     "mamba": {"hidden_size": 32, "num_hidden_layers": 3, "state_size": 8},
 }
 
+# Families that read a text otherwise from SWITCH tokens on
+SWITCH = 32
+_LONGROPE = {
+    "max_position_embeddings": 256,
+    "original_max_position_embeddings": SWITCH,
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 1e4,
+        "original_max_position_embeddings": SWITCH,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 4.0, 8.0],
+        "short_mscale": 1.0,  # of PhiMoE
+        "long_mscale": 1.3,
+    },
+}
+_LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 16.0,
+    "original_max_position_embeddings": SWITCH // 2,
+    "llama_4_scaling_beta": 0.5,
+}
+_NTK = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+BY_LENGTH = {
+    "phi3": {**_BODY, **_LONGROPE, "pad_token_id": 0},
+    "phimoe": {**_BODY, **_LOCAL_EXPERTS, **_LONGROPE},
+    "minicpm3": {**_FULL, **_LONGROPE, **_LATENT, "v_head_dim": 8},
+    "llama": {**_BODY, "max_position_embeddings": SWITCH, "rope_parameters": _NTK},
+    "llama4_text": {
+        **_BODY,
+        "num_hidden_layers": 4,  # the fourth has no rotary embedding, and a scale by position
+        "head_dim": 8,
+        "intermediate_size_mlp": 48,
+        "num_local_experts": 2,
+        "attention_chunk_size": SWITCH // 2,
+        "floor_scale": SWITCH // 4,
+        "attn_scale": 0.5,
+    },
+    "ministral3": {**_BODY, "head_dim": 8, "rope_parameters": _YARN},
+}
+
 
 @cache
 def model(family: str, dtype: torch.dtype = torch.float32):
@@ -74,11 +116,11 @@ def model(family: str, dtype: torch.dtype = torch.float32):
     return fresh_model(family, dtype)
 
 
-def fresh_model(family: str, dtype: torch.dtype = torch.float32):
+def fresh_model(family: str, dtype: torch.dtype = torch.float32, families: dict = FAMILIES):
     """A random causal LM of a family, with weights large enough that a wrong mask shows."""
     torch.manual_seed(0)
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    settings = {**special, "vocab_size": VOCABULARY, **FAMILIES[family]}
+    settings = {**special, "vocab_size": VOCABULARY, **families[family]}
     lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings)).eval()
     with torch.no_grad():
         for parameter in lm.parameters():
