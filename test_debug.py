@@ -67,7 +67,7 @@ def choose() -> tuple[str, str]:
     """Model and task of the run."""
     if cached() or hub_answers():
         return HUB_MODEL, HUB_TASK
-    print(f"The Hub does not answer: the bundled model on sample reviews instead of {HUB_MODEL}.")
+    print(f"The Hub does not answer: testing the bundled model instead of {HUB_MODEL}.")
     return bundled.BUNDLED, "reviews"
 
 

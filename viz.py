@@ -39,7 +39,7 @@ def run_layers(arguments: argparse.Namespace) -> int:
     paths = save(layers.layer_figures(groups, look_of(arguments)), arguments)
     if not paths:
         below = ", ".join(arguments.result_dir)
-        raise UserError(f"no result below {below} has layers (--no_cosine).")
+        raise UserError(f"no result below {below} has layers: all were run with --no_cosine.")
     print(*paths, sep="\n")
     return 0
 
@@ -72,7 +72,7 @@ def run_table(arguments: argparse.Namespace) -> int:
 def check_file(out: Path) -> None:
     """UserError unless a file of this name can be written."""
     if out.is_dir():
-        raise UserError(f"--out {out} is a folder, and has to be a file.")
+        raise UserError(f"--out {out} is a folder. Name a file.")
     records.check_writable(out.parent, make=False)
 
 
@@ -120,17 +120,21 @@ def make_parser() -> argparse.ArgumentParser:
     depth = commands.add_parser("layers", help="draw what a history changes at each layer")
     depth.set_defaults(run=run_layers)
     table = commands.add_parser("table", help="one row per result and h")
-    table.add_argument("--format", choices=tables.FORMATS, default="markdown", help="%(default)s")
-    table.add_argument("--out", type=Path, metavar="FILE", help="file (default: printed)")
+    table.add_argument("--format", choices=tables.FORMATS, default="markdown", help="(%(default)s)")
+    table.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print)")
     table.set_defaults(run=run_table)
-    heat = commands.add_parser("grid", help="heat maps of the change, target by distractor")
-    heat.add_argument("--h", type=int, help="history length (default: the longest of all pairs)")
+    heat = commands.add_parser("grid", help="draw heat maps of the change, target by distractor")
+    heat.add_argument("--h", type=int, help="history length (default: longest that all pairs have)")
     heat.set_defaults(run=run_grid)
     one_page = commands.add_parser(
-        "report", help="one HTML page of all, with the examples behind it"
+        "report", help="one HTML page with all results and their examples"
     )
     one_page.add_argument(
-        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="file (%(default)s)"
+        "--out",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="file to write (%(default)s)",
     )
     one_page.set_defaults(run=run_report)
     for command in (metric, depth, heat, table, one_page):
@@ -140,7 +144,9 @@ def make_parser() -> argparse.ArgumentParser:
     for command in (metric, depth, heat):
         add_looks(command)
     for command, what in ((metric, "lines"), (heat, "columns")):
-        text = f"what {what} are, a figure for each combination of the rest (%(default)s)"
+        text = (
+            f"what the {what} are; each combination of the others gets its own figure (%(default)s)"
+        )
         command.add_argument("--by", choices=curves.BY, default=curves.BY[0], help=text)
     check = commands.add_parser("verify", help="recompute every stored number from debug logs")
     check.add_argument("--debug_file", required=True, nargs="+", help="..._debug.json files")
@@ -150,19 +156,23 @@ def make_parser() -> argparse.ArgumentParser:
 
 def add_looks(command: argparse.ArgumentParser) -> None:
     """The flags that all figures have."""
-    command.add_argument("--out_dir", default="plots", help="for figures (default: plots)")
+    command.add_argument("--out_dir", default="plots", help="folder for the figures (plots)")
     widths = "; ".join(f"{name}: {inches} in" for name, inches in style.WIDTHS.items())
     command.add_argument(
         "--width",
         choices=style.WIDTHS,
         default=style.PLAIN.width,
-        help=f"columns of a page; {widths} (%(default)s)",
+        help=f"width of a figure, in columns of a page; {widths} (%(default)s)",
     )
     command.add_argument(
-        "--paper", action="store_true", help="no titles and notes: they go into STEM.txt, a caption"
+        "--paper", action="store_true", help="put titles and notes into a caption, STEM.txt"
     )
     command.add_argument(
-        "--format", choices=style.FORMATS, default=style.FORMATS, nargs="+", help="(all three)"
+        "--format",
+        choices=style.FORMATS,
+        default=style.FORMATS,
+        nargs="+",
+        help="file formats (all three)",
     )
 
 

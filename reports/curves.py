@@ -163,7 +163,7 @@ def draw_curve(
         _fill_markers(axes, axes.lines[-1], values["p_holm"] < stats.ALPHA)  # not where it is NaN
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
         middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-        axes.text(0.5, 0.5, "none of these can be computed", **middle)
+        axes.text(0.5, 0.5, "no value can be computed", **middle)
     axes.set_xlim(-0.5, group.length - 0.5)
     axes.set_ylabel(curve.label.format(group.metric))
     if curve is CHANGE:
@@ -190,7 +190,7 @@ def curve_notes(group: Group, curve: Curve) -> list[str]:
     else:
         units = dict.fromkeys(entries[-1]["clusters"]["unit"] for entries in by_len)
         methods = [f"{stats.CONFIDENCE:.0%} bootstrap over {unit}" for unit in units]
-    filled = f"filled: p < {stats.ALPHA} against h = 0, after Holm's correction over a line"
+    filled = f"filled: p < {stats.ALPHA} against h = 0, Holm-corrected over the line"
     return [interval_note(group, " or ".join(methods)), filled, *group.notes]
 
 
@@ -303,7 +303,7 @@ def draw_cue(group: Group, styles: dict[str, Any], look: FigureStyle) -> NamedFi
     low, high = differences.get_ylim()
     differences.set_ylim(min(-1, low), max(1, high))
     values.set_ylabel(f"{group.metric} (fraction, 0 to 1)")
-    differences.set_ylabel("With cue less without (points)")
+    differences.set_ylabel("With cue minus without (points)")
     unit = entries[0]["clusters"]["unit"]
     cues = dict.fromkeys(each["config"].get("switch_cue", "") for each in group.lines.values())
     notes = [f"hollow: with the cue {' or '.join(f'{cue!r:.60}' for cue in cues)}"]

@@ -51,14 +51,14 @@ def choose_length(frame: "DataFrame", h: int | None, by: str = BY[0]) -> int:
     if h is None:
         h = longest
     if h < 1:
-        raise UserError("a grid needs a history of at least 1 turn: the change at h = 0 is 0.")
+        raise UserError("a grid needs h of 1 or more: the change at h = 0 is always 0.")
     short = [
         ", ".join(in_words(names)) for names, cells in split(frame, by) if cells["h"].max() < h
     ]
     if short:
         raise UserError(
-            f"--h {h}: {'; '.join(short)} has no result with so long a history.\n"
-            f"The longest that all pairs have is {longest}."
+            f"--h {h}: no result with so long a history for {'; '.join(short)}.\n"
+            f"The longest history that all pairs have is {longest}."
         )
     return h
 
@@ -107,8 +107,8 @@ def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> 
     marks = ", ".join(MARK.format(mark, end) for end, mark in reversed(tables.STARS))
     notes = [
         "Change in points of the metric",
-        f"{marks}, after Holm's correction over the {heat.tests} comparisons (every pair and "
-        "h >= 1) of the results given",
+        f"{marks}, Holm-corrected over the {heat.tests} comparisons (every pair and h >= 1) of the "
+        "results given",
         f"Hatched, in brackets: not significant (p >= {stats.ALPHA}) or not testable",
         *([SEEDS] if heat.by == "seed" else []),
     ]

@@ -33,13 +33,13 @@ class Measure:
 
 COSINE = Measure(
     "cos", "cosine", "Cosine",
-    "lens logits of a block against the final logits, at the last position of the prompt",
+    "lens logits of a block and the final logits, at the last position of the prompt",
 )  # fmt: skip
 DRAWN_MEASURES = (
     COSINE,
     Measure(
         "drift", "drift", "Cosine with h = 0",
-        "hidden state of a block at the last position against the same target's without history",
+        "hidden state of a block at the last position, and that of the same target at h = 0",
     ),
     Measure(
         "margin", "margin", "Margin (nats)",
@@ -47,7 +47,7 @@ DRAWN_MEASURES = (
     ),
     Measure(
         "agree", "agree", "Share of examples",
-        "examples whose likeliest token in the lens is the model's own",
+        "examples where the lens' most likely token is the model's",
     ),
 )  # fmt: skip
 DECISION = "First block from which on the lens keeps the final prediction"
@@ -103,7 +103,7 @@ def draw_measure(result: Record, measure: Measure, look: FigureStyle) -> NamedFi
     )
     excluded = sum(sum(row["excluded"]) for row in stats)
     notes = [f"bands: {stats[0]['interval']}"]
-    notes += [f"{excluded} values not finite, left out"] if excluded else []
+    notes += [f"{excluded} values left out: not finite"] if excluded else []
     figure, lines, heat = _panels(look)
     _draw_lines(lines, values, low, high)
     lines.set_ylabel(measure.label)
@@ -120,7 +120,7 @@ def draw_decisions(result: Record, look: FigureStyle) -> NamedFigure:
     stats = [of_len["decision_layer"] for of_len in result["layer_stats_by_len"].values()]
     undecided = sum(of_len["undecided"] for of_len in stats)
     notes = [f"crosses: mean and {stats[0]['interval']}"]
-    notes += [f"{undecided} prompts that no block decides"] if undecided else []
+    notes += [f"{undecided} prompts without a decision layer"] if undecided else []
     figure, lines, heat = _panels(look)
     _draw_lines(lines, shares.cumsum(axis=1))
     lines.set(ylabel="Share of examples\ndecided so far", ylim=(-0.03, 1.03))

@@ -93,8 +93,8 @@ def _thinned(pairs: Sequence[dict[str, Any]]) -> str:
     if whole == embedded:
         return ""
     return (
-        f"The explorer lists {embedded} of {whole} examples, drawn at random, a flipped one and "
-        "another in turn while there are both; every number outside the list is of all examples."
+        f"The page lists {embedded} of {whole} examples: a random sample alternating flipped and "
+        "unflipped ones. Every number outside the list is of all examples."
     )
 
 
@@ -102,7 +102,7 @@ def _undrawn(count: int) -> str:
     if not count:
         return ""
     pairs = f"{count} more {'pair' if count == 1 else 'pairs'}"
-    return f"The layers of {pairs} are not drawn on the page; python viz.py layers draws them."
+    return f"The page leaves out the layers of {pairs}; python viz.py layers draws them."
 
 
 def layer_pairs(

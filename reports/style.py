@@ -49,7 +49,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """For which place figures are drawn."""
+    """The width of figures, and whether they are for a paper."""
 
     width: str = "double"  # of WIDTHS
     paper: bool = False  # titles and notes go into a caption

@@ -1,4 +1,4 @@
-"""Verification of a finished run: every stored number is computed again from the debug log."""
+"""Verification of a finished run: every aggregate is computed again from the debug log."""
 
 from collections import defaultdict
 from collections.abc import Iterator

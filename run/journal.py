@@ -124,7 +124,7 @@ class Journal:
             if time.monotonic() > given_up:
                 raise UserError(
                     f"{self.path}: {missing} of {len(keys)} target examples are missing. What was "
-                    "finished is kept.\nThe same command runs them."
+                    "finished is kept.\nRun the same command to complete them."
                 )
             time.sleep(1)
 
@@ -150,7 +150,7 @@ class Journal:
         except OSError as error:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror}. What was finished before is kept.\n"
-                "Make room, or mend what is wrong, and the same command goes on from there."
+                "Free some space or fix the cause, then run the same command to continue."
             ) from error
 
 
@@ -201,7 +201,7 @@ def begun_with(path: Path) -> dict[str, Any] | None:
     ):
         raise UserError(
             f"{path} is damaged: its first line does not say which settings it belongs to.\n"
-            "Delete it to run its pair from the beginning."
+            "Delete it to start this pair again."
         )
     return settings
 
@@ -215,8 +215,8 @@ def other_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, An
         for name, there, now in shown
     )
     return UserError(
-        f"{path} was begun with other settings: {differing}.\n"
-        "Go on with those, use another --out_dir, or --overwrite to begin again."
+        f"{path} was started with other settings: {differing}.\n"
+        "Use those settings or another --out_dir, or --overwrite to start again."
     )
 
 
@@ -321,7 +321,7 @@ def claimed(out_dir: str | Path) -> Iterator[None]:
     except Timeout as error:
         raise UserError(
             f"--out_dir {out_dir} is in use by {_said_in(lock)}.\n"
-            f"Use another --out_dir or wait; if that run is gone for sure, delete {lock}."
+            f"Use another --out_dir or wait. If that run is certainly over, delete {lock}."
         ) from error
     except OSError as error:
         raise UserError(f"cannot lock {lock}: {error.strerror}.") from error

@@ -82,7 +82,7 @@ def require_rows(pair: Pair, config: RunConfig) -> None:
         if needed and table.distinct <= needed:
             raise UserError(
                 f"--max_len {config.max_len}: '{table.spec}' has only {table.distinct} different "
-                f"rows, and a history of {needed} of its turns needs one more."
+                f"rows; a history of {needed} of its turns needs at least {needed + 1}."
             )
 
 
@@ -92,8 +92,8 @@ def require_different(pairs: Sequence[Pair], paths: Sequence[Path]) -> None:
     for pair, path in zip(pairs, paths):
         if at.setdefault(path, pair) is not pair:
             raise UserError(
-                f"'{at[path]}' and '{pair}' have the same result file, {path}.\n"
-                "Run them with an --out_dir each."
+                f"'{at[path]}' and '{pair}' would have the same result file, {path}.\n"
+                "Use a different --out_dir for each."
             )
 
 
@@ -105,7 +105,7 @@ def require_same_model(paths: Sequence[Path], config: RunConfig, lm: "LanguageMo
         found = records.read_result(path)["config"].get("revision")
         if found not in (None, lm.revision):
             raise UserError(
-                f"{path} was made with another state of the model: revision {found!r} there, "
+                f"{path} was made with other weights of the model: revision {found!r} there, "
                 f"{lm.revision!r} now.\nUse another --out_dir, or --overwrite to replace it."
             )
 
@@ -129,7 +129,9 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
             )
         log = records.debug_path(result_path(config, pair))
         if not log.exists():
-            raise UserError(f"{log} is missing beside its result. --overwrite makes both again.")
+            raise UserError(
+                f"{log} is missing beside its result. Use --overwrite to make both again."
+            )
         records.read_debug(log)
     waiting = [pair for pair in pairs if pair not in there]
     for pair in waiting:
@@ -165,7 +167,9 @@ def require_targets(
     left = {case.pair for cases in plan for case in cases}
     for pair in pairs:
         if pair not in left:
-            raise UserError(f"{pair}: no target fits the model's context of {lm.context} tokens.")
+            raise UserError(
+                f"{pair}: every target is too long for the model's context of {lm.context} tokens."
+            )
 
 
 def _overflows(case: Case, h: int, config: RunConfig, lm: "LanguageModel") -> bool:

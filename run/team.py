@@ -1,7 +1,7 @@
 """The processes of a run, as `torchrun` or `accelerate launch` start them.
 
-Each has a model of its own and takes its share of the target examples. They tell each other nothing
-but that they have come to a point: what they make lies in their journals.
+Each has a model of its own and takes its share of the target examples. Processes only meet at
+barriers; results travel through journals.
 """
 
 import os
@@ -41,8 +41,8 @@ class Team:
             torch.distributed.barrier(self.group)
         except RuntimeError as error:
             raise UserError(
-                "another process of this run has ended before its time; what was finished is kept."
-                "\nThe same command, with as many processes as you like, goes on from there."
+                "another process of this run ended early; what was finished is kept.\n"
+                "Run the same command to continue, with any number of processes."
             ) from error
 
     @contextmanager
@@ -87,8 +87,8 @@ def joined(device: str, device_map: str | None) -> Iterator[Team]:
         )
     if device_map and os.environ.get("LOCAL_WORLD_SIZE") != "1":
         raise UserError(
-            "--device_map spreads one process over all devices of its machine, and this run has "
-            "several there. Start one per machine."
+            "--device_map gives one process all devices of its machine, but this run has several "
+            "processes there.\nStart one per machine."
         )
     import torch
     from accelerate import PartialState

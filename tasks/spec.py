@@ -131,16 +131,18 @@ def read_tasks(path: Path, taken: Mapping[str, Task] | None = None) -> dict[str,
     root = _compose(path)
     if not isinstance(root, yaml.MappingNode):
         what = "is empty" if root is None else "does not map names to tasks"
-        raise UserError(f"{path}, line 1: the task file {what}. It holds NAME: and its keys below.")
+        raise UserError(
+            f"{path}, line 1: the task file {what}. It needs NAME: with the task's keys below."
+        )
     tasks: dict[str, Task] = {}
     for name, body in root.value:
         where, text = _place(path, name), str(name.value)
         if not isinstance(name, yaml.ScalarNode) or not NAME.fullmatch(text):
             raise UserError(
-                f"{where}: {text[:40]!r} is no task name: letters, digits, _ and - only."
+                f"{where}: {text[:40]!r} is not a task name: use letters, digits, _ and - only."
             )
         if text in tasks or text in (taken or {}):
-            raise UserError(f"{where}: there is a task '{text}' already. Choose another name.")
+            raise UserError(f"{where}: a task '{text}' exists already. Choose another name.")
         tasks[text] = _Entry(path, name, body).task()
     return tasks
 
@@ -177,14 +179,14 @@ class _Entry:
         self.path, self.name = path, name.value
         self.places = {"": _place(path, name)}  # "": the task itself
         if not isinstance(body, yaml.MappingNode):
-            raise self.fault("", f"needs keys below it: {', '.join(REQUIRED)} and others")
+            raise self.fault("", f"needs keys below it, at least {', '.join(REQUIRED)}")
         self.nodes: dict[str, yaml.Node] = {}
         for key, value in body.value:
             text = str(key.value)
             self.places.setdefault(text, _place(path, key))
             if text in self.nodes:
                 self.places[text] = _place(path, key)
-                raise self.fault(text, "is there twice")
+                raise self.fault(text, "is given twice")
             if text not in READ:
                 near = get_close_matches(text, READ, n=1)
                 known = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(READ)}"
@@ -214,7 +216,7 @@ class _Entry:
         there = self.path.parent / source
         if local:
             if not there.is_file():
-                raise self.fault("source", f"names no file: {there}")
+                raise self.fault("source", f"names a file that does not exist: {there}")
             for key in ("config", "revision"):
                 if key in values:
                     raise self.fault(key, "is for data sets of the Hub only")
@@ -252,7 +254,7 @@ class _Entry:
         if not node.value.strip():
             raise self.fault(key, "is empty")
         if not is_text(node.value):
-            raise self.fault(key, "holds half a character (a lone surrogate)")
+            raise self.fault(key, "contains a lone surrogate, which is not valid text")
         return node.value
 
     @staticmethod
@@ -279,7 +281,7 @@ class _Entry:
         try:
             columns = template_columns(text)
         except ValueError as error:
-            raise self.fault(key, f"is no template: {error}") from error
+            raise self.fault(key, f"is not a template: {error}") from error
         if not columns:
             raise self.fault(key, "names no column, such as {question}")
         return text

@@ -418,7 +418,7 @@ def test_generated_tokens_count_as_read(tmp_path, model, grid, capsys):
 def test_a_context_that_no_target_fits_is_refused(tmp_path, capsys):
     tiny_context = tiny.save_model(tmp_path / "tiny-llama", max_position_embeddings=64)
     assert run(tmp_path / "out", tiny_context, "quiz", "posts", "--on_overflow", "skip") == 2
-    assert "quiz/test after posts/test: no target fits" in capsys.readouterr().err
+    assert "quiz/test after posts/test: every target is too long" in capsys.readouterr().err
     assert contents(tmp_path / "out") == {}
 
 

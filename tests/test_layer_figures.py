@@ -105,7 +105,7 @@ def test_colours_of_a_signed_measure_are_centred_at_zero(result):
 
 def test_values_that_are_not_finite_are_counted_on_the_figure(result):
     text = note_of(drawn(result)["margin"])
-    assert f"{TARGETS * len(LENS)} values not finite, left out" in text
+    assert f"{TARGETS * len(LENS)} values left out: not finite" in text
     assert "not finite" not in note_of(drawn(result)["drift"])
 
 

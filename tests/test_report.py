@@ -396,7 +396,7 @@ def test_a_page_of_many_examples_holds_a_sample_and_says_so(grid, tmp_path, caps
     monkeypatch.setattr(explorer, "MOST_ROWS", 16)
     page = page_of(grid, tmp_path)
     printed = capsys.readouterr().out
-    assert "The explorer lists 16 of 48 examples" in printed
+    assert "The page lists 16 of 48 examples: a random sample" in printed
     assert printed.splitlines()[0] in words_of(page)
     assert "quiz/test after posts/test: 4 of 12" in page
     data = embedded(page)
@@ -412,7 +412,7 @@ def test_a_page_of_many_examples_holds_a_sample_and_says_so(grid, tmp_path, caps
 def test_where_all_fits_nothing_is_said_to_be_left_out(grid, tmp_path, capsys):
     page = page_of(grid, tmp_path)
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
-    assert "drawn at random" not in page
+    assert "random sample" not in page
 
 
 def test_long_texts_cut_the_examples_of_all_pairs_alike(grid, tmp_path, monkeypatch):

@@ -181,7 +181,7 @@ def test_a_journal_of_other_settings_is_refused_before_a_model_is_loaded(
     before = contents(copy)
     assert experiment.main([*map(str, argv(model, copy)), *flags.split()]) == 2
     said = capsys.readouterr().err
-    assert f"_journal.jsonl was begun with other settings: {OTHER[flags]}." in said
+    assert f"_journal.jsonl was started with other settings: {OTHER[flags]}." in said
     assert len(said.splitlines()) == 2
     assert contents(copy) == before
 
@@ -195,7 +195,7 @@ def test_a_journal_of_another_state_of_the_model_is_refused(copy, model, tmp_pat
         assert experiment.main(flags) == 2
     finally:
         subprocess.run(["cp", "-rT", tmp_path / "kept", str(model)], check=True)
-    assert "was begun with other settings: revision 'files " in capsys.readouterr().err
+    assert "was started with other settings: revision 'files " in capsys.readouterr().err
 
 
 def test_a_grid_is_not_finished_with_another_state_of_the_model(
@@ -212,7 +212,7 @@ def test_a_grid_is_not_finished_with_another_state_of_the_model(
         assert more.wait() == 2
     finally:
         subprocess.run(["cp", "-rT", tmp_path / "kept", str(model)], check=True)
-    assert "was made with another state of the model: revision 'files " in more.said()
+    assert "was made with other weights of the model: revision 'files " in more.said()
 
 
 def test_two_pairs_of_one_file_name_are_refused(tmp_path, model, capsys):
@@ -343,7 +343,7 @@ def test_a_full_disk_loses_no_finished_example(tmp_path, model, whole, room):
     assert (
         len(said) == 2 and "No space left on device. What was finished before is kept." in said[0]
     )
-    assert "the same command goes on from there" in said[1]
+    assert "run the same command to continue" in said[1]
     for path in journals(out_dir):
         assert not path.read_bytes() or path.read_bytes().endswith(b"\n")
     assert any(finished(out_dir).values()) == (room == 60_000)

@@ -433,7 +433,7 @@ def test_where_no_change_can_be_computed_the_panel_says_so(tmp_path):
     records.write_json(path, result)
     _, change = curves.metric_figures(curves.load_groups([tmp_path]))
     assert [text.get_text() for text in change.figure.axes[0].texts] == [
-        "none of these can be computed"
+        "no value can be computed"
     ]
     assert "Gaps because the metric is 0 at h = 0" in change.caption
     assert flaws(change) == []
