@@ -138,7 +138,7 @@ def test_built_in_tasks_are_a_task_file():
 WRONG = {
     "unknown key": (GOOD + "  metrics: rouge\n", 5, "metrics", "did you mean 'metric'?"),
     "strange key": (GOOD + "  zzz: 1\n", 5, "zzz", "known: source, config"),
-    "key twice": (GOOD + "  source: x.csv\n", 5, "source", "there twice"),
+    "key twice": (GOOD + "  source: x.csv\n", 5, "source", "given twice"),
     "no source": ("a:\n  prompt: '{x}'\n  reference: y\n", 1, None, "lacks the key 'source'"),
     "no prompt": ("a:\n  source: o/n\n  reference: y\n", 1, None, "lacks the key 'prompt'"),
     "no reference": ("\na:\n  source: o/n\n  prompt: '{x}'\n", 2, None, "the key 'reference'"),
@@ -163,7 +163,7 @@ WRONG = {
     "tokens with labels": (
         GOOD + "  labels: [a, b]\n  max_new_tokens: 9\n", 6, "max_new_tokens", "no labels"
     ),
-    "no such file": (GOOD.replace("moods.jsonl", "gone.csv"), 2, "source", "names a file that does not exist"),
+    "no such file": (GOOD.replace("moods.jsonl", "gone.csv"), 2, "source", "does not exist"),
     "other format": (GOOD.replace("moods.jsonl", "mine.yaml"), 2, "source", "a file of .csv"),
     "no Hub id": (GOOD.replace("moods.jsonl", "a b/c d"), 2, "source", "neither a Hub id"),
     "config of a file": (GOOD + "  config: all\n", 5, "config", "of the Hub only"),
@@ -172,9 +172,9 @@ WRONG = {
     "a text": ("moods\n", 1, None, "does not map names to tasks"),
     "empty": ("", 1, None, "is empty"),
     "comments alone": ("# nothing\n", 1, None, "is empty"),
-    "task without keys": ("moods: 3\n", 1, None, "needs keys below it, at least source, prompt, reference"),
-    "name of a built-in": (GOOD.replace("moods:", "mmlu:"), 1, None, "a task 'mmlu' already"),
-    "name twice": (GOOD + GOOD, 5, None, "a task 'moods' already"),
+    "task without keys": ("moods: 3\n", 1, None, "at least source, prompt, reference"),
+    "name of a built-in": (GOOD.replace("moods:", "mmlu:"), 1, None, "a task 'mmlu' exists already"),
+    "name twice": (GOOD + GOOD, 5, None, "a task 'moods' exists already"),
     "name with a slash": (GOOD.replace("moods:", "my/moods:"), 1, None, "not a task name"),
     "name with a dot": (GOOD.replace("moods:", "my.moods:"), 1, None, "not a task name"),
     "syntax": ("moods:\n  source: [a\n  prompt: x\n", 3, None, "not YAML"),
