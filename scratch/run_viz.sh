@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Plots of what scripts/test.sh wrote, and the check that its numbers follow from its logs.
+# Figures of the results that scripts/test.sh wrote, and a check that their numbers follow from their logs.
+#   bash scratch/run_viz.sh                        # results/ -> plots/
+#   OUT_DIR=big PLOTS=big_plots bash scratch/run_viz.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -f .venv/bin/activate ] && source .venv/bin/activate

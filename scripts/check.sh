@@ -3,15 +3,15 @@
 source "$(dirname "$0")/setup.sh"
 set_up requirements.txt requirements-dev.txt
 
-# The report is tested in Debian's Chromium; where it cannot be had, those tests are skipped and say so.
+# The report is tested in Debian's Chromium. If it cannot be installed, those tests are skipped.
 if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     echo "Installing chromium ..."
     export DEBIAN_FRONTEND=noninteractive
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; } \
-        >/dev/null 2>&1 || echo "chromium could not be installed." >&2
+        >/dev/null 2>&1 || echo "chromium could not be installed: the tests that open the report are skipped." >&2
 fi
 
-export HF_HUB_OFFLINE=1 # the suite needs no Hub, and must not wait for one
+export HF_HUB_OFFLINE=1 # the tests need no Hub and must not wait for one
 ruff check .
 ruff format --check .
 python -m pytest "$@"

