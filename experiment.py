@@ -102,6 +102,7 @@ def _load(config: RunConfig) -> "LanguageModel":
         lens=None if config.no_cosine else config.lens,
         agree=config.agree,
         engine=config.engine,
+        adapter=config.adapter,
         trust_remote_code=config.trust_remote_code,
         allow_pickle=config.allow_pickle,
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from core.errors import UserError
+from lm.checks import check_tokens
 from lm.engine import Decoding, Runtime
 from lm.forward import PROBE, Position, Reading, captured, input_device
 from lm.lens import Lens, find_parts, proved_lens
@@ -59,6 +60,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.renderer = Renderer(tokenizer, prompt_form)
         ends = _eos_ids(model, tokenizer)
+        check_tokens(model, tokenizer, [*self.renderer.ids_of_conversations(), *ends])
         self.decoding = Decoding(ends, self.renderer.stop_text, tokenizer.decode)
         model.generation_config = GenerationConfig()  # generate() takes penalties from the old one
         self.lens = prove_lens(model, lens) if lens else None
@@ -315,20 +317,22 @@ def load_model(
     agree: bool = False,
     device_map: str | None = None,
     engine: str = "auto",
+    adapter: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> LanguageModel:
     """Load a causal LM by Hub name, path, or BUNDLED; UserError says what to do where it fails.
 
     A path is a folder, or a GGUF file. With a `device_map` (auto) the model is spread over every
-    device there is, `device` or not. Pickled weights are read with `allow_pickle` only. The rest
-    is as in LanguageModel.
+    device there is, `device` or not. `adapter` is a PEFT adapter of the model's layers, by path or
+    Hub name. Pickled weights are read with `allow_pickle` only. The rest is as in LanguageModel.
     """
     loaded = load(
         name,
         dtype=dtype,
         device=device,
         device_map=device_map,
+        adapter=adapter,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )

@@ -1,27 +1,27 @@
 """Loading a Hugging Face causal LM by name or path, with plain words where that fails."""
 
 import hashlib
+import importlib.metadata
+import json
 import os
-import struct
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import huggingface_hub
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from core import hub
 from core.errors import UserError
+from lm import checks
 from lm.bundled import BUNDLED, bundled_path
 from lm.forward import PROBE, input_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MODEL_FILES = (".json", ".jinja", ".model", ".txt", ".safetensors", ".bin", ".gguf")
 HASHED_ENDS = 2**16  # bytes of a file's beginning and end
 UNKNOWN = "'{name}' is neither a folder here nor a model on the Hub that you can read."
 PICKLED = (
@@ -34,11 +34,7 @@ WITHOUT_HUB = (
     "(HF_HOME, with HF_HUB_OFFLINE=1)."
 )
 GGUF = ".gguf"
-# What transformers raises for files that are not as it expects them
-LOADING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, SafetensorError)
-LOADING_ERRORS += (EOFError, UnpicklingError, struct.error, TypeError, AttributeError)
-LOADING_ERRORS += (ArithmeticError, MemoryError)
-OTHER_HEADS = ("Classification", "QuestionAnswering", "MaskedLM")  # in names of architectures
+OF_PROCESSORS = ("chat_template.json", "processor_config.json")  # that may hold a chat template
 
 
 class Loaded(NamedTuple):
@@ -46,7 +42,7 @@ class Loaded(NamedTuple):
 
     model: Any
     tokenizer: Any
-    revision: str | None  # which state of the model it is, see `revision_of`
+    revision: str  # which state of the model it is, see `revision_of`
 
 
 def load(
@@ -55,57 +51,132 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     device_map: str | None = None,
+    adapter: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> Loaded:
     """A causal LM by Hub name, path, or BUNDLED; the settings are those of `model.load_model`."""
     where = resolve_device(device)
-    if where.type == "cpu":  # grouped keys are read in place, not copied for every head
+    wanted_dtype = resolve_dtype(dtype, where)
+    set_up(where)
+    folder, gguf = place_of(name, allow_pickle)
+    beside = folder_of(adapter, allow_pickle) if adapter else None
+    transformers.utils.logging.disable_progress_bar()  # and with it the one of downloads
+    checks.check_files(name, folder, gguf)
+    of_file = {"trust_remote_code": trust_remote_code, **({"gguf_file": gguf} if gguf else {})}
+    with pickles(name, allow_pickle):
+        tokenizer = read_tokenizer(name, folder, of_file)
+        with reading(name):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=wanted_dtype,
+                output_loading_info=True,
+                device_map=device_map,
+                use_safetensors=None if allow_pickle else True,
+                **of_file,
+            )
+        checks.check_weights(name, model, report)
+        revision = revision_of(folder, gguf)
+        if beside:
+            model = adapted(model, adapter, beside)
+            revision += f" + adapter {revision_of(beside)}"
+            if (beside / "tokenizer_config.json").exists():  # with the tokens it was trained on
+                tokenizer = read_tokenizer(adapter, beside, {})
+    with reading(name):
+        model = (model if device_map else model.to(where)).eval()
+    checks.check_causal(name, model)
+    return Loaded(model, tokenizer, revision)
+
+
+def set_up(device: torch.device) -> None:
+    """What transformers and the Hub's client are told before they load anything."""
+    if device.type == "cpu":  # grouped keys are read in place, not copied for every head
         os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
     transformers.utils.logging.set_verbosity_error()
     huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
     # Else transformers waits for a robot of the Hub to convert pickled weights.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
-    path, of_file = place_of(name, allow_pickle)
-    transformers.utils.logging.disable_progress_bar()  # and with it the one of downloads
-    of_file["trust_remote_code"] = trust_remote_code
-    wanted_dtype = resolve_dtype(dtype, where)
 
-    def read_files():
-        tokenizer = AutoTokenizer.from_pretrained(path, **of_file)
-        return tokenizer, *AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=wanted_dtype,
-            output_loading_info=True,
-            device_map=device_map,
-            use_safetensors=None if allow_pickle else True,
-            **of_file,
-        )
 
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """UserError for whatever a library raises at files that it cannot read; none of our own code
+    stands in it, since tokenizers raises a bare Exception.
+    """
     try:
-        with pickles(name, allow_pickle):
-            tokenizer, model, report = read_files()
-        model = (model if device_map else model.to(where)).eval()
-    except LOADING_ERRORS as error:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(_why_not_loaded(name, error)) from error
-    check_head(model, name, sorted(report["missing_keys"]))
-    check_causal(model, name)
-    revision = revision_of(path, of_file.get("gguf_file"))
-    return Loaded(model, tokenizer, revision)
 
 
-def revision_of(path: str, gguf: str | None = None) -> str:
+def read_tokenizer(name: str, folder: Path, of_file: dict[str, Any]):
+    """The tokenizer of a folder, with the chat template that stands beside it for processors."""
+    with reading(name):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **of_file)
+    for file in OF_PROCESSORS:
+        if not tokenizer.chat_template and (folder / file).exists():
+            with reading(name):
+                held = dict(json.loads((folder / file).read_text(encoding="utf-8")))
+            tokenizer.chat_template = held.get("chat_template")
+    return tokenizer
+
+
+def adapted(model, name: str, folder: Path):
+    """The model with a PEFT adapter in its layers; UserError where it does not fit.
+
+    The adapter stays beside the weights, since adding it to them would round it in half precision;
+    but for one of the unembedding, whose weights the lens reads.
+    """
+    from peft import PeftConfig, PeftModel
+
+    if not (folder / "adapter_config.json").exists():
+        raise UserError(f"--adapter {name}: there is no adapter_config.json, so it is no adapter.")
+    checks.check_pointers(name, folder)
+    with reading(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        if PeftConfig.from_pretrained(folder).is_prompt_learning:
+            raise UserError(
+                f"--adapter {name} puts tokens of its own before every prompt; only adapters of a "
+                "model's layers, such as LoRA, can be run."
+            )
+        head = model.get_output_embeddings()
+        wrapped = PeftModel.from_pretrained(model, folder).eval()
+        model = wrapped.get_base_model()
+    if model.get_output_embeddings() is head:
+        return model
+    expected = probe_logits(model)
+    with reading(name):
+        merged = wrapped.merge_and_unload()
+    if not torch.allclose(probe_logits(merged), expected, atol=0.01 * expected.abs().max()):
+        raise UserError(
+            f"--adapter {name} changes an unembedding whose weights are the embeddings too, and "
+            "cannot be merged."
+        )
+    return merged
+
+
+@torch.inference_mode()
+def probe_logits(model) -> torch.Tensor:
+    """Logits of a short row of tokens [T, V]."""
+    return model(torch.tensor([PROBE], device=input_device(model))).logits[0].float()
+
+
+def revision_of(folder: Path, gguf: str | None = None) -> str:
     """Which state of a model this is: the Hub's commit, or for a folder of one's own a hash over
     its files, or over the one named by `gguf`.
 
     Of large files the ends are hashed: training changes all weights, and reading them again would
     take as long as loading them.
     """
-    if hub.is_snapshot(Path(path)):
-        return Path(path).name
+    if hub.is_snapshot(folder):
+        return folder.name
     found = hashlib.sha256()
-    files = [Path(path, gguf)] if gguf else Path(path).iterdir()
-    for file in sorted(file for file in files if file.suffix in MODEL_FILES and file.is_file()):
+    files = [folder / gguf] if gguf else folder.iterdir()
+    kept = (file for file in files if file.suffix in checks.MODEL_FILES and file.is_file())
+    for file in sorted(kept):
         size = file.stat().st_size
         found.update(f"{file.name} {size} ".encode())
         with open(file, "rb") as content:
@@ -115,21 +186,23 @@ def revision_of(path: str, gguf: str | None = None) -> str:
     return f"files {found.hexdigest()[:16]}"
 
 
-def place_of(name: str, allow_pickle: bool = False) -> tuple[str, dict[str, str]]:
+def place_of(name: str, allow_pickle: bool = False) -> tuple[Path, str | None]:
     """Folder of a model, fetched where it is on the Hub, and the file's name where that is GGUF."""
-    path = bundled_path() if name == BUNDLED else Path(name)
-    if path.suffix == GGUF and os.path.isfile(path):
-        return str(path.parent), {"gguf_file": path.name}
-    if os.path.isdir(path) and not (path / "config.json").exists():
-        files = sorted(path.glob(f"*{GGUF}"))
-        if len(files) > 1:
-            names = ", ".join(file.name for file in files)
-            raise UserError(f"'{name}' holds several models: {names}.\nGive one file as --model.")
-        if files:
-            return str(path), {"gguf_file": files[0].name}
-    if not (name == BUNDLED or os.path.isdir(name)):
-        path = hub.fetch_model(_wanted(name), allow_pickle)
-    return str(path), {}
+    if name.endswith(GGUF) and os.path.isfile(name):
+        return Path(name).parent, Path(name).name
+    folder = bundled_path() if name == BUNDLED else folder_of(name, allow_pickle)
+    if (folder / "config.json").exists():
+        return folder, None
+    files = sorted(folder.glob(f"*{GGUF}"))
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise UserError(f"'{name}' holds several models: {names}.\nGive one file as --model.")
+    return folder, files[0].name if files else None
+
+
+def folder_of(name: str, allow_pickle: bool = False) -> Path:
+    """A folder by its path, or by its name on the Hub."""
+    return Path(name) if os.path.isdir(name) else hub.fetch_model(_wanted(name), allow_pickle)
 
 
 @contextmanager
@@ -148,33 +221,6 @@ def pickles(name: str, allowed: bool) -> Iterator[None]:
         yield
     finally:
         torch.load = load
-
-
-def check_head(model, name: str, missing: Sequence[str]) -> None:
-    """UserError where a model was made for another task, or its files lack weights."""
-    made_as = " ".join(model.config.architectures or ())
-    if any(head in made_as for head in OTHER_HEADS):
-        raise UserError(f"'{name}' ({made_as}) is not a causal language model.")
-    if missing:
-        raise UserError(
-            f"'{name}' is not a causal language model: its files lack {len(missing)} weights, "
-            f"such as {missing[0]}."
-        )
-
-
-def check_causal(model, name: str) -> None:
-    """UserError where a later token changes what the model says after an earlier one (BERT)."""
-    with torch.inference_mode():
-        whole, part = (
-            model(torch.tensor([PROBE[:n]], device=input_device(model))).logits[0, 3].float()
-            for n in (len(PROBE), 4)
-        )
-    slack = 1e-3 if model.dtype == torch.float32 else 0.1  # half precision depends on the length
-    if (whole - part).norm() > slack * part.norm():
-        raise UserError(
-            f"'{name}' ({type(model).__name__}) is not a causal language model: "
-            "later tokens change earlier predictions."
-        )
 
 
 def resolve_device(device: str) -> torch.device:
@@ -200,7 +246,11 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     return DTYPES[dtype]
 
 
-OF_TRANSFORMERS = {  # part of its message: what is said
+NEWER = (
+    "'{name}': tokenizer.json is of a newer version than the installed tokenizers {version} reads, "
+    "or damaged ({reason}).\nUpdate with: pip install -U tokenizers transformers"
+)
+OF_LIBRARIES = {  # part of a message of theirs: what is said
     "trust_remote_code": "'{name}' brings code of its own. "
     "If you trust its authors, run again with --trust_remote_code.",
     "Unrecognized configuration class": "'{name}' is not a causal language model that "
@@ -210,6 +260,10 @@ OF_TRANSFORMERS = {  # part of its message: what is said
     "Use --dtype bfloat16, --device_map auto where there are several devices, or a smaller model.",
     "ignore_mismatched_sizes": "'{name}' has weights of other shapes than its config.json says.",
     "backend tokenizer": "'{name}' has no tokenizer files that can be read.",
+    "Unknown tokenizer version": NEWER,
+    "did not match any variant": NEWER,
+    "Oniguruma error": "'{name}': tokenizer.json has a regular expression that cannot be compiled "
+    "({reason}).\nUse a version of tokenizers that knows it, or correct the file.",
 }
 
 
@@ -221,8 +275,10 @@ def _why_not_loaded(name: str, error: Exception) -> str:
     text = hub.trouble(error, _wanted(name))
     if text is not None:
         return text
-    for part, said in OF_TRANSFORMERS.items():
+    facts = {"name": name, "reason": " ".join(str(error).split())[:150]}
+    facts["version"] = importlib.metadata.version("tokenizers")
+    for part, said in OF_LIBRARIES.items():
         if part in str(error):
-            return said.format(name=name)
+            return said.format(**facts)
     damaged = hub.if_damaged(name, "model")
     return hub.own_words(error, f"'{name}'") + (f"\n{damaged}" if damaged else "")

@@ -93,6 +93,12 @@ class Renderer:
                 f"({' '.join(str(error).split())[:90]}). Use --prompt plain."
             ) from error
 
+    def ids_of_conversations(self) -> set[int]:
+        """The ids of a short conversation: among them the special tokens that prompts have."""
+        asked = {"role": "user", "content": "?"}
+        messages = [asked, {"role": "assistant", "content": "!"}, asked]
+        return {*self.tokens(self.render([asked])), *self.tokens(self.render(messages))}
+
     @cached_property
     def _bos(self) -> str:
         """The beginning-of-text token, where this tokenizer puts one before every text."""

@@ -34,6 +34,9 @@ class RunConfig:
     """Every setting of a run with its default; the command line is made from this."""
 
     model: str = _flag(BUNDLED, "Hub name, folder or GGUF file of a causal LM")
+    adapter: str | None = _flag(
+        None, "PEFT adapter (LoRA) to run the model with: folder or Hub name", type=str
+    )
     target: tuple[str, ...] = _flag(
         EMBEDDED, "tasks that are scored: name, name/split or name.subject/split", nargs="+"
     )

@@ -292,7 +292,7 @@ def test_of_several_gguf_files_none_is_chosen(tmp_path):
 def test_a_gguf_file_is_looked_for_and_named_by_its_name(tmp_path):
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     for place in (tmp_path, tmp_path / "x.gguf"):
-        assert loading.place_of(str(place)) == (str(tmp_path), {"gguf_file": "x.gguf"})
+        assert loading.place_of(str(place)) == (tmp_path, "x.gguf")
     assert records.model_name(str(tmp_path / "x.gguf")) == "x.gguf"
 
 
