@@ -5,11 +5,10 @@ marks of the template, and with the texts put back between them it must be the p
 character at which each text and each turn begins is known and never searched for.
 """
 
-import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 from core.errors import UserError
@@ -77,7 +76,7 @@ def find_spans(renderer: Renderer, messages: Sequence[Message], ids: Prefix) -> 
     ranges = [(seams.index(start), seams.index(end)) for start, end in texts]
     return Spans(
         system=(0, begins[0]),
-        turns=tuple(zip(begins, begins[1:])),
+        turns=tuple(pairwise(begins)),
         target=(begins[-1], len(ids)),
         users=tuple(ranges[:-1:2]),
         answers=tuple(ranges[1::2]),
@@ -120,8 +119,8 @@ def find_opening(renderer: Renderer, marks: Sequence[str]) -> str:
 
 
 def _opening(head: str, gap: str, closing: str) -> str:
-    behind = gap[len(os.path.commonprefix([gap, closing])) :]
-    opening = os.path.commonprefix([head[::-1], behind[::-1]])[::-1]
+    behind = gap[common_length(gap, closing) :]
+    opening = behind[len(behind) - common_length(head[::-1], behind[::-1]) :]
     if behind.removesuffix(opening).strip():  # space between turns goes with the one before it
         raise UserError(REFUSED.format(why="the first turn is opened otherwise than later ones"))
     return opening

@@ -1,5 +1,7 @@
 """Every turn's tokens are found exactly, in every prompt form, and with them the target's."""
 
+from itertools import pairwise
+
 import pytest
 import tiny
 
@@ -72,7 +74,7 @@ def test_a_turn_begins_with_its_mark_and_ends_before_the_next_ones(form, texts, 
     assert [text_of(span).strip() for span in spans.answers] == [t.strip() for t in texts[1::2]]
     assert text_of(spans.question).strip() == texts[-1].strip()
     ends = [spans.system, *spans.turns, spans.target]
-    assert ends[0][0] == 0 and all(one[1] == two[0] for one, two in zip(ends, ends[1:]))
+    assert ends[0][0] == 0 and all(one[1] == two[0] for one, two in pairwise(ends))
 
 
 @pytest.mark.parametrize("form", TEMPLATES)
@@ -99,7 +101,7 @@ def test_a_token_across_a_seam_belongs_to_the_part_behind_it_and_is_counted(fast
     [
         ("{% for m in messages %}<|user|>{{ m.content | upper }}{% endfor %}", "changes the texts"),
         (
-            "{% for m in messages %}{{ 'one' if loop.first else 'two' }}{{ m.content }}{% endfor %}",
+            "{% for m in messages %}{{ '1' if loop.first else '2' }}{{ m.content }}{% endfor %}",
             "first turn is opened otherwise",
         ),
         (
