@@ -5,7 +5,7 @@ answer the reference's log P. Every prompt has the past that the target's tokens
 target's own tokens, which are run again with the history hidden, or with states put in.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.errors import UserError
 from core.records import cleaned
 from lm.attention import by_part, in_three, look, uniform
-from lm.engine import Position, run_halving
+from lm.engine import rows_within
+from lm.forward import Position
 from lm.interventions import Hidden, Interventions, Past, Patch, Resumed, Row, Run, stacked
 from lm.prefix_tree import common_length
 from lm.prompts import Prefix, Prompt, Request
@@ -75,7 +77,7 @@ class Target:
                 for r, (of_row, number) in enumerate(zip(states, numbers))
             ]
 
-        found = run_halving(self.tool.runtime, range(len(rows)), work)
+        found = self._in_batches(len(rows), len(self.tokens) + self.past.length, work)
         return [parent for parent, _ in found], [number for _, number in found]
 
     def numbers(
@@ -114,13 +116,11 @@ class Target:
         parent = Parent(states, into.past)
         return [self.numbers([Row()], [parent], end)[0] for _, end in windows]
 
-    def _in_batches(self, count: int, length: int, work: Any) -> list[float]:
-        size = max(1, self.tool.runtime.token_budget // length)
-        found = []
-        for start in range(0, count, size):
-            which = range(start, min(start + size, count))
-            found += run_halving(self.tool.runtime, which, work)
-        return found
+    def _in_batches(self, count: int, length: int, work: Callable[[Sequence[int]], list]) -> list:
+        """What is made of rows of this length, some at a time."""
+        plan = rows_within(lambda row: length)
+        batches = self.tool.runtime.batches(range(count), plan, work)
+        return [each for _, found in batches for each in found]
 
     def _run(
         self,
@@ -220,6 +220,13 @@ class Conversation:
     ):
         """`asked` at h = 0, 1, ..., H; `spans` at h = 1, ..., H."""
         self.tool, self.asked, self.spans = tool, asked, spans
+        longest = max(len(each.ids) + len(tail) for each in asked for _, tail in each.answers)
+        regimes = tool.runtime.regimes
+        if regimes.of(1) != regimes.of(longest):
+            raise UserError(
+                f"--effects: this model reads a text of {longest} tokens differently from a short "
+                "one,\nso that cached keys are not those of the whole. Use a smaller --max_len."
+            )
         self.windows = windows_of(tool.depth, width)
         longest = asked[-1].ids[: spans[-1].target[0]]
         self.trunk = longest, tool.past_of(longest)

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from lm.engine import PROBE, Position, Runtime, read_forward, run_halving
+from lm.engine import Runtime, rows_within
+from lm.forward import PROBE, Position, read_forward
 from lm.lens import block_output
 from lm.prompts import Prefix, Request
 from lm.spans import Range
@@ -192,7 +193,7 @@ class Interventions:
         def work(prefixes: Sequence[Prefix]) -> list[Past]:
             return [self.run(prefixes, none, [Row()]).past]
 
-        [past] = run_halving(self.runtime, [ids], work)
+        [(_, [past])] = self.runtime.batches([ids], rows_within(len), work)
         return past
 
     def run(
@@ -212,7 +213,7 @@ class Interventions:
         The first new token stands at `position` (by default where the past ends), the first column
         of an answer position is `answer`. Read are `reads`, by default nothing.
         """
-        width = len(tokens[0])
+        model, width = self.runtime.model, len(tokens[0])
         cache = cache_over(past)
         inputs = {"input_ids": self.runtime.tensor(tokens), "past_key_values": cache}
         if self.takes_positions:
@@ -228,7 +229,7 @@ class Interventions:
                 stack.enter_context(self._keeping(states))
             if resumed:
                 stack.enter_context(self._resuming(resumed))
-            got = read_forward(self.runtime, reads or nothing, use_cache=True, **inputs)
+            got = read_forward(model, (), reads or nothing, use_cache=True, **inputs)
         start = resumed.block if resumed else 0
         blocks = [layer.pieces for layer in cache.layers]
         blocks[:start] = resumed.past.blocks[:start] if resumed else ()

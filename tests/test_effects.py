@@ -5,13 +5,15 @@ from dataclasses import replace
 import oracle_interventions as oracle
 import pytest
 import tiny
+import torch
+from transformers import AutoTokenizer
 
 from data import Turn, conversation
 from lm import interventions
 from lm.attention import parts_of
-from lm.effects import PARTS, Asked, Conversation, filled
+from lm.effects import PARTS, Asked, Conversation, Target, filled
 from lm.identities import exact_parts
-from lm.interventions import Interventions
+from lm.interventions import Interventions, Row
 from lm.lens import find_parts
 from lm.spans import find_spans
 from model import LanguageModel
@@ -161,3 +163,36 @@ def test_what_is_not_exact_is_left_out_by_name(broken, left, monkeypatch):
 def shifted(resuming):
     """Resumes with the states of another token."""
     return lambda tool, at: resuming(tool, replace(at, states=at.states.roll(1, dims=1)))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_a_pair_of_equal_length_is_patched_as_by_transformer_lens(family, tmp_path):
+    from transformer_lens.model_bridge import TransformerBridge
+
+    lm = language_model(family)
+    lm.model.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    bridge = TransformerBridge.boot_transformers(
+        str(tmp_path), tokenizer=AutoTokenizer.from_pretrained(tmp_path)
+    )
+    first, second = (
+        lm.encode(conversation(Turn(text, ("A",))), ("A", "B")) for text in ("the question", "the negative")
+    )
+    assert len(first.ids) == len(second.ids)
+    tool, answers = tool_of(lm), {label: ids[-1] for label, ids in first.labels}
+    into, donor = (Target(tool, Asked.of(each, "A"), tool.past_of(())) for each in (first, second))
+    ([own], _), ([other], _) = into.parents([Row()]), donor.parents([Row()])
+    _, cache = bridge.run_with_cache(torch.tensor([donor.asked.ids]))
+
+    def patched(block):
+        def put_in(state, hook):
+            state[:, -1] = cache[hook.name][:, -1]
+            return state
+
+        hooks = [(f"blocks.{block}.hook_out", put_in)]
+        logits = bridge.run_with_hooks(torch.tensor([into.asked.ids]), fwd_hooks=hooks)[0, -1]
+        return (logits[answers["A"]] - logits[answers["B"]]).item()
+
+    with torch.no_grad():
+        wanted = [patched(block) for block in range(tool.depth)]
+    assert into.patched_last(own, other) == pytest.approx(wanted, abs=SLACK)

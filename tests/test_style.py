@@ -432,8 +432,6 @@ def test_where_no_change_can_be_computed_the_panel_says_so(tmp_path):
         entry["percent_change"], entry["percent_change_reason"] = None, "the metric is 0 at h = 0"
     records.write_json(path, result)
     _, change = curves.metric_figures(curves.load_groups([tmp_path]))
-    assert [text.get_text() for text in change.figure.axes[0].texts] == [
-        "no value can be computed"
-    ]
+    assert [text.get_text() for text in change.figure.axes[0].texts] == ["no value can be computed"]
     assert "Gaps because the metric is 0 at h = 0" in change.caption
     assert flaws(change) == []
