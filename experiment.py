@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
 
 
 def run(config: RunConfig) -> list[Path]:
-    """Run what is missing of the grid, write its results -> result files of the whole grid."""
+    """Run what is missing of the grid and write it; returns the result files of the whole grid."""
     check_settings(config)
     with (
         joined(config.device, config.device_map) as team,
@@ -69,7 +69,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
                 remove_journals(result_path(config, pair))
     if not waiting:
         if team.is_first:
-            print("Complete already, with the same settings. --overwrite runs it again.")
+            print("All results exist already, with the same settings. --overwrite runs them again.")
         return paths
     lm = lm or _load(config)
     require_same_model([path for path in paths if path.exists()], config, lm)
@@ -115,10 +115,10 @@ def run_plan(
     lm: "LanguageModel",
     team: Team,
 ) -> None:
-    """Run what no journal has yet, a batch of target examples at a time, into the journals.
+    """Run what is not in the journals yet, a batch of target examples at a time.
 
-    A batch of which anything is missing is run whole: the same prompts together give the same
-    numbers to the last digit, whenever and by whichever process they are run.
+    A batch that lacks anything is run whole: the same prompts together give the same numbers to
+    the last digit, at any time and in any process.
     """
     kept = read_journals(journals, config, team)
     budgets = [held.token_budget for held in kept.values() if held.token_budget]
@@ -152,9 +152,7 @@ def run_plan(
 def read_journals(
     journals: Mapping[Pair, Journal], config: RunConfig, team: Team
 ) -> dict[Pair, Finished]:
-    """What is finished of each pair; the same for every process, since none appends before all
-    have read.
-    """
+    """What is finished of each pair. All processes read before any appends, so all get the same."""
     if team.is_first:
         for journal in journals.values():
             journal.prepare(config.overwrite)
@@ -170,9 +168,12 @@ def read_journals(
     finished = sum(len(held.scores) for held in kept.values())
     damaged = sum(held.damaged for held in kept.values())
     if team.is_first and finished:
-        print(f"Going on: {finished} target examples are there already.", file=sys.stderr)
+        print(f"Continuing: {finished} target examples are finished already.", file=sys.stderr)
     if team.is_first and damaged:
-        print(f"{damaged} damaged lines of journals are made again.", file=sys.stderr)
+        print(
+            f"{damaged} damaged journal lines are ignored; their targets are run again.",
+            file=sys.stderr,
+        )
     return kept
 
 
@@ -183,7 +184,7 @@ def run_batch(
     lm: "LanguageModel",
     advance: Callable[[int], None],
 ) -> dict[Pair, list[Entry]]:
-    """Run some cases together -> what the journals lack of them."""
+    """Run some cases together; returns the entries that the journals lack."""
     budget = lm.token_budget
     cases = [case for case in batch if case.key not in kept[case.pair].skipped]
     examples, skipped = fitting(cases, kept, config, lm, advance)
@@ -206,9 +207,9 @@ def fitting(
     lm: "LanguageModel",
     advance: Callable[[int], None],
 ) -> tuple[list[tuple[Case, dict]], dict[Case, str]]:
-    """The examples of cases, and the cases with a prompt that memory cannot hold by itself.
+    """The examples of cases, and the cases with a prompt that does not fit into memory even alone.
 
-    UserError for the first of those where the run is to stop at prompts that are too long.
+    UserError for the first such case, unless --on_overflow is skip.
     """
     try:
         return list(run_cases(cases, config, lm, advance)), {}
@@ -225,7 +226,7 @@ def fitting(
     if config.on_overflow == "stop":
         raise UserError(
             f"{where}. Use a smaller --max_len,\n--dtype bfloat16, or --on_overflow skip to "
-            "leave such targets out at every h. What was finished is kept."
+            "leave out such targets at every h. What was finished is kept."
         )
     print(f"{where}; skipped", file=sys.stderr)
     return [], {case: reason}
@@ -239,9 +240,9 @@ def finish(
     lm: "LanguageModel",
     environment: dict[str, Any],
 ) -> None:
-    """Make the results of what all journals hold, and delete these when all results are there.
+    """Write the results of all journals, then delete the journals.
 
-    UserError at the end for pairs of which nothing fits into memory.
+    UserError at the end for pairs of which no target fits into memory.
     """
     empty = []
     for pair, journal in journals.items():
@@ -263,7 +264,7 @@ def finish(
     if empty:
         names = ", ".join(map(str, empty))
         raise UserError(
-            f"no target fits into memory of: {names}.\n"
+            f"not even one target fits into memory for: {names}.\n"
             "Use a smaller --max_len or --dtype bfloat16. All other results are written."
         )
 
@@ -271,7 +272,7 @@ def finish(
 def write_pair(
     path: Path, pair: Pair, examples: list[dict], skipped: list[int], made: dict[str, Any]
 ) -> None:
-    """Write a pair's debug log and then its result, so that no result is there without its log."""
+    """Write a pair's debug log and then its result, so that no result is without its log."""
     identity = {
         "schema_version": records.SCHEMA_VERSION,
         "model": records.model_name(made["config"]["model"]),
@@ -287,7 +288,7 @@ def write_pair(
 
 
 def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:
-    """Every resolved setting of a pair; under `requested` those that were asked for as `auto`."""
+    """Every resolved setting of a pair; `requested` holds what was asked for, such as `auto`."""
     target, distractor = pair.target.spec.task, pair.distractor.spec.task
     asked = requested(config, pair)
     return asked | {
@@ -303,7 +304,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
 
 
 def measured(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:
-    """The resolved settings that decide a pair's numbers: what a journal goes on with."""
+    """The resolved settings that decide a pair's numbers, as its journal keeps them."""
     settings = describe_config(pair, config, lm)
     kept = {k: v for k, v in settings.items() if k not in {"requested", *MAY_CHANGE}}
     return kept | {"schema_version": records.SCHEMA_VERSION}
@@ -326,17 +327,19 @@ def print_table(paths: Sequence[Path]) -> None:
         note = f"  ({skipped} skipped)" if skipped else ""
         print(f"{names}  {result['metric_name']:{room}}  {result['n']:5}{numbers}{note}")
     made = results[-1]["environment"].get
-    print(f"\n{made('engine')} engine, {made('seconds')} s, {made('peak_memory_mib')} MiB at most")
+    print(
+        f"\n{made('engine')} engine, {made('seconds')} s, peak memory {made('peak_memory_mib')} MiB"
+    )
     print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
 
 
 def terminate(number: int, frame: object) -> None:
-    """End the run as Ctrl-C does: a cluster sends SIGTERM some time before it kills."""
+    """End the run as Ctrl-C does: a cluster sends SIGTERM some time before SIGKILL."""
     raise Terminated
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line entry: 0 done, 2 something the user can put right, 130 or 143 interrupted."""
+    """Command line; exit status 0 done, 2 an error the user can fix, 130 or 143 interrupted."""
     config = parse_args(argv, __doc__)
     rank = rank_here()
     signal.signal(signal.SIGTERM, terminate)
@@ -350,8 +353,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         if rank == 0:
             print(
-                f"\ninterrupted. Every target example that was finished is kept in "
-                f"{config.out_dir}.\nThe same command goes on from there.",
+                f"\ninterrupted. What was finished is kept in {config.out_dir}.\n"
+                "Run the same command to continue.",
                 file=sys.stderr,
             )
         return 143 if isinstance(stopped, Terminated) else 130

@@ -77,7 +77,7 @@ class LanguageModel:
         return self.renderer.render(messages)
 
     def continuation(self, label: str) -> str:
-        """The text scored for a label: to the character what a history shows as that answer."""
+        """The text scored for a label: character for character the answer in a history."""
         return self.renderer.continuation(label)
 
     def encode(
@@ -89,9 +89,9 @@ class LanguageModel:
     ) -> Prompt:
         """Tokenise a conversation, and again with each label behind it: a token may span the seam.
 
-        It is answered in at most `max_new_tokens`: by default MAX_NEW_TOKENS, with labels 0, which
-        is not at all. `baseline` is the same target's prompt without history, which drift is
-        measured from. Raises UserError where two labels cannot be told apart by their tokens.
+        `max_new_tokens` is the longest answer: by default MAX_NEW_TOKENS, with labels 0 (none).
+        `baseline` is the same target's prompt without history, which drift is measured from.
+        Raises UserError where two labels cannot be told apart by their tokens.
         """
         if max_new_tokens is None:
             max_new_tokens = 0 if labels else MAX_NEW_TOKENS
@@ -110,7 +110,7 @@ class LanguageModel:
 
     @property
     def context(self) -> int | None:
-        """Most tokens the model was made to read; None where its configuration states no limit."""
+        """Longest sequence of the model in tokens; None where its configuration states no limit."""
         config = self.model.config.get_text_config()
         return next(
             (limit for name in CONTEXT_NAMES if (limit := getattr(config, name, None))), None
@@ -154,7 +154,7 @@ class LanguageModel:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What a result says of the model as it was run."""
+        """What a result records about the model as it was run."""
         peak = {}
         device = input_device(self.model)
         if device.type == "cuda":
@@ -173,12 +173,12 @@ class LanguageModel:
 
     @property
     def tokens_read(self) -> int:
-        """Tokens that were run until now, padding not counted."""
+        """Tokens run so far, without padding."""
         return self.runtime.tokens
 
     @property
     def token_budget(self) -> int:
-        """Most tokens of one forward; a run that goes on starts with what memory allowed."""
+        """Most tokens of one forward; a continued run starts with what memory allowed."""
         return self.runtime.token_budget
 
     @token_budget.setter
@@ -186,7 +186,7 @@ class LanguageModel:
         self.runtime.token_budget = tokens
 
     def release_memory(self) -> None:
-        """Give back what a failed forward has left on the device."""
+        """Free what a failed forward left on the device."""
         release_memory()
 
     # -- numbers
@@ -194,7 +194,7 @@ class LanguageModel:
     def run(
         self, prompts: Sequence[Prompt], advance: Callable[[int], None] = lambda done: None
     ) -> list[Outcome]:
-        """Score or answer the prompts, in their order. `advance` is told how many were done."""
+        """Score or answer the prompts, in order. `advance` is called with the number just done."""
         readings = self.engine.read(requests_of(prompts), advance)
         layers = self._layers(prompts, readings) if self.lens else [None] * len(prompts)
         return [self._outcome(prompt, readings, held) for prompt, held in zip(prompts, layers)]
@@ -321,7 +321,7 @@ def load_model(
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> LanguageModel:
-    """Load a causal LM by Hub name, path, or BUNDLED; UserError says what to do where it fails.
+    """Load a causal LM by Hub name, path, or BUNDLED; UserError with advice where that fails.
 
     A path is a folder, or a GGUF file. With a `device_map` (auto) the model is spread over every
     device there is, `device` or not. `adapter` is a PEFT adapter of the model's layers, by path or

@@ -45,7 +45,7 @@ def run_layers(arguments: argparse.Namespace) -> int:
 
 
 def look_of(arguments: argparse.Namespace) -> style.FigureStyle:
-    """The look that the command line asks for."""
+    """The figure style that the command line asks for."""
     return style.FigureStyle(arguments.width, arguments.paper)
 
 
@@ -85,7 +85,7 @@ def run_grid(arguments: argparse.Namespace) -> int:
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    """Write one page of every result below the folders, and say what it leaves out."""
+    """Write one page of all results below the folders, and print what it leaves out."""
     check_file(arguments.out)
     print(*page.write_report(arguments.result_dir, arguments.out), arguments.out, sep="\n")
     return 0

@@ -133,7 +133,7 @@ class RunConfig:
     quiet: bool = _flag(False, "show no progress")
 
     def answer_tokens(self, task: Task) -> int:
-        """Most tokens of a greedy answer; 0 where labels are read by likelihood alone."""
+        """Longest greedy answer in tokens; 0 where labels are scored by likelihood alone."""
         return 0 if task.labels and self.scoring == "likelihood" else task.max_new_tokens
 
 

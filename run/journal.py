@@ -1,12 +1,11 @@
-"""The journal of a run: what is finished of a pair, kept while the run goes on, so that the same
-command can take it up where it stopped.
+"""The journal of a run: what is finished of a pair, so that the same command can continue it.
 
-    OUT_DIR/org@name__T/S_vs_D_R_journal.jsonl      beside the result that will come
-    OUT_DIR/org@name__T/S_vs_D_R_journal.1.jsonl    of the second process, where a run has several
+    OUT_DIR/org@name__T/S_vs_D_R_journal.jsonl      beside the future result
+    OUT_DIR/org@name__T/S_vs_D_R_journal.1.jsonl    of the second process, if a run has several
 
 The first line holds the settings, every other one a prompt as the debug log will hold it, or a
-note. Each line has a checksum: one that was torn or changed counts as not written, so that its
-target example is run again. The journal is deleted when the result is there.
+note. Each line has a checksum: a torn or changed line counts as not written, and its target example
+is run again. The journal is deleted when the result is written.
 """
 
 import contextlib
@@ -79,7 +78,7 @@ class Journal:
                 _cut_torn_line(path)
 
     def read(self) -> Finished:
-        """Every target example that is finished at all history lengths, by any process.
+        """Every target example that any process has finished at all history lengths.
 
         UserError where a process had other settings.
         """
@@ -110,9 +109,9 @@ class Journal:
         return kept
 
     def read_all(self, keys: Iterable[CaseKey]) -> Finished:
-        """The same, when these target examples must be there; UserError where one is not.
+        """`read`, where these target examples must be there; UserError where one is not.
 
-        A disk that machines share may show the lines of another one late, so it is waited for.
+        A shared disk may show another machine's lines late, so this waits for them.
         """
         keys = list(keys)
         given_up = time.monotonic() + LATE_LINES
@@ -155,7 +154,7 @@ class Journal:
 
 
 def refuse_other_journals(result: Path, wanted: Mapping[str, Any]) -> None:
-    """UserError where a pair's journal was begun with other values of these settings."""
+    """UserError where a pair's journal was started with other values of these settings."""
     for path in find_journals(result):
         found = begun_with(path)
         if found is not None and any(found.get(name) != value for name, value in wanted.items()):
@@ -173,7 +172,7 @@ def skipped_entry(key: CaseKey, reason: str) -> Entry:
 
 
 def find_journals(result: Path) -> list[Path]:
-    """The journals of a pair by its result file: those that processes of any number have begun."""
+    """The journals of a pair by its result file, of all its processes."""
     first = _path(result, 0)
     others = result.parent.glob(f"{_escaped(first.stem)}.*.jsonl")
     return [path for path in (first, *sorted(others)) if path.is_file()]
@@ -207,7 +206,7 @@ def begun_with(path: Path) -> dict[str, Any] | None:
 
 
 def other_settings(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> UserError:
-    """The refusal of a journal that was begun with settings other than those wanted."""
+    """The error about a journal that was started with other settings than those wanted."""
     names = [name for name, value in wanted.items() if found.get(name) != value]
     shown = ((name, f"{found.get(name)!r:.60}", f"{wanted[name]!r:.60}") for name in names)
     differing = "; ".join(
@@ -306,9 +305,9 @@ LOCK = ".lock"  # in an out_dir, while a run writes there
 
 @contextlib.contextmanager
 def claimed(out_dir: str | Path) -> Iterator[None]:
-    """Within it no other process can claim this folder; UserError where one has.
+    """Within this context no other process can claim the folder; UserError where one has.
 
-    The folder is made where it is missing, and goes again if nothing was written into it.
+    A missing folder is made, and removed again if nothing was written into it.
     """
     folder = Path(out_dir).absolute()
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]

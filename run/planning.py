@@ -87,7 +87,7 @@ def require_rows(pair: Pair, config: RunConfig) -> None:
 
 
 def require_different(pairs: Sequence[Pair], paths: Sequence[Path]) -> None:
-    """UserError where two pairs have the same result file: `foo/bar_test` and `foo_bar/test`."""
+    """UserError where two pairs share a result file: `foo/bar_test` and `foo_bar/test`."""
     at: dict[Path, Pair] = {}
     for pair, path in zip(pairs, paths):
         if at.setdefault(path, pair) is not pair:
@@ -98,7 +98,7 @@ def require_different(pairs: Sequence[Pair], paths: Sequence[Path]) -> None:
 
 
 def require_same_model(paths: Sequence[Path], config: RunConfig, lm: "LanguageModel") -> None:
-    """UserError where a result that is kept was made with another state of the model."""
+    """UserError where a result that is kept was made with other weights of the model."""
     if config.overwrite:
         return
     for path in paths:
@@ -111,9 +111,7 @@ def require_same_model(paths: Sequence[Path], config: RunConfig, lm: "LanguageMo
 
 
 def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
-    """The pairs without a result; UserError where one has a result, or was begun, with other
-    settings.
-    """
+    """The pairs without a result; UserError where one has a result or journal of other settings."""
     if config.overwrite:
         return list(pairs)
     there = [pair for pair in pairs if result_path(config, pair).exists()]
@@ -144,7 +142,7 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
 def drop_overflowing(
     plan: list[list[Case]], lm: "LanguageModel", config: RunConfig
 ) -> tuple[list[list[Case]], list[Case]]:
-    """The plan without the cases too long for the model, and those; UserError if told to stop."""
+    """The plan without cases too long for the model, and these; UserError under `stop`."""
     longest = config.max_len
     dropped = [case for cases in plan for case in cases if _overflows(case, longest, config, lm)]
     if dropped and config.on_overflow == "stop":

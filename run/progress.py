@@ -1,7 +1,7 @@
-"""What a run shows while it runs: how far it is, how fast, how long still, and the metric so far.
+"""What a run shows while it runs: progress, speed, time left, and the metric so far.
 
-On a terminal a bar for the run, one for the batch under way, and a line per target task; elsewhere
-a line a minute.
+On a terminal a bar for the run, one for the current batch, and a line per target task; elsewhere a
+line a minute.
 """
 
 import sys
@@ -29,8 +29,8 @@ class Progress:
         quiet: bool = False,
         stream: TextIO | None = None,
     ):
-        """`total` target examples, of which `done` were finished before this run; `tokens` tells
-        how many the model has read until now.
+        """`total` target examples, of which `done` were finished before; `tokens` gives the number
+        of tokens read so far.
         """
         self.total, self.done, self.before, self.tokens = total, done, done, tokens
         self.stream = stream or sys.stderr
@@ -52,7 +52,7 @@ class Progress:
             bar.close()
 
     def begin(self, examples: int, prompts: int) -> None:
-        """A batch of so many target examples and prompts is under way."""
+        """Start a batch of so many target examples and prompts."""
         self.batch, self.prompts, self.read = examples, prompts, 0
         if self.on_terminal and not self.bars:
             self.bars = [
@@ -62,7 +62,7 @@ class Progress:
         self._show()
 
     def advance(self, prompts: int) -> None:
-        """So many prompts of the batch were read; ones that are read again do not count."""
+        """Count prompts of the batch as read; a prompt that is read again does not count."""
         self.read = min(self.prompts, self.read + prompts)
         self._show()
 
@@ -73,7 +73,7 @@ class Progress:
         self._show()
 
     def count(self, task: str, h: int, score: float) -> None:
-        """Take an example of a target task into its running metric."""
+        """Add an example of a target task to its running metric."""
         entry = self.scores.setdefault(task, defaultdict(lambda: [0.0, 0]))[h]
         entry[0] += score
         entry[1] += 1
@@ -116,7 +116,7 @@ class Progress:
         return self.done + (self.batch * self.read / self.prompts if self.prompts else 0)
 
     def speed(self) -> float:
-        """Tokens that the model read a second."""
+        """Tokens read per second."""
         return self.tokens() / max(1e-9, time.monotonic() - self.begun)
 
     def metrics(self) -> list[str]:

@@ -32,7 +32,7 @@ class Team:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Go on when all processes have come here; UserError where one of them has ended before."""
+        """Wait for all processes; UserError where one of them has ended early."""
         if self.size == 1:
             return
         import torch
@@ -47,7 +47,7 @@ class Team:
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """The first process is through with this before the others begin with it."""
+        """The first process finishes this block before the others begin it."""
         if not self.is_first:
             self.wait()
         yield
@@ -55,7 +55,7 @@ class Team:
             self.wait()
 
     def share(self, work: Sequence[Any]) -> Sequence[Any]:
-        """What of the work is this process's own."""
+        """This process's share of the work."""
         return work[self.rank :: self.size]
 
 
@@ -70,7 +70,7 @@ def _size() -> int:
 
 @contextmanager
 def joined(device: str, device_map: str | None) -> Iterator[Team]:
-    """The team that the launcher's environment tells of.
+    """The team that the launcher's environment describes.
 
     With several processes on a machine each takes an accelerator of its own, where there are any.
     UserError where they would each spread a model over all of them.

@@ -61,7 +61,7 @@ class Task:
         return columns | ({self.subject: "subject"} if self.subject else {})
 
     def place(self, key: str) -> str:
-        """Where a key of this task stands, to begin a message with."""
+        """File and line of a key, to begin a message with."""
         return f"{self.places[key]}: task '{self.name}': " if key in self.places else ""
 
     def describe(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def read_tasks(path: Path, taken: Mapping[str, Task] | None = None) -> dict[str,
 
 
 def _compose(path: Path) -> yaml.Node | None:
-    """The YAML file as nodes: nothing of it is constructed."""
+    """The YAML file as nodes, without constructing any object from it."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -132,7 +132,7 @@ def test_a_changed_task_file_is_seen_as_changed_settings(tmp_path, model, capsys
         assert f"other settings: {setting}" in capsys.readouterr().err
     path.write_text("# the same tasks, one line further down\n" + written)
     assert run_own(tmp_path, model, "echo", "moods") == 0
-    assert "Complete already" in capsys.readouterr().out
+    assert "All results exist already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("engine", ["tree", "plain"])

@@ -132,12 +132,12 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(
         time.sleep(0.002)
     victim.send(number)
     assert victim.wait() == status
-    assert f"kept in {out_dir}.\nThe same command goes on from there." in victim.said()
+    assert f"kept in {out_dir}.\nRun the same command to continue." in victim.said()
     assert "Traceback" not in victim.said()
     assert not list(out_dir.rglob("*.json")) and not (out_dir / journal.LOCK).exists()
     again = Victim(argv(model, out_dir), tmp_path / "log")
     assert again.wait() == 0
-    assert "Going on: " in again.said()
+    assert "Continuing: " in again.said()
     assert without_times(out_dir) == without_times(whole[0])
 
 
@@ -225,7 +225,7 @@ def test_two_pairs_of_one_file_name_are_refused(tmp_path, model, capsys):
     flags = [*argv(model, tmp_path / "out"), *flags, "--target", "quiz"]
     assert experiment.main([*map(str, flags)]) == 2
     said = capsys.readouterr().err
-    assert "'quiz/test after foo/bar_test' and 'quiz/test after foo_bar/test' have the same" in said
+    assert "'quiz/test after foo/bar_test' and 'quiz/test after foo_bar/test' would" in said
 
 
 def test_overwrite_begins_again_where_settings_differ(copy, model, tmp_path):
@@ -238,7 +238,7 @@ def test_overwrite_begins_again_where_settings_differ(copy, model, tmp_path):
 def test_overwrite_goes_on_where_settings_are_the_same(copy, model, whole, tmp_path):
     victim = Victim(argv(model, copy, "--overwrite"), tmp_path / "log")
     assert victim.wait() == 0
-    assert "Going on: " in victim.said()
+    assert "Continuing: " in victim.said()
     assert without_times(copy) == without_times(whole[0])
 
 
@@ -272,7 +272,7 @@ def test_a_line_that_was_changed_does_not_count(copy, model, whole, tmp_path):
         path.write_text(text.replace('"score": 0.0', '"score": 1.0'))
     victim = Victim(argv(model, copy), tmp_path / "log")
     assert victim.wait() == 0
-    assert "damaged lines of journals are made again" in victim.said()
+    assert "damaged journal lines are ignored" in victim.said()
     assert without_times(copy) == without_times(whole[0])
 
 

@@ -103,7 +103,7 @@ def test_what_one_process_began_several_finish(tmp_path, model, one):
     assert first.wait() == -signal.SIGKILL
     assert any(finished(tmp_path / "out").values())
     statuses, said = run_team(model, tmp_path, 2)
-    assert statuses == [0, 0] and "Going on: " in said[0]
+    assert statuses == [0, 0] and "Continuing: " in said[0]
     assert without_times(tmp_path / "out") == one
 
 
