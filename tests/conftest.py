@@ -1,6 +1,7 @@
 """Shared by all tests: no Hub, no progress bars, and one thread, since the models are tiny."""
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
@@ -18,3 +19,9 @@ transformers.utils.logging.set_verbosity_error()
 def model(tmp_path_factory):
     """Folder of a tiny Llama with its tokenizer."""
     return tiny.save_model(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture
+def copy(model, tmp_path):
+    """The same folder, for a test that changes it."""
+    return shutil.copytree(model, tmp_path / "model")

@@ -4,28 +4,26 @@ Each case is a folder as users have them: saved from a wrapper, half fetched, wi
 """
 
 import json
+import re
 import shutil
 
+import gguf
 import pytest
 import tiny
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from refusals import edit_json
 from safetensors.torch import load_file, save_file
 
 import experiment
 from core import records
 from core.errors import UserError
-from model import load_model
+from lm.loading import place_of
+from model import LanguageModel, load_model
 
 PAIR = ("--target", "quiz", "--distractor", "reviews", "--limit", "2", "--max_len", "1")
 QUESTION = [{"role": "user", "content": "the answer is"}]
 LABELS = ("positive", "negative")
-
-
-@pytest.fixture
-def copy(model, tmp_path):
-    """Folder of the tiny Llama that a test may change."""
-    return shutil.copytree(model, tmp_path / "model")
 
 
 def refusal_of(folder, *flags):
@@ -35,10 +33,6 @@ def refusal_of(folder, *flags):
     said = str(refused.value)
     assert len(said.splitlines()) <= 2 and "Traceback" not in said
     return said
-
-
-def edit_json(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def rename(folder, change=lambda key: key, **more):
@@ -231,3 +225,94 @@ def test_what_is_no_adapter_of_the_model_is_refused(model, adapter, tmp_path, wh
         config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
         get_peft_model(tiny.fresh_model("llama"), config).save_pretrained(folder)
     assert str(folder) in refusal_of(model, ("adapter", str(folder)))
+
+
+# --- GGUF
+
+
+@pytest.fixture
+def gguf_file(tmp_path):
+    """The tiny Llama and its tokenizer as GGUF, alone in a folder, the weights in 32 bits."""
+    lm, raw = tiny.model("llama"), json.loads(tiny.tokenizer().backend_tokenizer.to_str())
+    names = sorted(raw["model"]["vocab"], key=raw["model"]["vocab"].get)
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "model" / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(lm.config.num_hidden_layers)
+    writer.add_context_length(lm.config.max_position_embeddings)
+    writer.add_embedding_length(lm.config.hidden_size)
+    writer.add_feed_forward_length(lm.config.intermediate_size)
+    writer.add_head_count(lm.config.num_attention_heads)
+    writer.add_head_count_kv(lm.config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(lm.config.rms_norm_eps)
+    writer.add_rope_freq_base(lm.config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(tiny.VOCABULARY)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(names)
+    writer.add_token_types([3] * 5 + [1] * (len(names) - 5))  # 3 is a control token
+    writer.add_token_merges([" ".join(pair) for pair in raw["model"]["merges"]])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_chat_template(tiny.CHAT_TEMPLATE)
+    for name, weight in lm.state_dict().items():
+        writer.add_tensor(in_gguf(name), paired(name, weight, lm.config).numpy().copy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def in_gguf(name):
+    """The name that a weight of a Llama has in a GGUF file."""
+    whole = {"model.embed_tokens.weight": "token_embd.weight", "lm_head.weight": "output.weight"}
+    whole["model.norm.weight"] = "output_norm.weight"
+    if name in whole:
+        return whole[name]
+    block, kind = name.split(".")[2], name.split(".")[-2]
+    parts = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
+    parts |= {"gate_proj": "ffn_gate", "up_proj": "ffn_up", "down_proj": "ffn_down"}
+    parts |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    return f"blk.{block}.{parts[kind]}.weight"
+
+
+def paired(name, weight, config):
+    """Queries and keys as GGUF orders them: the two halves that rotate together side by side."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    count = next((heads[kind] for kind in heads if kind in name), None)
+    if count is None:
+        return weight
+    return weight.view(count, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+
+
+def test_a_gguf_file_is_a_model_as_a_file_and_as_a_folder(gguf_file):
+    prompt = [{"role": "user", "content": "the answer is"}]
+    here = LanguageModel(tiny.model("llama"), tiny.tokenizer())
+    expected = here.run([here.encode(prompt, ("positive", "negative"))])[0].label_logprobs
+    for place in (gguf_file, gguf_file.parent):
+        lm = load_model(str(place))
+        assert lm.encode(prompt).ids == here.encode(prompt).ids
+        [found] = lm.run([lm.encode(prompt, ("positive", "negative"))])
+        assert found.label_logprobs == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF" + b"\xff" * 60])
+def test_a_damaged_gguf_file_is_refused(tmp_path, content):
+    (tmp_path / "x.gguf").write_bytes(content)
+    for place in (tmp_path, tmp_path / "x.gguf"):
+        with pytest.raises(UserError, match=re.escape(str(place))):
+            load_model(str(place))
+
+
+def test_of_several_gguf_files_none_is_chosen(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"a\.gguf, b\.gguf"):
+        load_model(str(tmp_path))
+
+
+def test_a_gguf_file_is_looked_for_and_named_by_its_name(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    for place in (tmp_path, tmp_path / "x.gguf"):
+        assert place_of(str(place)) == (tmp_path, "x.gguf")
+    assert records.model_name(str(tmp_path / "x.gguf")) == "x.gguf"
