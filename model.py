@@ -8,24 +8,25 @@
 Paper: Gupta et al., arXiv 2402.18216.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor
 
 from core.errors import UserError
 from lm.checks import check_tokens
 from lm.engine import Decoding, Runtime
-from lm.forward import PROBE, Position, Reading, captured, input_device
-from lm.lens import Lens, find_parts, proved_lens
+from lm.forward import PROBE, Reading, check_finite, input_device, picked_logits
+from lm.lens import Lens, block_output, check_blocks, find_parts, proved_lens
 from lm.loading import load
-from lm.memory import release_memory
+from lm.memory import release_memory, run_halving
 from lm.prefix_tree import common_length
 from lm.prompts import Layers, Message, Outcome, Prefix, Prompt, Request, requests_of
+from lm.proof import choose_engine
 from lm.text import Renderer
-from lm.tree_engine import choose_engine
 from tasks.spec import MAX_NEW_TOKENS
 
 # Tokens of one forward, and its time apart from them, in tokens: reading the weights is soon paid
@@ -68,7 +69,7 @@ class LanguageModel:
         kind = "cpu" if input_device(model).type == "cpu" else "accelerator"
         blocks = self.lens.parts.blocks if self.lens else ()
         self.runtime = Runtime(model, blocks, self.decoding, TOKEN_BUDGET[kind], FORWARD_COST[kind])
-        self.engine = choose_engine(engine, self.runtime)
+        self.engine, self.proof = choose_engine(engine, self.runtime)
 
     # -- text and tokens
 
@@ -166,6 +167,9 @@ class LanguageModel:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "attention": self.model.config._attn_implementation,
             "engine": self.engine.name,
+            "tree_refused": self.proof.refusal,
+            "answering": self.engine.answering,
+            "rounding": self.proof.describe(),
             "lens": self.lens.describe() if self.lens else None,
             "token_budget": self.runtime.token_budget,
             "context": self.context,
@@ -216,29 +220,34 @@ class LanguageModel:
             reply=self._reply(answer),
         )
 
-    @torch.inference_mode()
     def _layers(
         self, prompts: Sequence[Prompt], readings: Mapping[Prefix, Reading]
     ) -> list[Layers]:
         """What the blocks hold, some prompts at a time."""
-        found = []
-        for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-            batch = prompts[start : start + PROMPTS_AT_ONCE]
-            states = _stack(readings, [prompt.ids for prompt in batch])
-            baselines = _stack(readings, [(prompt.baseline or prompt).ids for prompt in batch])
-            view = self.lens.view(states)
-            cosines = self.lens.cosines(view).tolist()
-            drift = self.lens.drift(states, baselines).tolist()
-            labels = self._label_logits(batch, readings)
-            agree = [None] * len(batch)
-            if self.agree:
-                own = torch.tensor([readings[prompt.ids].top_tokens[:1] for prompt in batch])
-                agree = (self.lens.top_tokens(view).cpu() == own).tolist()
-            found += [
-                Layers(tuple(c), tuple(d), labels.get(prompt), None if a is None else tuple(a))
-                for prompt, c, d, a in zip(batch, cosines, drift, agree)
-            ]
-        return found
+        starts = range(0, len(prompts), PROMPTS_AT_ONCE)
+        batches = (prompts[start : start + PROMPTS_AT_ONCE] for start in starts)
+        with torch.inference_mode():
+            parts = [run_halving(b, lambda some: self._read_lens(some, readings)) for b in batches]
+        return [layers for part in parts for layers in part]
+
+    def _read_lens(
+        self, prompts: Sequence[Prompt], readings: Mapping[Prefix, Reading]
+    ) -> list[Layers]:
+        """What the blocks hold at these prompts, all of them together."""
+        states = _stack(readings, [prompt.ids for prompt in prompts])
+        baselines = _stack(readings, [(prompt.baseline or prompt).ids for prompt in prompts])
+        view = self.lens.view(states)
+        cosines = self.lens.cosines(view).tolist()
+        drift = self.lens.drift(states, baselines).tolist()
+        labels = self._label_logits(prompts, readings)
+        agree = [None] * len(prompts)
+        if self.agree:
+            own = torch.tensor([readings[prompt.ids].top_tokens[:1] for prompt in prompts])
+            agree = (self.lens.top_tokens(view).cpu() == own).tolist()
+        return [
+            Layers(tuple(c), tuple(d), labels.get(prompt), None if a is None else tuple(a))
+            for prompt, c, d, a in zip(prompts, cosines, drift, agree)
+        ]
 
     def _label_logits(
         self, prompts: Sequence[Prompt], readings: Mapping[Prefix, Reading]
@@ -290,21 +299,39 @@ class LanguageModel:
         ]
 
     def sample(self, count: int, max_new_tokens: int, seed: int) -> list[str]:
-        """Texts sampled from the model after its beginning-of-text token, at temperature 1."""
+        """Texts sampled from the model after its beginning-of-text token, at temperature 1.
+
+        Each is drawn by a generator of its own, so that it does not matter how many run together.
+        """
         known = (self.tokenizer.bos_token_id, *self.decoding.eos_ids, 0)
         begin = next(token for token in known if token is not None)
         ends = list(self.decoding.eos_ids) or None
         settings = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+            max_new_tokens=max_new_tokens, do_sample=False,
             eos_token_id=ends, pad_token_id=ends[0] if ends else 0,
         )  # fmt: skip
-        ids = torch.full((count, 1), begin, device=input_device(self.model))
-        mask = torch.ones_like(ids)
-        with torch.random.fork_rng(), torch.inference_mode():
-            torch.manual_seed(seed)
-            rows = self.model.generate(ids, attention_mask=mask, generation_config=settings)
-        texts = self.tokenizer.batch_decode(rows[:, 1:].tolist(), skip_special_tokens=True)
-        return [text.strip() for text in texts]
+
+        def draw(numbers: Sequence[int]) -> list[str]:
+            ids = self.runtime.tensor([[begin]] * len(numbers))
+            with torch.inference_mode(), picked_logits(self.model):
+                rows = self.model.generate(
+                    ids, attention_mask=torch.ones_like(ids), generation_config=settings,
+                    logits_processor=[Drawn([seed, number] for number in numbers)],
+                )  # fmt: skip
+            return self.tokenizer.batch_decode(rows[:, 1:].tolist(), skip_special_tokens=True)
+
+        return [text.strip() for text in run_halving(range(count), draw)]
+
+
+class Drawn(LogitsProcessor):
+    """Makes the argmax of each row a draw from its softmax, by adding Gumbel noise of its own."""
+
+    def __init__(self, seeds: Iterable[Sequence[int]]):
+        self.generators = [np.random.default_rng(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        noise = np.stack([each.gumbel(size=scores.shape[-1]) for each in self.generators])
+        return scores + torch.from_numpy(noise).to(scores.device, torch.float32)
 
 
 def load_model(
@@ -343,11 +370,18 @@ def load_model(
 
 def prove_lens(model, kind: str = "logit") -> Lens:
     """The lens of a model, proved on a short row of tokens; UserError where none fits it."""
-    parts = find_parts(model)
-    positions = [Position(0, column, Request(states=True)) for column in range(len(PROBE))]
-    with torch.no_grad(), captured(model, parts.blocks[-1:], positions, own_dtype=True) as states:
-        logits = model(torch.tensor([PROBE], device=input_device(model))).logits[0]
-        return proved_lens(parts, states[0], logits, type(model).__name__, kind)
+    parts, name = find_parts(model), type(model).__name__
+    ids = torch.tensor([PROBE], device=input_device(model))
+    outputs: list[Any] = []
+    hook = parts.blocks[-1].register_forward_hook(lambda m, args, output: outputs.append(output))
+    try:
+        with torch.no_grad():
+            logits = model(ids, use_cache=False).logits[0]
+    finally:
+        hook.remove()
+    check_finite(logits, model)
+    check_blocks(outputs, name)
+    return proved_lens(parts, block_output(outputs[0])[0], logits, name, kind)
 
 
 def _stack(readings: Mapping[Prefix, Reading], prefixes: Sequence[Prefix]) -> Tensor:

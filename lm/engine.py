@@ -27,6 +27,8 @@ Advance = Callable[[int], object]  # is told how many prompts were read since it
 # Items that wait and a budget in tokens -> how many of the first run together, and their tokens
 # with padding; one item may exceed the budget
 Plan = Callable[[Sequence[Any], int], tuple[int, int]]
+# How answers are written: prompts together, one by one, or without a cache, each token anew
+ANSWERING = ("batched", "alone", "reread")
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,9 @@ class Engine(ABC):
 
     name: str
 
-    def __init__(self, runtime: Runtime):
+    def __init__(self, runtime: Runtime, answering: str = ANSWERING[0]):
         self.runtime = runtime
+        self.answering = answering
 
     def read(
         self, requests: Mapping[Prefix, Request], advance: Advance = lambda done: None
@@ -146,7 +149,8 @@ class Engine(ABC):
         growing = {
             prefix: request.answer
             for prefix, request in requests.items()
-            if request.answer and regimes.changes(len(prefix), request.answer)
+            if request.answer
+            and (self.answering == "reread" or regimes.changes(len(prefix), request.answer))
         }
         asked = {p: replace(r, answer=0) if p in growing else r for p, r in requests.items()}
         readings: dict[Prefix, Reading] = {}
@@ -202,7 +206,8 @@ class PlainEngine(Engine):
             readings |= zip(prefixes, read)
             advance(sum(requests[prefix].is_prompt for prefix in prefixes))
         asked = [(p, requests[p].answer) for p in longest_first if requests[p].answer]
-        plan = rows_within(lambda each: len(each[0]) + each[1], alone=runtime.regimes.alone)
+        alone = self.answering == "alone" or runtime.regimes.alone
+        plan = rows_within(lambda each: len(each[0]) + each[1], alone)
         for batch, answers in runtime.batches(asked, plan, self._generate):
             for (prefix, _), answer in zip(batch, answers):
                 readings[prefix] = replace(readings[prefix], answer=answer)

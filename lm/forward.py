@@ -52,12 +52,9 @@ def captured(
     model: nn.Module,
     blocks: Iterable[nn.Module],
     positions: Sequence[Position],
-    own_dtype: bool = False,
 ) -> Iterator[list[Tensor]]:
     """Within it a forward gives logits at the positions only, [1, S, V], and each block appends its
     states there, [P, D], where P counts the positions whose states are wanted.
-
-    The unembedding is that of `read_logits`, or as the model has it where `own_dtype`.
     """
     places = [position for position in positions if position.request.states]
     states: list[Tensor] = []
@@ -71,7 +68,7 @@ def captured(
 
     handles = [block.register_forward_hook(keep_states) for block in blocks if places]
     try:
-        with picked_logits(model, pick_rows, own_dtype):
+        with picked_logits(model, pick_rows):
             yield states
     finally:
         for handle in handles:
@@ -80,17 +77,17 @@ def captured(
 
 @contextmanager
 def picked_logits(
-    model: nn.Module, pick: Callable[[Tensor], Tensor] = last_column, own_dtype: bool = False
+    model: nn.Module, pick: Callable[[Tensor], Tensor] = last_column
 ) -> Iterator[None]:
     """Within it a forward gives logits only of the rows [B', T', D] that `pick` takes of the hidden
     states [B, T, D] before the unembedding, so that the model's own soft-cap, scale and bias still
     apply, and no vocabulary-sized tensor exists for any other position.
 
-    In half precision the unembedding is computed in float32, unless `own_dtype`: logits of half
-    precision lie so far apart that the best two are often equal.
+    In half precision the unembedding is computed in float32: logits of half precision lie so far
+    apart that the best two are often equal.
     """
     head = model.get_output_embeddings()
-    in_float32 = in_half_precision(head) and not own_dtype
+    in_float32 = in_half_precision(head)
     picked: list[Tensor] = []
 
     def before(module: nn.Module, args: tuple) -> tuple:
@@ -121,9 +118,7 @@ def read_forward(
     """Run one forward and read it at the positions, in their order."""
     with torch.inference_mode(), captured(model, blocks, positions) as states:
         logits = model(**inputs).logits[0].float()  # [S, V]
-        if not torch.isfinite(logits).all():
-            dtype = str(model.dtype).removeprefix("torch.")
-            raise UserError(f"the model gave non-finite logits in {dtype}. Try another --dtype.")
+        check_finite(logits, model)
         device = states[-1].device if states else None  # blocks may lie on several
         states_of_position = iter(
             torch.stack([state.to(device) for state in states], dim=1) if states else ()
@@ -139,6 +134,13 @@ def read_forward(
         )
         for i, position in enumerate(positions)
     ]
+
+
+def check_finite(logits: Tensor, model: nn.Module) -> None:
+    """UserError where logits overflowed, or are no numbers."""
+    if not torch.isfinite(logits).all():
+        dtype = str(model.dtype).removeprefix("torch.")
+        raise UserError(f"the model gave non-finite logits in {dtype}. Try another --dtype.")
 
 
 def _gather(logprobs: Tensor, wanted: Sequence[Sequence[int]]) -> list[list[float]]:

@@ -7,6 +7,7 @@ Logit lens: nostalgebraist, "interpreting GPT: the logit lens", 2020.
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from core.errors import UserError
 from lm.unembedding import Unembedding
+
+MISREAD = "{}: its {},\nso its layers would be misread. Run with --no_cosine."
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,10 @@ def find_parts(model: nn.Module) -> Parts:
     config = model.config.get_text_config()
     head = model.get_output_embeddings()
     depth = getattr(config, "num_hidden_layers", None)
+    body = text_body(model)
     stacks = [
         (name, module)
-        for name, module in model.base_model.named_modules()
+        for name, module in body.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
     if head is None or not stacks:
@@ -46,15 +50,37 @@ def find_parts(model: nn.Module) -> Parts:
         name = type(model).__name__
         raise UserError(f"{name}: its layers cannot be read (no {missing}). Run with --no_cosine.")
     name, blocks = min(stacks, key=lambda found: found[0].count("."))
-    parent = model.base_model.get_submodule(name.rpartition(".")[0])
-    norms = [child for child in parent.children() if "norm" in type(child).__name__.lower()]
     return Parts(
         blocks,
-        (*reversed(norms), nn.Identity()),
+        tuple(_norms(body.get_submodule(name.rpartition(".")[0]), head)),
         head,
         getattr(config, "final_logit_softcapping", None),
         tuple(_scales(config)),
     )
+
+
+def text_body(model: nn.Module) -> nn.Module:
+    """The part of a model that reads text: one for images too has several stacks of blocks."""
+    body = getattr(model, "get_decoder", lambda: None)()
+    return body if isinstance(body, nn.Module) and body is not model else model.base_model
+
+
+def _norms(parent: nn.Module, head: nn.Module) -> Iterator[nn.Module]:
+    """Candidates for what stands between the last block and the unembedding: a norm or none, and a
+    projection where blocks and unembedding differ in width (OPT-350m).
+    """
+    parts = list(parent.children())
+    norms = [part for part in reversed(parts) if _is_norm(part)]
+    yield from norms
+    yield nn.Identity()
+    for part in parts:
+        if isinstance(part, nn.Linear) and part.out_features == head.weight.shape[-1]:
+            yield from (nn.Sequential(norm, part) for norm in norms)
+            yield part
+
+
+def _is_norm(part: nn.Module) -> bool:
+    return "norm" in type(part).__name__.lower() and not isinstance(part, nn.Embedding)
 
 
 def _scales(config: Any) -> Iterator[float]:
@@ -69,6 +95,17 @@ def _scales(config: Any) -> Iterator[float]:
 def block_output(output: Tensor | tuple) -> Tensor:
     """Hidden state [B, T, D] that a block returned; some families wrap it in a tuple."""
     return output if torch.is_tensor(output) else output[0]
+
+
+def check_blocks(outputs: Sequence[Tensor | tuple], architecture: str) -> None:
+    """UserError unless the last block was run, once, and put out one state for each token."""
+    if len(outputs) != 1:
+        found = f"last block is run {len(outputs)} times"
+        raise UserError(MISREAD.format(architecture, found))
+    dimensions = block_output(outputs[0]).dim()
+    if dimensions != 3:
+        found = f"blocks put out {dimensions}-dimensional states"
+        raise UserError(MISREAD.format(architecture, found))
 
 
 @dataclass(frozen=True)
@@ -91,8 +128,11 @@ class Lens:
         self.unembedding = Unembedding(parts.head)
         self.scale = scale
         self.kind = kind
-        with align_module_device(norm):  # brings in weights that are kept elsewhere
-            self.norm = remove_hook_from_module(copy.deepcopy(norm)).to(self.device).float()
+        with ExitStack() as weights:  # brings in those that are kept elsewhere
+            for part in norm.modules():
+                weights.enter_context(align_module_device(part))
+            own = remove_hook_from_module(copy.deepcopy(norm), recurse=True)
+            self.norm = own.to(self.device).float()
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +143,10 @@ class Lens:
         """How logits are made of a block's output, for a result file."""
         return {
             "kind": self.kind,
-            "norm": type(self.norm).__name__,
+            "norm": ", ".join(
+                type(part).__name__ for part in self.norm.modules() if part._parameters
+            )
+            or "none",
             "logit_scale": self.scale,
             "softcap": self.parts.softcap,
             "output_bias": self.unembedding.has_bias,
@@ -201,7 +244,10 @@ def proved_lens(
     slack = 1e-3 if parts.head.weight.dtype == torch.float32 else 3e-2  # halves round the logits
     for norm in parts.norms:
         lens = Lens(parts, norm, kind=kind)
-        read = lens.logits(lens.norm(last_state.to(lens.device).float()))
+        given = lens.norm(last_state.to(lens.device).float())
+        if given.shape[-1] != parts.head.weight.shape[-1] or len(given) != len(logits):
+            continue
+        read = lens.logits(given)
         if read.shape != logits.shape:
             continue
         scales = (1.0,) if parts.softcap else (*parts.scales, _measured_scale(read, logits))
@@ -210,8 +256,9 @@ def proved_lens(
                 lens.scale = scale
                 return lens
     raise UserError(
-        f"{architecture}: its last block, read through its norm, does not give its own logits,\n"
-        "so its layers would be misread. Run with --no_cosine."
+        MISREAD.format(
+            architecture, "last block, read through its norm, does not give its own logits"
+        )
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -238,9 +239,7 @@ def resolve_device(device: str) -> torch.device:
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     """`auto` is float32 on a CPU and the checkpoint's own dtype elsewhere."""
     if dtype == "float16" and device.type == "cpu":
-        raise UserError(
-            "float16 (--fp16) does not run on a CPU. Use --dtype bfloat16 or float32, or a GPU."
-        )
+        print("float16 is slow on a CPU, slower than float32.", file=sys.stderr)
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     return DTYPES[dtype]

@@ -7,7 +7,6 @@ own masks, causal, sliding or ALiBi, from the two-dimensional one that says whic
 """
 
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,14 +15,14 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from core.errors import UserError
-from lm.engine import Advance, Engine, PlainEngine, Runtime, padded, rows_within
+from lm.engine import Advance, Engine, Runtime, padded, rows_within
 from lm.forward import Position, Reading, picked_logits, read_forward
 from lm.prefix_tree import Path, PrefixTree, run_together
 from lm.prompts import Prefix, Request
 
-# Difference in log-probability that rounding may make, by bytes of the model's dtype
-SLACK = {4: 1e-3, 2: 0.25, 8: 1e-6}
+
+class NoCache(Exception):
+    """A model took a cache and left no keys and values in it."""
 
 
 class TreeEngine(Engine):
@@ -95,6 +94,8 @@ class TreeEngine(Engine):
         runtime = self.runtime
         runtime.tokens += sum(len(path.tokens) for path in paths)
         got = read_forward(runtime.model, runtime.blocks, positions, **inputs)
+        if not all(getattr(layer, "keys", None) is not None for layer in cache.layers or [None]):
+            raise NoCache
         store.keep(cache, paths, past_length=len(past[0]))
         return got
 
@@ -219,63 +220,3 @@ def _with_room(table: Tensor, rows: Tensor, room: int) -> Tensor:
     states = table.new_empty(count, table.shape[1], length + room, table.shape[2])
     states[:, :, :length] = table[rows].transpose(1, 2)
     return states
-
-
-def tree_agrees(runtime: Runtime) -> bool:
-    """Do tree and plain loop read the same on a short probe, to within rounding?
-
-    How much rounding does is seen by the plain loop itself, run one by one and in a padded batch:
-    in half precision the log-probabilities of a deep model wobble by half a nat between the two.
-    The probe has branches off branches at unequal depths, of unequal lengths, run in few padded
-    forwards, and answers decoded in one batch: all that the tree does and the plain loop does not.
-    """
-    requests = _probe(runtime.model.config.get_text_config().vocab_size)
-    probed = replace(runtime, blocks=())
-    plain = PlainEngine(replace(probed, token_budget=1)).read(requests)
-    batched = PlainEngine(replace(probed, token_budget=10_000)).read(requests)
-    half = runtime.model.dtype.itemsize < 4
-    slack = SLACK[runtime.model.dtype.itemsize]
-    if half:
-        slack = max(slack, 2 * _largest_gap(batched, plain))
-    try:
-        tree = TreeEngine(replace(probed, forward_cost=1000)).read(requests)
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
-        return False  # a model without an ordinary key-value cache
-    answers = half or all(plain[prefix].answer == tree[prefix].answer for prefix in requests)
-    return _largest_gap(tree, plain) <= slack and answers
-
-
-def _largest_gap(first: Mapping[Prefix, Reading], second: Mapping[Prefix, Reading]) -> float:
-    """Largest difference in a log-probability that both have read."""
-    return max(
-        abs(second[prefix].logprobs[token] - logprob)
-        for prefix, reading in first.items()
-        for token, logprob in reading.logprobs.items()
-    )
-
-
-def _probe(vocabulary: int) -> dict[Prefix, Request]:
-    tokens = torch.randint(vocabulary, (42,), generator=torch.Generator().manual_seed(0)).tolist()
-    trunk = tuple(tokens[:24])
-    early, late = (*trunk[:4], *tokens[24:32]), (*trunk[:16], *tokens[32:37])
-    on_branch = (*early[:7], *tokens[37:])
-    prefixes = (trunk, early, late, on_branch)
-    return {
-        p: Request(set(tokens), is_prompt=True, answer=3 * (p in (early, late))) for p in prefixes
-    }
-
-
-def choose_engine(name: str, runtime: Runtime) -> PlainEngine | TreeEngine:
-    """The engine by name; `auto` is the tree where it reads this model as the plain loop does.
-
-    Says so where it does not, and raises UserError where the tree was asked for by name.
-    """
-    if name == "plain":
-        return PlainEngine(runtime)
-    if tree_agrees(runtime):
-        return TreeEngine(runtime)
-    model = type(runtime.model).__name__
-    if name == "tree":
-        raise UserError(f"--engine tree is not exact for {model}. Use --engine auto or plain.")
-    print(f"{model}: the tree engine is not exact for it, so the plain loop runs.", file=sys.stderr)
-    return PlainEngine(runtime)

@@ -14,7 +14,8 @@ from lm.engine import Decoding, PlainEngine, Runtime
 from lm.lens import find_parts
 from lm.memory import is_out_of_memory
 from lm.prompts import Request
-from lm.tree_engine import TreeEngine, choose_engine, tree_agrees
+from lm.proof import choose_engine
+from lm.tree_engine import TreeEngine
 
 SHAPES = ("llama", "gpt2", "gpt_neox", "gemma2")
 NO_TREE = {"mamba"}  # no key-value cache to continue from
@@ -61,7 +62,7 @@ def assert_same(first, second, slack=1e-4):
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_each_family_takes_its_road(family):
-    engine = choose_engine("auto", runtime(family, layers=False))
+    engine, _ = choose_engine("auto", runtime(family, layers=False))
     assert engine.name == ("plain" if family in NO_TREE else "tree")
 
 
@@ -174,8 +175,10 @@ def test_every_distinct_token_runs_once():
 def test_a_model_that_the_tree_misreads_runs_plain_and_says_so(monkeypatch, capsys, dtype):
     monkeypatch.setattr("lm.tree_engine.TreeEngine._inputs", _shifted_positions)
     subject = runtime(dtype=dtype)
-    assert choose_engine("auto", subject).name == "plain"
+    engine, proof = choose_engine("auto", subject)
+    assert engine.name == "plain"
     assert "LlamaForCausalLM: the tree engine is not exact" in capsys.readouterr().err
+    assert "not exact" in proof.refusal and proof.tree_gap > proof.batch_gap
     with pytest.raises(UserError, match="--engine"):
         choose_engine("tree", subject)
 
@@ -185,10 +188,72 @@ def _shifted_positions(self, ids, mask, spans):
     return {"input_ids": torch.tensor(ids), "position_ids": torch.tensor(positions)}
 
 
+def test_an_error_of_the_tree_is_shown_by_its_name_and_kept(monkeypatch, capsys):
+    def fail(*arguments, **settings):
+        raise TypeError("no such\nargument")
+
+    monkeypatch.setattr("lm.tree_engine.KeyValueStore.keep", fail)
+    engine, proof = choose_engine("auto", runtime())
+    reason = "the tree engine fails on it (TypeError: no such argument)"
+    assert (engine.name, proof.refusal, proof.tree_gap) == ("plain", reason, None)
+    said = capsys.readouterr().err
+    assert said == f"LlamaForCausalLM: {reason}, so the plain loop runs.\n"
+
+
+def test_short_memory_is_no_reason_to_run_plain(monkeypatch):
+    def fail(*arguments, **settings):
+        raise torch.OutOfMemoryError("no memory left")
+
+    monkeypatch.setattr("lm.tree_engine.KeyValueStore.keep", fail)
+    with pytest.raises(OutOfMemory):
+        choose_engine("auto", runtime())
+
+
+def test_a_model_without_keys_and_values_runs_plain_for_that_reason():
+    proof = choose_engine("auto", runtime("mamba", layers=False))[1]
+    assert proof.refusal == "it keeps no keys and values for the tree engine"
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("family", SHAPES)
 def test_half_precision_takes_the_tree(family, dtype):
-    assert tree_agrees(runtime(family, dtype))
+    engine, proof = choose_engine("auto", runtime(family, dtype))
+    assert engine.name == "tree"
+    assert proof.tree_gap < 20 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tree_that_writes_other_answers_is_refused(monkeypatch, dtype):
+    decode = TreeEngine._decode
+    monkeypatch.setattr(
+        TreeEngine, "_decode", lambda *a: [(*tokens[:-1], 9) for tokens in decode(*a)]
+    )
+    assert choose_engine("auto", runtime(dtype=dtype))[0].name == "plain"
+
+
+class WithoutGenerate(PlainEngine):
+    """A plain loop whose `generate` fails, as on a model of Mamba layers only."""
+
+    def _generate(self, asked):
+        raise ValueError("`get_seq_length` can only be called on Attention layers")
+
+
+class WithPadding(PlainEngine):
+    """A plain loop whose padded answers are wrong."""
+
+    def _generate(self, asked):
+        answers = super()._generate(asked)
+        return answers if len(asked) == 1 else [answer[::-1] for answer in answers]
+
+
+@pytest.mark.parametrize(("plain", "way"), [(WithoutGenerate, "reread"), (WithPadding, "alone"),
+                                            (PlainEngine, "batched")])  # fmt: skip
+def test_answers_are_made_in_the_fastest_way_that_is_plain_argmax(monkeypatch, plain, way):
+    monkeypatch.setattr("lm.proof.PlainEngine", plain)
+    engine, _ = choose_engine("plain", runtime())
+    assert engine.answering == way
+    wants = {tokens(n, seed=n): Request(is_prompt=True, answer=MOST) for n in (3, 11, 30)}
+    assert_same(engine.read(wants), PlainEngine(runtime(), "reread").read(wants))
 
 
 @pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])

@@ -5,7 +5,9 @@ import copy
 import pytest
 import tiny
 import torch
+import transformers
 from test_engine import MOST, prompts_of_a_conversation, runtime, tokens
+from test_experiment import examples_of, result_of, run
 from test_lens import own_logits
 
 from lm.engine import PlainEngine
@@ -78,3 +80,36 @@ def test_answers_take_the_best_of_the_float32_logits(engine, family):
 def test_float32_is_read_by_the_models_own_unembedding(engine, monkeypatch):
     monkeypatch.setattr("lm.forward.Unembedding", None)
     assert engine(runtime()).read(prompts_of_a_conversation())
+
+
+# --- a whole run in float16
+
+
+def test_float16_runs_on_a_cpu_and_says_that_it_is_slow(tmp_path, capsys):
+    model = tiny.save_model(tmp_path / "tiny-llama")
+    for name, flags in (("half", ["--fp16"]), ("full", [])):
+        assert run(tmp_path / name, model, ["quiz", "posts"], "reviews", *flags) == 0
+    assert capsys.readouterr().err.count("float16 is slow on a CPU, slower than float32.\n") == 1
+    for target in ("quiz", "posts"):
+        result = result_of(tmp_path / "half", target, "reviews")
+        assert result["environment"]["dtype"] == result["config"]["dtype"] == "float16"
+    pairs = zip(*(examples_of(tmp_path / name, "quiz", "reviews") for name in ("half", "full")))
+    for half, full in pairs:
+        assert half["prompt_text"] == full["prompt_text"]
+        assert half["label_logprobs"] == pytest.approx(full["label_logprobs"], abs=0.1)
+        assert half["cosines"] == pytest.approx(full["cosines"], abs=0.01)
+
+
+def test_what_float16_cannot_hold_stops_the_run(tmp_path, capsys):
+    """The largest number of float16 is 65504."""
+    model = tiny.save_model(tmp_path / "tiny-llama")
+    lm = transformers.AutoModelForCausalLM.from_pretrained(model)
+    lm.base_model.layers[1].mlp.down_proj.weight.data *= 1e6
+    lm.save_pretrained(model)
+    assert run(tmp_path / "full", model, "quiz", "reviews") == 0
+    capsys.readouterr()
+    assert run(tmp_path / "half", model, "quiz", "reviews", "--fp16") == 2
+    assert "error: the model gave non-finite logits in float16. Try another --dtype." in (
+        capsys.readouterr().err
+    )
+    assert not list((tmp_path / "half").rglob("*.json"))

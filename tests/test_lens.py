@@ -319,3 +319,112 @@ def test_only_wanted_positions_are_kept():
     wants = {IDS[:9]: Request({5}, is_prompt=True), IDS: Request({5}, is_prompt=True, states=True)}
     readings = language_model("llama").engine.read(wants)
     assert readings[IDS[:9]].states is None and readings[IDS].states.shape == (3, 32)
+
+
+# --- shapes that the lens has to know
+
+
+def opt_350m():
+    """OPT-350m's shape: embeddings narrower than blocks, and no final norm."""
+    return tiny.fresh_model(
+        "opt",
+        families={
+            "opt": {
+                **tiny.FAMILIES["opt"],
+                "word_embed_proj_dim": 16,
+                "do_layer_norm_before": False,
+            }
+        },
+    )
+
+
+def test_a_projection_between_blocks_and_unembedding_is_part_of_the_lens():
+    bare = opt_350m()
+    assert bare.base_model.decoder.project_out.weight.shape == (16, 32)
+    lm = LanguageModel(bare, tiny.tokenizer())
+    for outcome in two_lengths(lm):
+        assert outcome.layers.cosines[-1] == pytest.approx(1, abs=1e-5)
+    assert lm.facts()["lens"]["norm"] == "Linear"
+
+
+GEMMA_3N = {
+    **tiny.FAMILIES["qwen3"],
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 0,
+    "layer_types": ["full_attention"] * 4,
+    "vocab_size_per_layer_input": tiny.VOCABULARY,
+    "hidden_size_per_layer_input": 8,
+    "laurel_rank": 4,
+    "activation_sparsity_pattern": [0.0] * 4,
+}
+
+
+def test_blocks_that_put_out_no_state_per_token_are_refused_in_two_lines():
+    bare = tiny.fresh_model("gemma3n_text", families={"gemma3n_text": GEMMA_3N})
+    with pytest.raises(UserError) as refused:
+        LanguageModel(bare, tiny.tokenizer())
+    assert str(refused.value) == (
+        "Gemma3nForCausalLM: its blocks put out 4-dimensional states,\n"
+        "so its layers would be misread. Run with --no_cosine."
+    )
+    assert LanguageModel(bare, tiny.tokenizer(), lens=None).engine.name == "tree"
+
+
+BAMBA = {
+    **tiny.FAMILIES["llama"],
+    "attn_layer_indices": [],
+    "mamba_n_heads": 4,
+    "mamba_d_head": 16,
+    "mamba_d_state": 8,
+    "mamba_chunk_size": 8,
+}
+
+
+def test_a_hybrid_with_mamba_layers_only_runs_plain(capsys):
+    bare = tiny.fresh_model("bamba", families={"bamba": BAMBA})
+    lm = LanguageModel(bare, tiny.tokenizer())
+    assert (lm.engine.name, lm.engine.answering) == ("plain", "reread")
+    assert "the tree engine fails on it (IndexError: " in capsys.readouterr().err
+    prompt = lm.encode(conversation(TURN), (), max_new_tokens=3)
+    [outcome] = lm.run([prompt])
+    ids = list(prompt.ids)
+    with torch.no_grad():
+        for _ in range(3):
+            ids.append(bare(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax().item())
+    assert outcome.reply == tuple(ids[len(prompt.ids) :])
+    assert outcome.layers.cosines[-1] == pytest.approx(1, abs=1e-5)
+
+
+# --- memory
+
+
+def test_short_memory_in_the_lens_and_in_sampling_changes_no_number(monkeypatch, capsys):
+    lm = language_model("llama")
+    expected, texts = two_lengths(lm), lm.sample(5, 6, seed=1)
+    read, generate = LanguageModel._read_lens, type(lm.model).generate
+
+    def short(self, prompts, readings):
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError("no memory left")
+        return read(self, prompts, readings)
+
+    def few(self, ids, **settings):
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("no memory left")
+        return generate(self, ids, **settings)
+
+    monkeypatch.setattr(LanguageModel, "_read_lens", short)
+    monkeypatch.setattr(type(lm.model), "generate", few)
+    assert lm.sample(5, 6, seed=1) == texts
+    for outcome, whole in zip(two_lengths(lm), expected):
+        assert outcome.layers.cosines == pytest.approx(whole.layers.cosines, abs=1e-5)
+    assert "out of memory: 1 prompts at once" in capsys.readouterr().err
+
+
+def test_samples_are_drawn_from_the_softmax():
+    from model import Drawn
+
+    logits = torch.tensor([2.0, 0.0, 1.0]).repeat(4000, 1)
+    drawn = Drawn([3, number] for number in range(4000))(None, logits).argmax(-1)
+    shares = torch.bincount(drawn) / 4000
+    torch.testing.assert_close(shares, logits[0].softmax(-1), atol=0.03, rtol=0)

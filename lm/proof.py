@@ -1,0 +1,143 @@
+"""Which engine reads a model, and how it writes answers: never trusted, proved on a short probe."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from core.errors import UserError
+from lm.engine import ANSWERING, Decoding, Engine, PlainEngine, Runtime
+from lm.forward import Reading
+from lm.prompts import Prefix, Request
+from lm.tree_engine import NoCache, TreeEngine
+
+# Difference in log P (nats) that rounding may make, in epsilons of the dtype: in single precision
+# and above, and in half. The bundled model shows 200, and 60 to 80 in half precision.
+SLACK, HALF_SLACK = 8192, 100
+BATCHED = 10_000  # tokens of a forward: all of the probe in one
+# What transformers raises where a model does not fit the engine. An error of the engine is one of
+# these too, so that what was raised is always shown.
+MISFITS = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+Readings = Mapping[Prefix, Reading]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the probe showed of a model; gaps are in log P (nats)."""
+
+    batch_gap: float  # largest between a prefix read in a padded batch and by itself
+    tree_gap: float | None = None  # largest between tree and plain loop; None: not read
+    refusal: str | None = None  # why the tree does not read it; None: it does, or was not asked
+
+    def describe(self) -> dict[str, float | None]:
+        """How far roads to the same number lie apart, for a result file."""
+        return {"tree_and_plain": self.tree_gap, "batch_and_single": self.batch_gap}
+
+
+def choose_engine(name: str, runtime: Runtime) -> tuple[Engine, Proof]:
+    """The engine by name; `auto` is the tree where it reads this model as the plain loop does.
+
+    Says so where it does not, and raises UserError where the tree was asked for by name.
+    """
+    probe = Probe(runtime)
+    proof = Proof(probe.batch_gap) if name == "plain" else probe.tree_proof()
+    if name != "plain" and proof.refusal is None:
+        return TreeEngine(runtime), proof
+    model = type(runtime.model).__name__
+    if name == "tree":
+        raise UserError(
+            f"--engine tree does not read {model}: {proof.refusal}. Use --engine auto or plain."
+        )
+    if proof.refusal:
+        print(f"{model}: {proof.refusal}, so the plain loop runs.", file=sys.stderr)
+    return PlainEngine(runtime, probe.answering()), proof
+
+
+class Probe:
+    """A few short prefixes that are read by each engine, and what the plain loop makes of them.
+
+    They have branches off branches at unequal depths, of unequal lengths, run in few padded
+    forwards, and answers decoded in one batch: all that the tree does and the plain loop does not.
+    """
+
+    def __init__(self, runtime: Runtime):
+        endless = Decoding(eos_ids=(), stop_text=None, decode=str)
+        self.runtime = replace(runtime, blocks=(), decoding=endless)
+        self.requests = probe_requests(runtime.model.config.get_text_config().vocab_size)
+        bare = {prefix: replace(request, answer=0) for prefix, request in self.requests.items()}
+        self.plain = PlainEngine(self._with(1), "reread").read(self.requests)
+        batched = PlainEngine(self._with(BATCHED)).read(bare)
+        self.batch_gap = largest_gap(batched, self.plain)
+        epsilon = torch.finfo(runtime.model.dtype).eps
+        self.slack = SLACK * epsilon
+        if runtime.model.dtype.itemsize < 4:
+            self.slack = max(HALF_SLACK * epsilon, 2 * self.batch_gap)
+
+    def _with(self, token_budget: int) -> Runtime:
+        return replace(self.runtime, token_budget=token_budget)
+
+    def tree_proof(self) -> Proof:
+        """Does the tree read the probe as the plain loop does, to within rounding?"""
+        try:
+            tree = TreeEngine(replace(self.runtime, forward_cost=1000)).read(self.requests)
+        except NoCache:
+            return Proof(self.batch_gap, refusal="it keeps no keys and values for the tree engine")
+        except MISFITS as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            return Proof(self.batch_gap, refusal=f"the tree engine fails on it ({reason:.100})")
+        gap = largest_gap(tree, self.plain)
+        exact = gap <= self.slack and self.same_answers(tree)
+        refusal = None if exact else f"the tree engine is not exact for it ({gap:.1g} nats)"
+        return Proof(self.batch_gap, gap, refusal)
+
+    def answering(self) -> str:
+        """The fastest way of ANSWERING in which `generate` gives the answers of plain argmax."""
+        for way in ANSWERING[:-1]:
+            try:
+                if self.same_answers(PlainEngine(self._with(BATCHED), way).read(self.requests)):
+                    return way
+            except MISFITS:
+                continue  # no cache that `generate` could use
+        print(f"{type(self.runtime.model).__name__}: its cache is not exact, so answers are made "
+              "by reading the whole text for each token.", file=sys.stderr)  # fmt: skip
+        return ANSWERING[-1]
+
+    def same_answers(self, found: Readings) -> bool:
+        """Are answers those of the plain loop, up to the first near tie?"""
+        return all(
+            self._same_answer(prefix, found[prefix].answer, self.plain[prefix].answer)
+            for prefix, request in self.requests.items()
+            if request.answer
+        )
+
+    def _same_answer(self, prefix: Prefix, found: Prefix, expected: Prefix) -> bool:
+        parting = next((k for k, pair in enumerate(zip(found, expected)) if len({*pair}) > 1), None)
+        if parting is None:
+            return True
+        request = Request({found[parting], expected[parting]})
+        text = (*prefix, *expected[:parting])
+        first, second = PlainEngine(self._with(1)).read({text: request})[text].logprobs.values()
+        return abs(first - second) <= self.slack
+
+
+def largest_gap(first: Readings, second: Readings) -> float:
+    """Largest difference in a log-probability that both have read."""
+    return max(
+        abs(second[prefix].logprobs[token] - logprob)
+        for prefix, reading in first.items()
+        for token, logprob in reading.logprobs.items()
+    )
+
+
+def probe_requests(vocabulary: int) -> dict[Prefix, Request]:
+    """What is read of a model with so many token ids."""
+    tokens = torch.randint(vocabulary, (42,), generator=torch.Generator().manual_seed(0)).tolist()
+    trunk = tuple(tokens[:24])
+    early, late = (*trunk[:4], *tokens[24:32]), (*trunk[:16], *tokens[32:37])
+    on_branch = (*early[:7], *tokens[37:])
+    return {
+        prefix: Request(set(tokens), is_prompt=True, answer=3 * (prefix in (early, late)))
+        for prefix in (trunk, early, late, on_branch)
+    }
