@@ -9,7 +9,7 @@ the h-turn history is the beginning of the longer ones.
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -18,7 +18,9 @@ from typing import Any
 from core.errors import UserError, is_text
 from lm.prompts import Message
 from measures.scoring import find_number
-from tasks.sources import Row, read_rows
+from tasks.answers import References, RowError, each_row, read_labels, read_texts, same_form
+from tasks.cells import OPTIONS, Field, as_text, is_missing, option_lines, parse_field, reach
+from tasks.sources import Table, read_table
 from tasks.spec import Task, TaskSpec
 
 
@@ -27,7 +29,8 @@ class Turn:
     """One user prompt and its references: a history shows the first; () where none is known."""
 
     prompt: str
-    references: tuple[str, ...]
+    references: References
+    cluster: str | None = None  # what its row has in the task's cluster column
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ class TaskRows:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with any prompt or reference: other data, or another template, is another run."""
-        text = json.dumps([(turn.prompt, turn.references) for turn in self.turns])
+        rows = [(turn.prompt, turn.references) for turn in self.turns]
+        if self.spec.task.cluster is not None:
+            rows = [(*row, turn.cluster) for row, turn in zip(rows, self.turns)]
+        text = json.dumps(rows)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -56,100 +62,114 @@ def load_rows(spec: TaskSpec, data_root: str | None = None) -> TaskRows:
     Hub's data sets come from the Hub or its cache. UserError for an unknown split or subject, for
     rows that do not have the task's form, and where the source cannot be reached.
     """
-    task = spec.task
-    rows = read_rows(spec, data_root)
-    if not rows:
+    task, table = spec.task, read_table(spec, data_root)
+    if not table.rows:
         raise UserError(f"{task.place('source')}'{spec}' has no rows.")
-    _check_columns(spec, rows[0])
-    if spec.subject:
-        subjects = sorted({str(row.get(task.subject)) for row in rows})
-        rows = [row for row in rows if str(row.get(task.subject)) == spec.subject]
-        if not rows:
-            raise UserError(
-                f"'{spec.dataset}': no such subject in {task.name}/{spec.split}. "
-                f"Known: {', '.join(subjects)}."
-            )
-    return TaskRows(spec, tuple(_turn(task, row, number) for number, row in enumerate(rows, 1)))
+    _check_columns(spec, table)
+    chosen = _rows_of_subject(spec, table)
+    references = _references(task, table)  # of all rows: they decide what a column holds
+    turns = (_turn(task, table, number, references[number - 1]) for number in chosen)
+    return TaskRows(spec, tuple(turns))
 
 
-def _check_columns(spec: TaskSpec, row: Row) -> None:
+def _check_columns(spec: TaskSpec, table: Table) -> None:
     """UserError where the rows lack a column, except for the reference of a split without any."""
+    there = dict.fromkeys(column for row in table.rows for column in row)
     needed = dict(spec.task.columns)
     if spec.split == spec.task.split:
-        needed.setdefault(spec.task.reference, "reference")
+        needed.setdefault(_reference_field(spec.task, table).column, "reference")
     for column, key in needed.items():
-        if column not in row:
+        if column not in there:
             raise UserError(
                 f"{spec.task.place(key)}the rows of '{spec}' have no column '{column}'. "
-                f"They have: {', '.join(map(str, row))}."
+                f"They have: {', '.join(map(str, there))}."
             )
 
 
-def _turn(task: Task, row: Row, number: int) -> Turn:
-    """A row as a turn; its number, from 1, is for messages."""
-    empty = [column for column in task.columns if _is_missing(row.get(column))]
-    if empty:
-        raise UserError(f"{task.place('prompt')}row {number} of '{task.name}' has no '{empty[0]}'.")
-    try:
-        prompt = task.prompt.format_map(row)
-    except (LookupError, TypeError, ValueError) as error:
+def _rows_of_subject(spec: TaskSpec, table: Table) -> list[int]:
+    """The numbers, from 1, of the rows that the task is about."""
+    task, numbers = spec.task, range(1, len(table.rows) + 1)
+    if not spec.subject:
+        return list(numbers)
+    field = parse_field(task.subject, dots=True)
+    subjects = [same_form(_read_at(task, table, n, field, as_text)) for n in numbers]
+    found = [n for n, subject in zip(numbers, subjects) if subject == same_form(spec.subject)]
+    if not found:
         raise UserError(
-            f"{task.place('prompt')}row {number} of '{task.name}' does not fit the prompt "
-            f"({error!r:.60})."
+            f"'{spec.dataset}': no such subject in {task.name}/{spec.split}. "
+            f"Known: {', '.join(sorted(set(subjects)))}."
+        )
+    return found
+
+
+def _reference_field(task: Task, table: Table) -> Field:
+    """Where the references stand: a column of just this name, or a place inside one."""
+    if any(task.reference in row for row in table.rows):
+        return Field(task.reference)
+    try:
+        return parse_field(task.reference, dots=True)
+    except ValueError:
+        return Field(task.reference)
+
+
+def _references(task: Task, table: Table) -> list[References]:
+    """The references of every row; UserError, with its number, for one that cannot be read."""
+
+    def check(text: str) -> None:
+        if task.extract and find_number(text) is None:
+            raise ValueError(f"there is no number in {text!r:.40}")
+
+    field = _reference_field(task, table)
+    try:
+        if task.labels:
+            values = each_row(table.rows, lambda row: reach(row, field))
+            return read_labels(values, task.labels, task.index_from, table.names(field))
+        return read_texts(each_row(table.rows, lambda row: table.shown(row, field)), check)
+    except RowError as error:
+        raise UserError(
+            f"{task.place('reference')}row {error.number} of '{task.name}', column "
+            f"'{task.reference}': {error}."
         ) from error
+
+
+def _turn(task: Task, table: Table, number: int, references: References) -> Turn:
+    """A row, by its number from 1, as a turn."""
+
+    def lines(value: Any) -> str:
+        if isinstance(value, str) and not task.options:  # a column that happens to be called so
+            return value
+        return option_lines(value, task.labels, *references[:1])
+
+    def filled(field: Field) -> str:
+        if field == Field(OPTIONS):
+            return _read_at(task, table, number, task.options_field, lines)
+        return _read_at(task, table, number, field, as_text)
+
+    prompt = "".join(literal + (filled(field) if field else "") for literal, field in task.parts)
     if not is_text(prompt):
         raise UserError(
             f"{task.place('prompt')}row {number} of '{task.name}' holds half a character "
             "(a lone surrogate)."
         )
+    if task.cluster is None:
+        return Turn(prompt, references)
+    column = parse_field(task.cluster, dots=True)
+    return Turn(prompt, references, _read_at(task, table, number, column, as_text))
+
+
+def _read_at(
+    task: Task, table: Table, number: int, field: Field, form: Callable[[Any], str]
+) -> str:
+    """What stands at a field of a row, in a form; UserError for null and for what has no such."""
+    key = task.columns[field.column]
+    where = f"{task.place(key)}row {number} of '{task.name}'"
     try:
-        return Turn(prompt, (_label if task.labels else _texts)(task, row.get(task.reference)))
+        value = table.shown(table.rows[number - 1], field)
+        if not is_missing(value):
+            return form(value)
     except ValueError as error:
-        raise UserError(
-            f"{task.place('reference')}row {number} of '{task.name}', column '{task.reference}': "
-            f"{error}."
-        ) from error
-
-
-def _is_missing(value: Any) -> bool:
-    """True for null, and for the NaN that stands for it in tables."""
-    return value is None or (isinstance(value, float) and value != value)
-
-
-def _label(task: Task, value: Any) -> tuple[str, ...]:
-    """The label that a column names by its text or its index; () for none: empty, null or -1.
-
-    Where the labels are whole numbers themselves an index could be either, so texts alone count.
-    """
-    labels, text = task.labels, str(value).strip()
-    if text in labels:
-        return (text,)
-    if _is_missing(value) or text in ("", "-1"):
-        return ()
-    known, indices = ", ".join(labels), dict(zip(map(str, range(len(labels))), labels))
-    if any(label.lstrip("-").isdecimal() for label in labels):
-        indices = {}
-    else:
-        known += f" or an index 0 to {len(labels) - 1}"
-    index = str(int(value)) if isinstance(value, bool) else text
-    if index not in indices:
-        raise ValueError(f"{value!r:.40} is none of {known}")
-    return (indices[index],)
-
-
-def _texts(task: Task, value: Any) -> tuple[str, ...]:
-    """The references in a column: a text, a number or a list of texts; () where none is known."""
-    found = []
-    for item in value if isinstance(value, list) else [value]:
-        if not isinstance(item, str | int | float | None) or isinstance(item, bool):
-            raise ValueError(f"{item!r:.40} is neither a text nor a list of texts")
-        text = "" if _is_missing(item) else str(item).strip()
-        if not is_text(text):
-            raise ValueError("there is half a character (a lone surrogate)")
-        if text and task.extract and find_number(text) is None:
-            raise ValueError(f"there is no number in {text!r:.40}")
-        found += [text] if text else []
-    return tuple(found)
+        raise UserError(f"{where} does not fit the {key}: '{field}' {error}.") from error
+    raise UserError(f"{where} has no '{field}'.")
 
 
 def require_references(rows: TaskRows) -> None:

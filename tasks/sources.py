@@ -2,17 +2,50 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from zipfile import BadZipFile
 
+import numpy as np
 import yaml
 
 from core.errors import UserError, unique_keys
+from tasks.cells import Field, class_names, reach
 from tasks.spec import EMBEDDED, TaskSpec
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of a source, and what its features say of their columns."""
+
+    rows: list[Row]
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # `a.b` -> class names
+
+    def names(self, place: Field) -> tuple[str, ...]:
+        """The names of the classes that stand at a field; () where it holds none."""
+        keys = [key for key in place.keys if not key.isdecimal()]
+        return self.classes.get(".".join((place.column, *keys)), ())
+
+    def shown(self, row: Row, place: Field) -> Any:
+        """What stands at a field of a row; of a class its name, and None for -1."""
+        return _named(reach(row, place), self.names(place))
+
+
+def _named(value: Any, names: tuple[str, ...]) -> Any:
+    if not names or not isinstance(value, int | list):
+        return value
+    if isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if value == -1:
+        return None
+    if not 0 <= value < len(names):
+        raise ValueError(f"is class {value}, and there are {len(names)}")
+    return names[value]
+
 
 # What the libraries that read rows raise for files that they cannot read: damaged, nested without
 # end, a script that would have to be run, or of a kind that needs a package that is not there
@@ -20,7 +53,7 @@ UNREADABLE = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeEr
 UNREADABLE += (ArithmeticError, MemoryError, RuntimeError, csv.Error, yaml.YAMLError, BadZipFile)
 
 
-def read_rows(spec: TaskSpec, data_root: str | None = None) -> list[Row]:
+def read_table(spec: TaskSpec, data_root: str | None = None) -> Table:
     """Rows of a task in the order of their source; UserError where they cannot be read.
 
     `data_root` is a folder in the Hub's layout (`data_root/org/name`); without it the rows of the
@@ -29,7 +62,7 @@ def read_rows(spec: TaskSpec, data_root: str | None = None) -> list[Row]:
     return _read_dataset(spec, data_root) if spec.task.folder is None else _read_file(spec)
 
 
-def _read_file(spec: TaskSpec) -> list[Row]:
+def _read_file(spec: TaskSpec) -> Table:
     """Rows of a local file, whose only split is the default one."""
     task = spec.task
     if spec.split != task.split:
@@ -39,15 +72,28 @@ def _read_file(spec: TaskSpec) -> list[Row]:
     path = task.folder / task.source
     try:
         return READERS[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{task.place('source')}cannot read {path}: it is not UTF-8 text (cannot decode byte "
+            f"{error.start + 1}). Save it as UTF-8."
+        ) from error
     except UNREADABLE as error:
         said = str(getattr(error, "strerror", None) or error).strip() or type(error).__name__
         reason = said.splitlines()[0]
         raise UserError(f"{task.place('source')}cannot read {path}: {reason}.") from error
 
 
-def _read_jsonl(path: Path) -> list[Row]:
+def _open_text(path: Path) -> TextIO:
+    """A text file, open; ValueError for UTF-16 without a mark, which could pass for UTF-8."""
+    with open(path, "rb") as file:
+        if b"\0" in file.readline(4096):
+            raise ValueError("its first line holds a NUL: it is not UTF-8 text")
+    return open(path, encoding="utf-8-sig", newline="")
+
+
+def _read_jsonl(path: Path) -> Table:
     rows = []
-    with open(path, encoding="utf-8-sig") as lines:
+    with _open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 try:
@@ -57,12 +103,12 @@ def _read_jsonl(path: Path) -> list[Row]:
                 if not isinstance(row, dict):
                     raise ValueError(f"line {number} is not an object")
                 rows.append(row)
-    return rows
+    return Table(rows)
 
 
-def _read_csv(path: Path) -> list[Row]:
+def _read_csv(path: Path) -> Table:
     csv.field_size_limit(2**31 - 1)  # a document may be longer than the 128 KiB of the default
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with _open_text(path) as file:
         reader = csv.DictReader(file, strict=True)
         rows = []
         unique_keys([(name, None) for name in reader.fieldnames or ()])
@@ -70,25 +116,42 @@ def _read_csv(path: Path) -> list[Row]:
             if None in row or None in row.values():  # more cells than columns, or fewer
                 raise ValueError(f"line {reader.line_num} has not as many cells as the first line")
             rows.append(row)
-    return rows
+    return Table(rows)
 
 
-def _read_parquet(path: Path) -> list[Row]:
+def _read_parquet(path: Path) -> Table:
     from pyarrow import parquet
 
     table = parquet.read_table(path)
     unique_keys([(name, None) for name in table.column_names])
-    return table.to_pylist()
+    noted = (table.schema.metadata or {}).get(b"huggingface")
+    features = json.loads(noted).get("info", {}).get("features", {}) if noted else {}
+    kinds = {column.name: str(column.type) for column in table.schema}
+    return Table(_with_short_floats(table.to_pylist(), kinds), dict(class_names(features)))
 
 
-READERS: dict[str, Callable[[Path], list[Row]]] = {
+def _with_short_floats(rows: list[Row], kinds: Mapping[str, str]) -> list[Row]:
+    """The rows with narrow floats as they were written: 0.1, not the 0.10000000149011612 that the
+    float32 next to it becomes in Python.
+    """
+    narrow = {"float": np.float32, "float32": np.float32, "halffloat": np.float16}
+    narrow |= {"float16": np.float16}
+    wanted = {column: narrow[kind] for column, kind in kinds.items() if kind in narrow}
+    for row in rows:
+        for column, kind in wanted.items():
+            if row.get(column) is not None:
+                row[column] = float(str(kind(row[column])))
+    return rows
+
+
+READERS: dict[str, Callable[[Path], Table]] = {
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }
 
 
-def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
+def _read_dataset(spec: TaskSpec, data_root: str | None) -> Table:
     import datasets  # slow to import, as is the Hub's client; the embedded tasks need neither
     import huggingface_hub
 
@@ -105,14 +168,36 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> list[dict]:
     refusal = None if local else hub.refusal_of(source, "dataset")
     if refusal:  # else it would ask again, for half a minute
         datasets.config.HF_HUB_OFFLINE = True
+
+    def load() -> Table:
+        files = _csv_files(source, task.config, split) if local else ()
+        if files:
+            return Table([row for path in files for row in _read_csv(path).rows])
+        found = datasets.load_dataset(source, task.config, split=split, **settings)
+        features = getattr(found, "features", None)
+        known = features.to_dict() if features else {}
+        kinds = {k: f["dtype"] for k, f in known.items() if isinstance(f, dict) and "dtype" in f}
+        return Table(_with_short_floats(list(found), kinds), dict(class_names(known)))
+
     try:
-        return hub.patient(
-            lambda: list(datasets.load_dataset(source, task.config, split=split, **settings))
-        )
+        return hub.patient(load)
     except (*UNREADABLE, *hub.FETCHING, datasets.exceptions.DatasetsError) as error:
         if str(error).startswith(("Unknown split", "Bad split", "Split name")):
             raise UserError(f"task '{task.name}' has no split '{split}'. {error}") from error
         raise UserError(_why_no_rows(spec, data_root, refusal or error)) from error
+
+
+def _csv_files(folder: str, config: str | None, split: str) -> list[Path]:
+    """The files of a split where all are CSV; pandas would take None, NA and 007 for other values.
+
+    [] for any other form, and where the folder says more of its files than where they are.
+    """
+    import datasets
+
+    builder = datasets.load_dataset_builder(folder, config)
+    files = [Path(path) for path in (builder.config.data_files or {}).get(split, ())]
+    plain = getattr(builder.config, "sep", None) == "," and not builder.info.features
+    return files if plain and all(path.suffix == ".csv" for path in files) else []
 
 
 def _folder(spec: TaskSpec, data_root: str) -> str:

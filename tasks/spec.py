@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
-from string import Formatter
 from typing import Any
+from unicodedata import normalize
 
 import yaml
 
 from core.errors import UNPRINTABLE, UserError, is_text
 from core.records import TEXT_SCORES
+from tasks.cells import OPTIONS, Field, parse_field, template_parts
 
 EMBEDDED_ROWS = Path(__file__).parent
 EMBEDDED = ("quiz", "reviews", "posts")  # built-in tasks whose rows ship here
@@ -26,7 +27,6 @@ MAX_NEW_TOKENS = 32  # of an answer, where a task says nothing else
 FORMATS = (".csv", ".jsonl", ".parquet")  # of local files
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # becomes part of file names
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
-FIELD = re.compile(r"([^.\[\]]+)(\[[^.\[\]]+\])?")  # column, column[0] or column[key]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Task:
     revision: str | None = None  # the Hub's branch, tag or commit
     subject: str | None = None  # the column that `name.subject` selects on
     labels: tuple[str, ...] = ()  # () for a generation task
+    index_from: int | None = None  # numbers in the reference column are an index from this one
+    options: str | None = None  # the list that {options} shows; a column of that name, if None
+    cluster: str | None = None  # column whose equal values make rows one cluster
     metric: str = "rouge"
     extract: str | None = None  # "number": what is scored of a text is the number it ends in
     max_new_tokens: int = MAX_NEW_TOKENS  # of a generated answer
@@ -55,10 +58,25 @@ class Task:
         return self.folder == EMBEDDED_ROWS
 
     @cached_property
+    def parts(self) -> tuple[tuple[str, Field | None], ...]:
+        """The prompt as texts, each with the field behind it."""
+        return template_parts(self.prompt)
+
+    @cached_property
     def columns(self) -> dict[str, str]:
-        """Column -> the key that names it, for every column the prompt and subject need."""
-        columns = dict.fromkeys(template_columns(self.prompt), "prompt")
-        return columns | ({self.subject: "subject"} if self.subject else {})
+        """Column -> the key that names it, for every column that must be there in all splits."""
+        fields = [(field, "prompt") for _, field in self.parts if field]
+        if self.options and (Field(OPTIONS), "prompt") in fields:
+            fields = [pair for pair in fields if pair[0] != Field(OPTIONS)]
+            fields.append((self.options_field, "options"))
+        named = (("subject", self.subject), ("cluster", self.cluster))
+        fields += [(parse_field(name, dots=True), key) for key, name in named if name]
+        return {field.column: key for field, key in reversed(fields)}
+
+    @cached_property
+    def options_field(self) -> Field:
+        """The list that {options} shows."""
+        return parse_field(self.options or OPTIONS, dots=True)
 
     def place(self, key: str) -> str:
         """File and line of a key, to begin a message with."""
@@ -102,22 +120,6 @@ def parse_spec(text: str, tasks: Mapping[str, Task] | None = None) -> TaskSpec:
     if "/" in split:
         raise UserError(f"'{text}' is not a task. Write name, name/split or name.subject/split.")
     return TaskSpec(task, subject or None, split or task.split)
-
-
-def template_columns(template: str) -> tuple[str, ...]:
-    """Columns that a prompt template names; ValueError for anything but {column}, {column[0]}."""
-    columns = {}
-    for _, name, spec, conversion in Formatter().parse(template):
-        if name is None:
-            continue
-        found = FIELD.fullmatch(name)
-        if not found or spec or conversion or found[1].isdigit():
-            shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-            raise ValueError(
-                f"{{{shown}}} is not allowed: only {{column}}, {{column[0]}} and {{column[key]}}"
-            )
-        columns[found[1]] = None
-    return tuple(columns)
 
 
 # -- task files
@@ -232,6 +234,8 @@ class _Entry:
             for key in ("extract", "max_new_tokens"):
                 if key in values:
                     raise self.fault(key, "is for generation tasks, which have no labels")
+        elif "index_from" in values:
+            raise self.fault("index_from", "is for label tasks, and there are no labels")
         judged = next((key for key in ("labels", "extract") if key in values), None)
         fitting = ("accuracy",) if judged else TEXT_SCORES
         metric = values.setdefault("metric", "accuracy" if judged else "rouge")
@@ -261,12 +265,19 @@ class _Entry:
     def _is_plain(node: yaml.Node) -> bool:
         return isinstance(node, yaml.ScalarNode) and bool(node.value)
 
-    def count(self, key: str) -> int:
+    def count(self, key: str, least: int = 1) -> int:
         """A whole number of at least 1."""
         node = self.nodes[key]
-        if not isinstance(node, yaml.ScalarNode) or not re.fullmatch("[1-9][0-9]{0,8}", node.value):
-            raise self.fault(key, "must be a whole number of 1 or more")
+        is_number = isinstance(node, yaml.ScalarNode) and re.fullmatch(
+            "0|[1-9][0-9]{0,8}", node.value
+        )
+        if not is_number or int(node.value) < least:
+            raise self.fault(key, f"must be a whole number of {least} or more")
         return int(node.value)
+
+    def index(self, key: str) -> int:
+        """A whole number of at least 0."""
+        return self.count(key, least=0)
 
     def split_name(self, key: str) -> str:
         """The name of a split, which becomes part of file names."""
@@ -279,11 +290,20 @@ class _Entry:
         """A prompt template that names a column."""
         text = self.text(key)
         try:
-            columns = template_columns(text)
+            parts = template_parts(text)
         except ValueError as error:
             raise self.fault(key, f"is not a template: {error}") from error
-        if not columns:
+        if not any(field for _, field in parts):
             raise self.fault(key, "names no column, such as {question}")
+        return text
+
+    def field(self, key: str) -> str:
+        """A column, or a place in one: `answers.text`, `answers[0]`."""
+        text = self.text(key)
+        try:
+            parse_field(text, dots=True)
+        except ValueError as error:
+            raise self.fault(key, str(error)) from error
         return text
 
     def texts(self, key: str) -> tuple[str, ...]:
@@ -292,7 +312,7 @@ class _Entry:
         if not isinstance(node, yaml.SequenceNode):
             raise self.fault(key, "must be a list, such as [negative, positive]")
         found = tuple(self.scalar_text(key, item) for item in node.value)
-        if len(found) < 2 or len(set(found)) < len(found):
+        if len(found) < 2 or len({normalize("NFC", text) for text in found}) < len(found):
             raise self.fault(key, "must be two or more different texts")
         if any(text != text.strip() for text in found):
             raise self.fault(key, "must be texts without spaces around them")
@@ -310,10 +330,13 @@ READ = {
     "config": _Entry.text,
     "revision": _Entry.text,
     "split": _Entry.split_name,
-    "subject": _Entry.text,
+    "subject": _Entry.field,
     "prompt": _Entry.template,
+    "options": _Entry.field,
     "reference": _Entry.text,
     "labels": _Entry.texts,
+    "index_from": _Entry.index,
+    "cluster": _Entry.field,
     "extract": _Entry.extraction,
     "metric": _Entry.text,
     "max_new_tokens": _Entry.count,
