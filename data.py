@@ -15,8 +15,8 @@ from functools import cached_property
 from itertools import product
 from typing import Any
 
+from core.debug_log import Conversation, messages_at
 from core.errors import UserError, is_text
-from lm.prompts import Message
 from measures.scoring import find_number
 from tasks.answers import References, RowError, each_row, read_labels, read_texts, same_form
 from tasks.cells import OPTIONS, Field, as_text, is_missing, option_lines, parse_field, reach
@@ -228,7 +228,7 @@ def draw_history(
     return tuple(chosen)
 
 
-def conversation(target: Turn, history: Sequence[Turn] = ()) -> list[Message]:
+def conversation(target: Turn, history: Sequence[Turn] = ()) -> Conversation:
     """Chat messages: each history turn with its first reference, then the target's prompt."""
     messages = []
     for turn in history:
@@ -294,10 +294,14 @@ class Case:
         """The target task's labels; () for a generation task."""
         return self.task.labels
 
-    def messages(self, h: int, cue: str | None = None) -> list[Message]:
+    @cached_property
+    def conversation(self) -> Conversation:
+        """The longest conversation: all of the history, and the target's prompt."""
+        return conversation(self.target, [past.turn for past in self.history])
+
+    def messages(self, h: int, cue: str | None = None) -> Conversation:
         """The conversation with a history of h turns; a cue stands before the target's prompt."""
-        target = self.target if cue is None else Turn(f"{cue}\n{self.target.prompt}", ())
-        return conversation(target, [past.turn for past in self.history[:h]])
+        return messages_at(self.conversation, h, cue)
 
 
 def plan_cases(

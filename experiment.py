@@ -21,8 +21,17 @@ from core.errors import OutOfMemory, Terminated, UserError
 from data import Case, Pair
 from measures import metrics
 from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
-from run.examples import random_rows, reads_of, run_cases
-from run.journal import Entry, Finished, Journal, claimed, remove_journals, skipped_entry
+from run.examples import Query, random_rows, reads_of, run_cases
+from run.journal import (
+    CaseKey,
+    Entry,
+    Finished,
+    Journal,
+    claimed,
+    example_entry,
+    remove_journals,
+    skipped_entry,
+)
 from run.planning import (
     drop_overflowing,
     load_pairs,
@@ -187,11 +196,14 @@ def run_batch(
     """Run some cases together; returns the entries that the journals lack."""
     budget = lm.token_budget
     cases = [case for case in batch if case.key not in kept[case.pair].skipped]
-    examples, skipped = fitting(cases, kept, config, lm, advance)
+    queries, skipped = fitting(cases, kept, config, lm, advance)
     entries: dict[Pair, list[Entry]] = {}
-    for case, example in examples:
+    for query in queries:
+        case = query.case
         if case.key not in kept[case.pair]:
-            entries.setdefault(case.pair, []).append({"example": example})
+            conversation = query.conversation if query.h == config.max_len else None
+            entry = example_entry(query.example, conversation)
+            entries.setdefault(case.pair, []).append(entry)
     for case, reason in skipped.items():
         entries.setdefault(case.pair, []).append(skipped_entry(case.key, reason))
     if lm.token_budget < budget:  # a run that goes on need not find that out again
@@ -206,20 +218,20 @@ def fitting(
     config: RunConfig,
     lm: "LanguageModel",
     advance: Callable[[int], None],
-) -> tuple[list[tuple[Case, dict]], dict[Case, str]]:
-    """The examples of cases, and the cases with a prompt that does not fit into memory even alone.
+) -> tuple[list[Query], dict[Case, str]]:
+    """The queries of cases, and the cases with a prompt that does not fit into memory even alone.
 
     UserError for the first such case, unless --on_overflow is skip.
     """
     try:
-        return list(run_cases(cases, config, lm, advance)), {}
+        return run_cases(cases, config, lm, advance), {}
     except OutOfMemory as error:
         reason = str(error)
     lm.release_memory()  # behind the except: the error holds on to what the failed forward held
     if len(cases) > 1:
         missing = [case for case in cases if case.key not in kept[case.pair]]
         parts = [fitting([case], kept, config, lm, advance) for case in missing]
-        found = [each for examples, _ in parts for each in examples]
+        found = [query for queries, _ in parts for query in queries]
         return found, {case: why for _, gone in parts for case, why in gone.items()}
     [case] = cases
     where = f"{case.pair}, target {case.target_idx}, seed {case.seed}: {reason}"
@@ -248,8 +260,8 @@ def finish(
     for pair, journal in journals.items():
         cases = [case for place in plan for case in place if case.pair is pair]
         kept = journal.read_all([case.key for case in cases])
-        examples = [example for case in cases for example in kept.examples.get(case.key, ())]
-        if not examples:
+        log = gather(kept, [case.key for case in cases if case.key in kept.examples])
+        if not log["debug_examples"]:
             empty.append(pair)
             continue
         skipped = sorted(
@@ -257,7 +269,7 @@ def finish(
             | {target_idx for target_idx, _ in kept.skipped}
         )
         made = {"config": describe_config(pair, config, lm), "environment": environment}
-        write_pair(result_path(config, pair), pair, examples, skipped, made)
+        write_pair(result_path(config, pair), pair, log, skipped, made)
     for pair in journals:
         if pair not in empty:
             remove_journals(result_path(config, pair))
@@ -269,8 +281,20 @@ def finish(
         )
 
 
+def gather(kept: Finished, keys: Sequence[CaseKey]) -> dict[str, Any]:
+    """The conversations and examples of a debug log, each example with its conversation's place."""
+    return {
+        "conversations": [kept.conversations[key] for key in keys],
+        "debug_examples": [
+            example | {"conversation": place}
+            for place, key in enumerate(keys)
+            for example in kept.examples[key]
+        ],
+    }
+
+
 def write_pair(
-    path: Path, pair: Pair, examples: list[dict], skipped: list[int], made: dict[str, Any]
+    path: Path, pair: Pair, log: dict[str, Any], skipped: list[int], made: dict[str, Any]
 ) -> None:
     """Write a pair's debug log and then its result, so that no result is without its log."""
     identity = {
@@ -280,9 +304,9 @@ def write_pair(
         "distractor": str(pair.distractor.spec),
         "metric_name": pair.target.spec.task.metric,
     }
-    aggregates = metrics.aggregate(examples, identity["metric_name"])
+    aggregates = metrics.aggregate(log["debug_examples"], identity["metric_name"])
     counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
-    log, result = identity | {"debug_examples": examples}, identity | aggregates | counts | made
+    log, result = identity | log, identity | aggregates | counts | made
     records.write_json(records.debug_path(path), log)
     records.write_json(path, result | {"content_sha256": records.digest(result, log)})
 

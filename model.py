@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor
 
+from core.debug_log import Conversation, Message
 from core.errors import UserError
 from lm.checks import check_tokens
 from lm.engine import Decoding, Runtime
@@ -24,7 +25,7 @@ from lm.lens import Lens, block_output, check_blocks, find_parts, proved_lens
 from lm.loading import load
 from lm.memory import release_memory, run_halving
 from lm.prefix_tree import common_length
-from lm.prompts import Layers, Message, Outcome, Prefix, Prompt, Request, requests_of
+from lm.prompts import Layers, Outcome, Prefix, Prompt, Request, requests_of
 from lm.proof import choose_engine
 from lm.text import Renderer
 from tasks.spec import MAX_NEW_TOKENS
@@ -76,6 +77,10 @@ class LanguageModel:
     def render(self, messages: Sequence[Message]) -> str:
         """Text of a conversation up to the assistant's answer: exactly what the model reads."""
         return self.renderer.render(messages)
+
+    def as_read(self, messages: Sequence[Message]) -> Conversation:
+        """The messages without special tokens in what is said: what stands in their text."""
+        return self.renderer.as_read(messages)
 
     def continuation(self, label: str) -> str:
         """The text scored for a label: character for character the answer in a history."""

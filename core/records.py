@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from core.debug_log import require_conversations
 from core.errors import UNPRINTABLE, UserError, is_text, unique_keys
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TOLERANCE = 1e-6  # largest difference between a stored number and a recomputed one
 SURROGATE = re.compile(r"\\u[dD]")  # in JSON: half of a character, and alone nothing
 DEEPEST = 20  # lists and objects in each other; what is written has half as many
@@ -45,7 +46,6 @@ TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len")
 # {} where there is nothing of the kind
 SOMETIMES = (*TEXT_KEYS, "cue_by_len", "sensitivity_by_len", *LAYER_KEYS)
 RESULT_KEYS = {
-    "schema_version": int,
     "model": str,
     "target": str,
     "distractor": str,
@@ -72,6 +72,7 @@ DEBUG_KEYS = {
     "distractor": str,
     "metric_name": str,
     "debug_examples": list,
+    "conversations": list,
 }
 EXAMPLE_KEYS = {
     "prompt_text": str,
@@ -80,6 +81,7 @@ EXAMPLE_KEYS = {
     "config": dict,
     "score": (int, float),
     "top5": list,
+    "conversation": int,
 }
 EXAMPLE_CONFIG_KEYS = {"history_len": int, "target_idx": int, "history_idx": list}
 
@@ -213,10 +215,8 @@ def _too_deep(value: Any) -> bool:
 def read_result(path: Path) -> dict[str, Any]:
     """A result file with every key of the schema; UserError where one is missing or wrong."""
     result = read_json(path)
+    _require_version(path, result, "the result")
     _require(path, result, RESULT_KEYS, "the result")
-    if result["schema_version"] != SCHEMA_VERSION:
-        found = result["schema_version"]
-        raise UserError(f"{path} has schema version {found}; this toolkit reads {SCHEMA_VERSION}.")
     metric = result["metric_by_len"]
     lens = [str(h) for h in range(len(metric))]
     if not lens or list(metric) != lens or not all(map(_is_number, metric.values())):
@@ -234,6 +234,7 @@ def read_result(path: Path) -> dict[str, Any]:
 def read_debug(path: Path) -> dict[str, Any]:
     """A debug log with every key of the schema; UserError where one is missing or wrong."""
     log = read_json(path)
+    _require_version(path, log, "the log")
     _require(path, log, DEBUG_KEYS, "the log")
     if not log["debug_examples"]:
         raise UserError(f"{path} is damaged: it holds no examples.")
@@ -248,6 +249,7 @@ def read_debug(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} is damaged: example {number} holds something that is no number."
             )
+    require_conversations(path, log)
     return log
 
 
@@ -258,6 +260,17 @@ def showing(path: str | Path, what: str) -> Iterator[None]:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: {what} cannot be shown ({error!r:.90}).") from error
+
+
+def _require_version(path: Path, record: dict[str, Any], what: str) -> None:
+    """UserError in one line for a file of another version, which says how to make it again."""
+    _require(path, record, {"schema_version": int}, what)
+    found = record["schema_version"]
+    if found != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {found}, and {SCHEMA_VERSION} is needed: make it again "
+            "with the command that made it and --overwrite."
+        )
 
 
 def _require(path: Path, record: Any, keys: dict[str, Any], what: str) -> None:

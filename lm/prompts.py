@@ -1,4 +1,4 @@
-"""What a model is asked and what it says: messages, encoded prompts, outcomes. No torch, no model.
+"""What a model is asked and what it says: encoded prompts, outcomes. No torch and no model.
 
 A prefix is a tuple of token ids, and a Request what an engine reads after it.
 """
@@ -6,17 +6,14 @@ A prefix is a tuple of token ids, and a Request what an engine reads after it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from core.debug_log import Example, Row
 from core.records import cleaned
 from lm.prefix_tree import common_length
 
 Prefix = tuple[int, ...]
-# {"role": "user" | "assistant", "content": text}, as chat templates take it
-Message = dict[str, str]
-Row = list[float | None]  # a number per block, None where it is not finite
 
 
 @dataclass
@@ -118,9 +115,9 @@ def requests_of(prompts: Sequence[Prompt]) -> dict[Prefix, Request]:
 # -- one example
 
 
-def layer_measures(read: Layers, prediction: str, reference: str) -> dict[str, Any]:
+def layer_measures(read: Layers, prediction: str, reference: str) -> Example:
     """The layer measures of one example, as its entry in the debug log holds them."""
-    found: dict[str, Any] = {"cosines": cleaned(read.cosines), "drift": cleaned(read.drift)}
+    found: Example = {"cosines": cleaned(read.cosines), "drift": cleaned(read.drift)}
     if read.label_logits:
         found["margin"] = margin(read.label_logits, reference)
         found["decision_layer"] = first_kept(leads(read.label_logits, prediction))

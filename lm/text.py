@@ -6,8 +6,8 @@ from functools import cached_property
 
 from jinja2 import TemplateError
 
+from core.debug_log import Conversation, Message
 from core.errors import UserError
-from lm.prompts import Message
 
 # Fixed values for what a chat template would otherwise take from the day or from its defaults.
 TEMPLATE_SETTINGS = {"date_string": "01 Jan 2025", "enable_thinking": False}
@@ -53,6 +53,10 @@ class Renderer:
         names = sorted(filter(SEAM.search, names), key=lambda name: (-len(name), name))
         return re.compile("|".join(map(re.escape, names)) or "(?!)")  # (?!) is found nowhere
 
+    def as_read(self, messages: Sequence[Message]) -> Conversation:
+        """The messages without special tokens in what is said, see `escape`."""
+        return [each | {"content": self.escape(each["content"])[0]} for each in messages]
+
     def render(self, messages: Sequence[Message]) -> str:
         """Text of a conversation up to the assistant's answer: exactly what the model reads.
 
@@ -76,7 +80,7 @@ class Renderer:
 
     def _render(self, messages: Sequence[Message], answer: str | None) -> str:
         last = [] if answer is None else [{"role": "assistant", "content": answer}]
-        whole = [each | {"content": self.escape(each["content"])[0]} for each in [*messages, *last]]
+        whole = self.as_read([*messages, *last])
         if self.form == "plain":
             turns = [f"{each['role'].title()}: {each['content']}" for each in whole]
             return self._bos + "\n".join([*turns, "Assistant:"] if answer is None else turns)

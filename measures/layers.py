@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from core.debug_log import Example
 from measures.stats import Clusters, mean_and_interval
 
 # Name of a measure in a result's `..._by_len` -> its key in an example of the debug log
 EXAMPLE_KEYS = {"cos": "cosines", "drift": "drift", "margin": "margin", "agree": "agree"}
 
-ByLen = Mapping[str, Sequence[dict[str, Any]]]  # history length -> its examples
+ByLen = Mapping[str, Sequence[Example]]  # history length -> its examples
 
 
 # -- many examples

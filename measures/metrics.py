@@ -1,8 +1,4 @@
-"""Aggregates over examples, computed by the run and again by viz, so that they cannot disagree.
-
-An example here is one entry of a debug log: a dict with at least `score`, `top5`, and `config` with
-`history_len` and `target_idx`, and `cosines` where layers were read.
-"""
+"""Aggregates over examples, computed by the run and again by viz, so that they cannot disagree."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from core.debug_log import Example, Logprob
 from core.records import PROPORTIONS, TEXT_SCORES
 from measures import layers, stats
-from measures.scoring import Example, label_score
+from measures.scoring import label_score
 from measures.stats import Clusters, mean_and_interval
 
 MOST_FREQUENT = 5  # most frequent tokens that are kept
@@ -144,11 +141,10 @@ def _stats_by_len(by_len: dict[str, list[Example]], metric_name: str) -> dict[st
 
 # Name -> the reply whose log-likelihood is compared without and with the history
 VARIANTS = {"tau": "zero_shot", "confidence": "own", "loss": "reference"}
-Logprob = Mapping[str, float]  # sum over the tokens, and their number
 
 
 def sensitivity_by_len(
-    by_len: Mapping[str, Sequence[dict[str, Any]]], at_0: Clusters, later: Clusters
+    by_len: Mapping[str, Sequence[Example]], at_0: Clusters, later: Clusters
 ) -> dict[str, Any]:
     """How much less likely a history makes an answer, by history length; {} where not read.
 

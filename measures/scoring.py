@@ -1,8 +1,4 @@
-"""How one example is scored: labels, numbers and texts. Used by the run and by viz alike.
-
-An example here is one entry of a debug log: a dict with at least `score`, `top5`, and `config` with
-`history_len` and `target_idx`, and `cosines` where layers were read.
-"""
+"""How one example is scored: labels, numbers and texts. Used by the run and by viz alike."""
 
 import re
 import string
@@ -12,6 +8,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any
 
+from core.debug_log import Example
 from core.records import TEXT_SCORES
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -21,8 +18,6 @@ NUMBER = re.compile(
     r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?<![0-9])(?=\.[0-9]))(?:\.[0-9]+)?"
 )
 MARKED_NUMBER = re.compile(rf"####\s*\$?({NUMBER.pattern})")
-
-Example = dict[str, Any]
 
 
 def label_score(label_logprobs: dict[str, float], expected: str) -> float:

@@ -7,20 +7,21 @@ can bear a sample is embedded; every count is of all of them.
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from core import records
+from core.debug_log import Conversation, Example, cut_at_messages, messages_at
 from core.errors import UserError
-from reports import style, turns
+from reports import style
 
 FLIP = 0.5  # change of a score against h = 0 that is a flip; of right and wrong it is any change
 MOST_ROWS = 2000  # of all pairs
 MOST_LETTERS = 4_000_000  # of all texts
 PLACES = 3  # of scores and log-probabilities
 
-Example = dict[str, Any]
 Record = dict[str, Any]  # a result
 
 
@@ -39,28 +40,47 @@ class Texts:
         return self.places.setdefault(text, len(self.places))
 
 
+@dataclass(frozen=True)
+class Target:
+    """One target of a pair under one seed."""
+
+    result: Record
+    log: Record
+    place: int  # in the order of the run
+    examples: Sequence[Example]  # h = 0, 1, ...
+    states: Sequence[str]
+
+    @property
+    def conversation(self) -> Conversation:
+        """Its longest conversation."""
+        return self.log["conversations"][self.examples[-1]["conversation"]]
+
+
 def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
-    """What the explorer embeds: `strings`, `marks` (whose words follow a text that is a template's
-    mark), `pairs` called by `names`, and `rows`; UserError for a log that is damaged.
+    """What the explorer embeds: `strings`, `pairs` called by `names`, and `rows`; UserError for a
+    log that is damaged.
     """
     pairs, sampled = [], []
     for result, name in zip(results, names):  # one log at a time, since they can be large
-        groups = read_groups(result)
+        log = read_log(result)
+        groups = group_examples(log, result)
         states = states_of(groups, result)
         chosen = choose(states, MOST_ROWS // len(results), f"report/{name}")
         order = {row: place for place, row in enumerate(groups)}
-        sampled.append([(order[row], groups[row], states[row]) for row in chosen])
+        sampled.append(
+            [Target(result, log, order[row], groups[row], states[row]) for row in chosen]
+        )
         with records.showing(result["path"], "its pair"):
             pairs.append(describe_pair(result, name, states))
-    texts, marks, rows = Texts(), {}, []
+    texts, rows = Texts(), []
     for turn in zip_longest(*sampled):  # a row of every pair, so that a limit cuts all alike
-        for number, entry in enumerate(turn):
-            if entry and texts.letters < MOST_LETTERS:
-                with records.showing(log_of(results[number]), "an example"):
-                    made = make_row(*entry[1:], results[number], texts, marks)
-                rows.append((number, entry[0], {"pair": number, **made}))
+        for number, target in enumerate(turn):
+            if target and texts.letters < MOST_LETTERS:
+                with records.showing(log_of(target.result), "an example"):
+                    made = make_row(target, texts)
+                rows.append((number, target.place, {"pair": number, **made}))
                 pairs[number]["embedded"] += 1
-    rule = {"threshold": FLIP, "strings": list(texts.places), "marks": marks}
+    rule = {"threshold": FLIP, "strings": list(texts.places)}
     in_order = [row for *_, row in sorted(rows, key=lambda entry: entry[:2])]
     return rule | {"pairs": pairs, "rows": in_order}
 
@@ -70,16 +90,21 @@ def log_of(result: Record) -> Path:
     return records.debug_path(Path(result["path"]))
 
 
-def read_groups(result: Record) -> dict[tuple[int, int], list[Example]]:
-    """The examples of a result's log by target and seed, in the order of the run, each with one
-    example per history length; UserError where the log is damaged or another result's.
-    """
+def read_log(result: Record) -> Record:
+    """The log of a result; UserError where it is damaged or another result's."""
     path = log_of(result)
     log = records.read_debug(path)
     other = next((name for name in records.IDENTITY if log[name] != result[name]), None)
     if other:
         raise UserError(f"{path} is the log of another result: its {other} is {log[other]!r:.80}.")
-    count = len(result["metric_by_len"])
+    return log
+
+
+def group_examples(log: Record, result: Record) -> dict[tuple[int, int], list[Example]]:
+    """The examples of a log by target and seed, in the order of the run, each with one example per
+    history length; UserError where they do not give the metric of their result.
+    """
+    path, count = log_of(result), len(result["metric_by_len"])
     groups: dict[tuple[int, int], list] = {}
     for example in log["debug_examples"]:
         place, h = example["config"], example["config"]["history_len"]
@@ -153,16 +178,12 @@ def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> di
     }
 
 
-def make_row(
-    group: Sequence[Example],
-    states: Sequence[str],
-    result: Record,
-    texts: Texts,
-    marks: dict[int, str],
-) -> dict[str, Any]:
-    """One target under one seed: its prompts in pieces, and what came of each."""
-    first, longest = group[0], group[-1]["config"]
-    form = result["config"].get("prompt", "chat")
+def make_row(target: Target, texts: Texts) -> dict[str, Any]:
+    """A target's longest conversation, its prompts as the model read them, and what came of each.
+
+    `prompts` and `cued` are lists of places; the texts there make up a prompt.
+    """
+    first, longest = target.examples[0], target.examples[-1]["config"]
     roles = longest.get("history_role", ["distractor"] * len(longest["history_idx"]))
     return {
         "target": first["config"]["target_idx"],
@@ -170,36 +191,24 @@ def make_row(
         "labelled": "label_logprobs" in first,
         "references": list(map(texts, first.get("references", [first["expected_answer"]]))),
         "history": list(zip(roles, longest["history_idx"])),
-        **_prompts([example["prompt_text"] for example in group], form, texts, marks),
-        "cued": _cued(group, form, texts, marks),
+        "messages": [[each["role"], texts(each["content"])] for each in target.conversation],
+        "prompts": [_prompt(each, h, target, texts) for h, each in enumerate(target.examples)],
+        "cued": [
+            _prompt(each["cued"], h, target, texts)
+            for h, each in enumerate(target.examples)
+            if "cued" in each
+        ],
         "at": [
             {"state": named, **make_answer(example, first["score"], texts)}
-            for example, named in zip(group, states)
+            for example, named in zip(target.examples, target.states)
         ],
     }
 
 
-def _prompts(
-    prompts: Sequence[str], form: str, texts: Texts, marks: dict[int, str]
-) -> dict[str, Any]:
-    """Prompts as `pieces`, `cuts` and `tail`, or whole where their turns are not nested."""
-    pieces = turns.split_prompts(prompts, form)
-    if pieces is None:
-        return {"whole": list(map(texts, prompts))}
-    for piece in (*pieces.history, *pieces.tail):
-        who = turns.speaker(piece, form)
-        if who is not None:
-            marks[texts(piece)] = who
-    history, tail = (list(map(texts, part)) for part in (pieces.history, pieces.tail))
-    return {"pieces": history, "cuts": pieces.cuts, "tail": tail}
-
-
-def _cued(
-    group: Sequence[Example], form: str, texts: Texts, marks: dict[int, str]
-) -> dict[str, Any] | None:
-    """The prompts with a cue, from h = 1; None where there are none."""
-    prompts = [each["cued"].get("prompt_text", "") for each in group[1:] if "cued" in each]
-    return _prompts(prompts, form, texts, marks) if prompts else None
+def _prompt(example: Example, h: int, target: Target, texts: Texts) -> list[int]:
+    """A prompt as places of texts, most of which other prompts share."""
+    pieces, _ = cut_at_messages(example["prompt_text"], messages_at(target.conversation, h))
+    return list(map(texts, pieces))
 
 
 def make_answer(example: Example, at_0: float, texts: Texts) -> dict[str, Any]:

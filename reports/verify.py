@@ -1,34 +1,37 @@
 """Verification of a finished run: every aggregate is computed again from the debug log."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core import records
+from core.debug_log import Conversation, Example, cut_at_messages, messages_at
 from core.errors import UserError
 from measures import metrics, scoring
 
 IDENTITY = ("model", "target", "distractor", "metric_name", "n")
 BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
 # What of an example follows from what else it holds, beside its score
-OF_TEXTS = ("scores", "extracted", "format_failure", "generated_label", "generated_score", "cued")
+OF_TEXTS = ("scores", "extracted", "format_failure", "generated_label", "generated_score")
+FOLLOWING = (*OF_TEXTS, "rewritten_messages", "cued")
 COLUMNS = ("quantity", "h", "values", "stored", "recomputed", "difference", "verdict")
 
-Record = dict[str, Any]  # a result, a log or an example
+Record = dict[str, Any]  # a result or a log
 
 
 def verify(path: Path) -> list[tuple[str, ...]]:
     """Rows of COLUMNS: what a log and its result store against what follows from the log."""
     beside = records.result_of_debug(path)
-    log, result = records.read_debug(path), records.read_result(beside)
+    result, log = records.read_result(beside), records.read_debug(path)
     examples = log["debug_examples"]
     metric_name = "accuracy" if "label_logprobs" in examples[0] else log["metric_name"]
     try:
-        read = result["config"].get("scoring", "likelihood")
-        judged = [example | rescored(example, metric_name, read) for example in examples]
+        judge = Judge(metric_name, result["config"], log["conversations"])
+        judged = [judge.judged(example) for example in examples]
         aggregates = metrics.aggregate(judged, metric_name) | {"metric_name": metric_name}
         digest = records.digest(result, log)
     except (AttributeError, LookupError, OverflowError, TypeError) as error:
@@ -42,28 +45,51 @@ def verify(path: Path) -> list[tuple[str, ...]]:
     return compare(stored, recomputed)
 
 
-def rescored(example: Record, metric_name: str, read: str) -> Record:
-    """The values of an example that follow from what else it recorded."""
-    if "label_logprobs" in example:
-        scores, expected = example["label_logprobs"], example["expected_answer"]
-        found = scoring.judge_labels(scores, expected, read, example.get("generated_text", ""))
-    else:
+@dataclass(frozen=True)
+class Judge:
+    """Computes what of an example follows from what else its log and the settings say."""
+
+    metric_name: str
+    config: dict[str, Any]  # of the result
+    conversations: Sequence[Conversation]
+
+    def judged(self, example: Example) -> Example:
+        """The example with every value that follows computed again."""
+        found = example | self.follows(example)
+        if "cued" in example:
+            cue = self.config.get("switch_cue")
+            cued = {k: v for k, v in example.items() if k != "cued"} | example["cued"]
+            found["cued"] = example["cued"] | self.follows(cued, cue)
+        return found
+
+    def follows(self, example: Example, cue: str | None = None) -> Example:
+        """The values that follow, of a prompt with this cue or without."""
+        return self.rescored(example) | {"rewritten_messages": self.rewritten(example, cue)}
+
+    def rescored(self, example: Example) -> Example:
+        """Score and prediction."""
+        if "label_logprobs" in example:
+            scores, expected = example["label_logprobs"], example["expected_answer"]
+            read, text = self.config.get("scoring", "likelihood"), example.get("generated_text", "")
+            return scoring.judge_labels(scores, expected, read, text)
         text, references = example["model_prediction"], example["references"]
         scores = scoring.text_scores(text, references)
-        found = scoring.judge_text(text, references, metric_name, scores)
-    if "cued" in example:
-        cued = {k: v for k, v in example.items() if k != "cued"} | example["cued"]
-        found["cued"] = example["cued"] | rescored(cued, metric_name, read)
-    return found
+        return scoring.judge_text(text, references, self.metric_name, scores)
+
+    def rewritten(self, example: Example, cue: str | None) -> int:
+        """Messages of a prompt's conversation that do not stand in its text, in order."""
+        conversation = self.conversations[example["conversation"]]
+        messages = messages_at(conversation, example["config"]["history_len"], cue)
+        return cut_at_messages(example["prompt_text"], messages)[1]
 
 
-def flatten(record: Record, examples: list[Record]) -> dict[tuple, Any]:
+def flatten(record: Record, examples: Sequence[Example]) -> dict[tuple, Any]:
     """Every value that is verified, by quantity, history length and place."""
     flat = {(name, "-", ""): record[name] for name in IDENTITY}
     for number, example in enumerate(examples):
         h, place = str(example["config"]["history_len"]), f"of example {number}"
         judged = ("model_prediction",) if "label_logprobs" in example else ()
-        for name in ("score", *judged, *OF_TEXTS):
+        for name in ("score", *judged, *FOLLOWING):
             if name in example:
                 inner = leaves(example[name])
                 flat |= {(name, h, f"{part} {place}".strip()): leaf for part, leaf in inner}

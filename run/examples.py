@@ -1,220 +1,255 @@
-"""Examples: one prompt of a run as it is asked, read and kept in the debug log."""
+"""Examples: one prompt of a run as it is asked, read and kept in the debug log.
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+A query flows: a case, a history length and maybe a cue make its prompt, the model its outcome, and
+both its example. Histories that show the model's own words are made here too.
+"""
 
-from data import Case
-from lm import prompts
-from measures import scoring
-from run.config import RunConfig
-
-if TYPE_CHECKING:
-    from model import LanguageModel, Outcome, Prompt
-
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from core.debug_log import (
+    Conversation,
+    Example,
+    ExampleConfig,
+    Logprob,
+    cut_at_messages,
+    messages_at,
+)
 from core.errors import UserError
-from data import HistoryTurn, TaskRows, Turn, conversation
+from data import Case, HistoryTurn, TaskRows, Turn, conversation
+from lm.prompts import Outcome, Prefix, Prompt, layer_measures
+from measures import scoring
+from run.config import RunConfig
 from tasks.spec import MAX_NEW_TOKENS, Task, TaskSpec
 
 if TYPE_CHECKING:
     from model import LanguageModel
 
+Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
+Sequences = dict[str, tuple[Prefix, int]]  # name of a reply -> prompt and reply, and its start
+
 # What is kept of a prompt with the cue, inside the example without it
 OF_CUED = {"prompt_text", "model_prediction", "score", "label_logprobs", "scores", "extracted"}
 OF_CUED |= {"format_failure", "generated_text", "generated_label", "generated_score"}
-OF_CUED |= {"escaped_special_tokens"}
+OF_CUED |= {"escaped_special_tokens", "rewritten_messages"}
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A prompt of a case at one history length, with or without the cue, and what came of it."""
+@dataclass(eq=False)
+class Query:
+    """A prompt of a case, with what came of it once the model has read it."""
 
     case: Case
     h: int
-    cued: bool
-    prompt: "Prompt"
-    outcome: "Outcome"
+    cue: str | None
+    conversation: Conversation  # the longest of its case, as the model reads it
+    prompt: Prompt
+    cued: "Query | None" = None  # the same with the cue, where there is one
+    outcome: Outcome | None = None
+    text_scores: dict[str, float] | None = None  # of a generated answer
+    reply_logprobs: dict[str, Logprob] | None = None  # where they are read
+    example: Example | None = None  # the entry of the debug log
 
     @property
     def references(self) -> tuple[str, ...]:
         """Reference answers; the first is the one that is expected."""
         return self.case.target.references
 
+    @property
+    def prediction(self) -> str:
+        """The likeliest label; "" for a generation task."""
+        scores = self.outcome.label_logprobs
+        return scoring.best_label(scores) if scores else ""
+
 
 def run_cases(
-    cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Callable[[int], None]
-) -> Iterator[tuple[Case, dict]]:
-    """Every prompt of these cases in one call of the model, all pairs and lengths -> examples."""
+    cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Advance
+) -> list[Query]:
+    """Every prompt of these cases in one call of the model, all pairs and lengths -> its query,
+    with its example.
+    """
     if config.history == "model":
         cases = with_model_replies(cases, lm, advance)
-    asked = [each for case in cases for each in encode_case(case, config, lm)]
-    prompts = [prompt for *_, prompt in asked]
-    different = list(dict.fromkeys(prompts))  # h = 0 is one prompt for every distractor
-    outcomes = dict(zip(different, lm.run(different, advance)))
-    advance(len(prompts) - len(different))
-    found = [Found(*each, outcomes[each[-1]]) for each in asked]
-    examples = [make_example(each) for each in found]
-    for example, each, verdict in zip(examples, found, score_outcomes(found, config.scoring)):
-        example |= verdict
-        if each.outcome.layers is not None:
-            example |= _layers(each)
-    for example, replies in zip(examples, reply_logprobs(found, config, lm)):
-        example |= replies
-    advance(sum(read_again(each.case, config) for each in found if not each.cued))
-    whole = {(each.case, each.h): e for e, each in zip(examples, found) if not each.cued}
-    for example, each in zip(examples, found):
-        if each.cued:
-            whole[each.case, each.h]["cued"] = {k: example[k] for k in example if k in OF_CUED}
-    yield from ((case, example) for (case, _), example in whole.items())
+    queries = [query for case in cases for query in encode_case(case, config, lm)]
+    every = [each for query in queries for each in (query, query.cued) if each]
+    outcomes = ask(every, lm, advance)
+    score_texts(every)
+    read_replies(queries, outcomes, config, lm)
+    advance(sum(is_read_again(query.case, config) for query in queries))
+    for query in queries:
+        query.example = make_example(query, config)
+        if query.cued:
+            cued = make_example(query.cued, config)
+            query.example["cued"] = {key: cued[key] for key in cued if key in OF_CUED}
+    return queries
 
 
-def encode_case(
-    case: Case, config: RunConfig, lm: "LanguageModel"
-) -> "Iterator[tuple[Case, int, bool, Prompt]]":
-    """The prompts of a case at h = 0, 1, ..., from h = 1 also with the cue where there is one.
+def encode_case(case: Case, config: RunConfig, lm: "LanguageModel") -> Iterator[Query]:
+    """A query at h = 0, 1, ..., from h = 1 with the same under the cue where there is one.
 
-    The first is the baseline of all others.
+    The prompt of the first is the baseline of all others.
     """
     baseline = None
-    for h, cue in asked_of(config):
-        prompt = lm.encode(
-            case.messages(h, cue), case.labels, config.answer_tokens(case.task), baseline
-        )
-        baseline = baseline or prompt
-        yield case, h, cue is not None, prompt
+    most, read = config.answer_tokens(case.task), lm.as_read(case.conversation)
 
+    def encode(h: int, cue: str | None) -> Query:
+        prompt = lm.encode(case.messages(h, cue), case.labels, most, baseline)
+        return Query(case, h, cue, read, prompt)
 
-def asked_of(config: RunConfig) -> list[tuple[int, str | None]]:
-    """History length and cue of every prompt of a case."""
-    cues = (None,) if config.switch_cue is None else (None, config.switch_cue)
-    return [(0, None), *((h, cue) for h in range(1, config.max_len + 1) for cue in cues)]
-
-
-def read_again(case: Case, config: RunConfig) -> bool:
-    """Are the prompts of a case read a second time, with the answers behind them?"""
-    return config.sensitivity and not case.labels
+    for h in range(config.max_len + 1):
+        query = encode(h, None)
+        baseline = baseline or query.prompt
+        if h and config.switch_cue is not None:
+            query.cued = encode(h, config.switch_cue)
+        yield query
 
 
 def reads_of(case: Case, config: RunConfig) -> int:
     """How often a prompt of this case is read: every length and cue, a second time where it is, and
     the model's own replies before.
     """
+    cued = config.max_len * (config.switch_cue is not None)
+    times = 1 + is_read_again(case, config)
     replies = len(case.history) if config.history == "model" else 0
-    return len(asked_of(config)) + read_again(case, config) * (config.max_len + 1) + replies
+    return times * (config.max_len + 1) + cued + replies
 
 
-def make_example(found: Found) -> dict[str, Any]:
-    """What of an entry of the debug log was known before the model ran, and what it put out."""
-    case, outcome = found.case, found.outcome
-    target, distractor = case.pair.target.spec, case.pair.distractor.spec
-    past = case.history[: found.h]
-    example = {
-        "prompt_text": found.prompt.text,
+def is_read_again(case: Case, config: RunConfig) -> bool:
+    """Are the prompts of a case read a second time, with the answers behind them?"""
+    return config.sensitivity and not case.labels
+
+
+def ask(queries: Sequence[Query], lm: "LanguageModel", advance: Advance) -> dict[Prompt, Outcome]:
+    """Give each query its outcome; equal prompts are read once -> the outcome of each prompt."""
+    prompts = list(dict.fromkeys(query.prompt for query in queries))  # h = 0 is one for all pairs
+    outcomes = dict(zip(prompts, lm.run(prompts, advance)))
+    advance(len(queries) - len(prompts))
+    for query in queries:
+        query.outcome = outcomes[query.prompt]
+    return outcomes
+
+
+def score_texts(queries: Sequence[Query]) -> None:
+    """Give the queries of generation tasks the scores of their answers."""
+    written = [query for query in queries if not query.case.labels]
+    if written:
+        found = scoring.evaluated_scores(
+            [query.outcome.text for query in written], [query.references for query in written]
+        )
+        for query, scores in zip(written, found):
+            query.text_scores = scores
+
+
+def make_example(query: Query, config: RunConfig) -> Example:
+    """A query as an entry of the debug log, but for its cue and the place of its conversation."""
+    case, outcome = query.case, query.outcome
+    example: Example = {
+        "prompt_text": query.prompt.text,
         "model_prediction": outcome.text,
-        "expected_answer": found.references[0],
-        "config": {
-            "history_len": found.h,
-            "target_idx": case.target_idx,
-            "target_dataset": target.dataset,
-            "target_split": target.split,
-            "distractor_dataset": distractor.dataset,
-            "distractor_split": distractor.split,
-            "history_idx": [turn.idx for turn in past],
-            "history_role": [turn.role for turn in past],
-            "history_number": case.history_number,
-            "seed": case.seed,
-        },
-        "score": None,  # takes its place here and its value from `judge`
+        "expected_answer": query.references[0],
+        "config": describe_history(query),
+        "score": None,  # takes its place here and its value from `judged`
         "top5": list(outcome.top5),
     }
-    if found.prompt.escaped:
-        example["escaped_special_tokens"] = found.prompt.escaped
+    if query.prompt.escaped:
+        example["escaped_special_tokens"] = query.prompt.escaped
     if case.labels:
-        return example | {"label_logprobs": outcome.label_logprobs}
-    return example | {"references": list(found.references)}
+        example["label_logprobs"] = outcome.label_logprobs
+    else:
+        example["references"] = list(query.references)
+    example |= judged(query, config.scoring)
+    if outcome.layers is not None:
+        example |= layer_measures(outcome.layers, query.prediction, query.references[0])
+    if query.reply_logprobs is not None:
+        example["reply_logprobs"] = query.reply_logprobs
+    messages = messages_at(query.conversation, query.h, query.cue)
+    example["rewritten_messages"] = cut_at_messages(query.prompt.text, messages)[1]
+    return example
 
 
-def score_outcomes(found: Sequence[Found], read: str) -> Iterator[dict[str, Any]]:
-    """Score of each prompt, and what else follows from what the model put out, in order."""
-    written = [(f.outcome.text, list(f.references)) for f in found if not f.case.labels]
-    scores = iter(scoring.evaluated_scores(*zip(*written)) if written else ())
-    for each in found:
-        outcome, references = each.outcome, each.references
-        if each.case.labels:
-            text = outcome.text or ""
-            yield scoring.judge_labels(outcome.label_logprobs, references[0], read, text)
-        else:
-            yield scoring.judge_text(outcome.text, references, each.case.task.metric, next(scores))
+def describe_history(query: Query) -> ExampleConfig:
+    """Which rows of which tasks a prompt is made of."""
+    case, past = query.case, query.case.history[: query.h]
+    target, distractor = case.pair.target.spec, case.pair.distractor.spec
+    return {
+        "history_len": query.h,
+        "target_idx": case.target_idx,
+        "target_dataset": target.dataset,
+        "target_split": target.split,
+        "distractor_dataset": distractor.dataset,
+        "distractor_split": distractor.split,
+        "history_idx": [turn.idx for turn in past],
+        "history_role": [turn.role for turn in past],
+        "history_number": case.history_number,
+        "seed": case.seed,
+    }
 
 
-def _layers(found: Found) -> dict[str, Any]:
-    scores = found.outcome.label_logprobs
-    prediction = scoring.best_label(scores) if scores else ""
-    return prompts.layer_measures(found.outcome.layers, prediction, found.references[0])
+def judged(query: Query, how: str) -> Example:
+    """Score of a prompt, and what else follows from what the model put out."""
+    outcome, references = query.outcome, query.references
+    if query.case.labels:
+        text = outcome.text or ""
+        return scoring.judge_labels(outcome.label_logprobs, references[0], how, text)
+    metric = query.case.task.metric
+    return scoring.judge_text(outcome.text, references, metric, query.text_scores)
 
 
 # -- how likely answers are under a history
 
 
-def reply_logprobs(
-    found: Sequence[Found], config: RunConfig, lm: "LanguageModel"
-) -> Iterator[dict[str, Any]]:
-    """log P of the reply at h = 0, of the prompt's own reply and of the reference, in order.
+def read_replies(
+    queries: Sequence[Query],
+    outcomes: Mapping[Prompt, Outcome],
+    config: RunConfig,
+    lm: "LanguageModel",
+) -> None:
+    """Give queries log P of the reply at h = 0, of the prompt's own reply and of the reference.
 
     Label tasks have them in their label scores; for generated answers, where they are asked for,
     the prompts are read again with the answers behind them.
     """
-    zero = {each.case: each for each in found if each.h == 0}
-    again = {
-        each: _sequences(each, zero[each.case], lm)
-        for each in found
-        if read_again(each.case, config) and not each.cued
-    }
-    different = list(dict.fromkeys(s for wanted in again.values() for s in wanted.values()))
+    again: dict[Query, Sequences] = {}
+    for query in queries:
+        zero = outcomes[query.prompt.baseline or query.prompt]
+        if query.case.labels:
+            query.reply_logprobs = label_replies(query, zero)
+        elif is_read_again(query.case, config):
+            again[query] = reply_sequences(query, zero, lm)
+    different = list(dict.fromkeys(each for named in again.values() for each in named.values()))
     sums = dict(zip(different, lm.logprobs(different)))
-    for each in found:
-        if each.cued:
-            yield {}
-        elif each.case.labels:
-            yield {"reply_logprobs": _of_labels(each, zero[each.case])}
-        elif each in again:
-            yield {
-                "reply_logprobs": {
-                    name: {"sum": sums[ids, start], "tokens": len(ids) - start}
-                    for name, (ids, start) in again[each].items()
-                }
-            }
-        else:
-            yield {}
+    for query, named in again.items():
+        query.reply_logprobs = {
+            name: {"sum": sums[ids, start], "tokens": len(ids) - start}
+            for name, (ids, start) in named.items()
+        }
 
 
-def _of_labels(found: Found, zero: Found) -> dict[str, dict[str, float]]:
-    best = scoring.best_label
+def label_replies(query: Query, zero: Outcome) -> dict[str, Logprob]:
+    """log P of each reply of a label task; `zero` is the outcome at h = 0."""
+    scores = query.outcome.label_logprobs
     labels = {
-        "zero_shot": best(zero.outcome.label_logprobs),
-        "own": best(found.outcome.label_logprobs),
-        "reference": found.references[0],
+        "zero_shot": scoring.best_label(zero.label_logprobs),
+        "own": query.prediction,
+        "reference": query.references[0],
     }
     return {
-        name: {
-            "sum": found.outcome.label_logprobs[label],
-            "tokens": found.prompt.label_tokens(label),
-        }
+        name: {"sum": scores[label], "tokens": query.prompt.label_tokens(label)}
         for name, label in labels.items()
     }
 
 
-def _sequences(found: Found, zero: Found, lm: "LanguageModel") -> dict[str, tuple]:
-    ids = found.prompt.ids
+def reply_sequences(query: Query, zero: Outcome, lm: "LanguageModel") -> Sequences:
+    """The prompt with each reply behind it, and the position at which that begins."""
+    ids = query.prompt.ids
     return {
-        "zero_shot": ((*ids, *zero.outcome.reply), len(ids)),
-        "own": ((*ids, *found.outcome.reply), len(ids)),
-        "reference": lm.continued(found.prompt, found.references[0]),
+        "zero_shot": ((*ids, *zero.reply), len(ids)),
+        "own": ((*ids, *query.outcome.reply), len(ids)),
+        "reference": lm.continued(query.prompt, query.references[0]),
     }
 
+
+# -- histories of the model's own words
 
 POOL = 20  # sampled turns that histories are drawn from, as in Gupta et al.
 SAMPLED_TOKENS = 150  # most tokens of a sampled user text

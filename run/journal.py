@@ -24,11 +24,14 @@ from typing import Any
 from filelock import FileLock, SoftFileLock, Timeout
 
 from core import records
+from core.debug_log import Conversation, Example
 from core.errors import UserError
 from core.records import check_writable
 
 CaseKey = tuple[int, int]  # row and seed: what makes a target example of a pair
-Entry = dict[str, Any]  # {"example": ...}, {"skipped": ...} or {"token_budget": ...}
+# {"example": ...}, that of the longest history with "conversation"; {"skipped": ...}; or
+# {"token_budget": ...}
+Entry = dict[str, Any]
 LATE_LINES = 90  # seconds; network file systems look at a folder again after a minute at the latest
 CHECKSUM = ', "crc32": '  # behind what it is of, as the last key of a line
 
@@ -37,7 +40,8 @@ CHECKSUM = ', "crc32": '  # behind what it is of, as the last key of a line
 class Finished:
     """What the journals of a pair hold."""
 
-    examples: dict[CaseKey, list[dict[str, Any]]] = field(default_factory=dict)  # h = 0, 1, ...
+    examples: dict[CaseKey, list[Example]] = field(default_factory=dict)  # h = 0, 1, ...
+    conversations: dict[CaseKey, Conversation] = field(default_factory=dict)  # the longest
     scores: dict[CaseKey, list[float]] = field(default_factory=dict)  # of examples forgotten
     skipped: dict[CaseKey, str] = field(default_factory=dict)  # with the reason
     token_budget: int | None = None  # the smallest that memory forced on a process
@@ -46,7 +50,7 @@ class Finished:
     def forget_examples(self) -> None:
         """Keep only their scores: a long run need not hold its prompts."""
         self.scores = {key: [e["score"] for e in self.examples[key]] for key in self.examples}
-        self.examples = {}
+        self.examples, self.conversations = {}, {}
 
     def __contains__(self, key: CaseKey) -> bool:
         return any(key in part for part in (self.examples, self.scores, self.skipped))
@@ -83,7 +87,7 @@ class Journal:
         UserError where a process had other settings.
         """
         kept = Finished()
-        by_length: dict[CaseKey, dict[int, dict[str, Any]]] = {}
+        by_length: dict[CaseKey, dict[int, Entry]] = {}
         paths = find_journals(self.result)
         for path in paths:
             found = begun_with(path)
@@ -95,7 +99,7 @@ class Journal:
             elif "example" in entry:
                 example = entry["example"]
                 lengths = by_length.setdefault(case_key(example), {})
-                lengths[example["config"]["history_len"]] = example
+                lengths[example["config"]["history_len"]] = entry
             elif "skipped" in entry:
                 kept.skipped[entry["target_idx"], entry["seed"]] = entry["skipped"]
             elif "token_budget" in entry:
@@ -104,7 +108,8 @@ class Journal:
         wanted = range(self.longest + 1)
         for key, lengths in by_length.items():
             if all(h in lengths for h in wanted):
-                kept.examples[key] = [lengths[h] for h in wanted]
+                kept.examples[key] = [lengths[h]["example"] for h in wanted]
+                kept.conversations[key] = lengths[self.longest]["conversation"]
                 kept.skipped.pop(key, None)  # there was memory for it later
         return kept
 
@@ -161,9 +166,14 @@ def refuse_other_journals(result: Path, wanted: Mapping[str, Any]) -> None:
             raise other_settings(path, found, wanted)
 
 
-def case_key(example: Mapping[str, Any]) -> CaseKey:
+def case_key(example: Example) -> CaseKey:
     """The target example that a prompt belongs to."""
     return example["config"]["target_idx"], example["config"]["seed"]
+
+
+def example_entry(example: Example, conversation: Conversation | None = None) -> Entry:
+    """The line of an example; that of the longest history holds the conversation of its target."""
+    return {"example": example} | ({} if conversation is None else {"conversation": conversation})
 
 
 def skipped_entry(key: CaseKey, reason: str) -> Entry:

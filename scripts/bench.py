@@ -199,7 +199,7 @@ def encode_cases(lm: LanguageModel, cases: Sequence[Case], max_len: int) -> list
     """The different prompts of these cases at every history length."""
     config = RunConfig(max_len=max_len)
     encoded = (each for case in cases for each in encode_case(case, config, lm))
-    return list(dict.fromkeys(prompt for *_, prompt in encoded))
+    return list(dict.fromkeys(query.prompt for query in encoded))
 
 
 def variant(lm: LanguageModel, engine: type, lens: bool = True, agree: bool = False, **settings):

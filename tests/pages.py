@@ -61,6 +61,12 @@ def text_example(target: int, h: int, seed: int) -> dict:
     }
 
 
+def messages_of(target: str, distractor: str, i: int, odd: str = "") -> list[tuple[str, str]]:
+    """The longest conversation of a target."""
+    question = QUESTION[target].format(i) + (f" {odd}" if i == 3 else "")
+    return [*history_of(distractor, i, LENGTHS[-1]), ("user", question)]
+
+
 def examples_of(
     target: str,
     distractor: str,
@@ -69,17 +75,20 @@ def examples_of(
     seeds: Sequence[int] = (0,),
     odd: str = "",
 ) -> list[dict]:
-    """The debug log of a pair; `odd` stands in the prompt of target 3."""
+    """The examples of a pair; `odd` stands in the prompt of target 3. `write_pair` takes `messages`
+    out of them and makes conversations of it.
+    """
     make = label_example if target == "quiz/test" else text_example
     found = []
     for i in range(count):
-        question = QUESTION[target].format(i) + (f" {odd}" if i == 3 else "")
+        messages = messages_of(target, distractor, i, odd)
         for seed in seeds:
             for h in LENGTHS:
-                messages = [("system", "Be brief."), *history_of(distractor, i, h)]
+                prompt = [("system", "Be brief."), *messages[: 2 * h], messages[-1]]
                 found.append(
                     {
-                        "prompt_text": chat([*messages, ("user", question)]),
+                        "prompt_text": chat(prompt),
+                        "messages": [{"role": who, "content": said} for who, said in messages],
                         "config": {
                             "history_len": h,
                             "target_idx": i,
@@ -89,6 +98,7 @@ def examples_of(
                         },
                         "top5": [" A", " B", "<b>", " the", "\n"],
                         "cosines": [0.1 + 0.01 * h, 0.5, 0.7, 1.0],
+                        "rewritten_messages": 0,
                         **make(i, h, seed),
                     }
                 )
@@ -118,8 +128,22 @@ def write_pair(
     result = identity | metrics.aggregate(examples, metric) | {"n_skipped": 0}
     result |= {"config": config, "environment": environment} | more
     records.write_json(path, result)
-    records.write_json(records.debug_path(path), identity | {"debug_examples": examples})
+    records.write_json(records.debug_path(path), identity | log_of(examples))
     return path
+
+
+def log_of(examples: Sequence[dict]) -> dict:
+    """The conversations and examples of a log."""
+    places = {}
+    for example in examples:
+        key = example["config"]["target_idx"], example["config"]["seed"]
+        places.setdefault(key, (len(places), example["messages"]))
+    rows = [
+        {name: value for name, value in example.items() if name != "messages"}
+        | {"conversation": places[example["config"]["target_idx"], example["config"]["seed"]][0]}
+        for example in examples
+    ]
+    return {"conversations": [each for _, each in places.values()], "debug_examples": rows}
 
 
 def write_grid(folder: Path, odd: str = "") -> None:

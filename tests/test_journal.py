@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.errors import UserError
 from run import journal
-from run.journal import Journal, skipped_entry
+from run.journal import Journal, example_entry, skipped_entry
 
 SETTINGS = {
     "limit": 3,
@@ -31,14 +31,23 @@ def written(folder, targets=range(3), rank=0):
     """A journal with these targets, each appended by itself."""
     subject = Journal(folder / "test_vs_x_test.json", SETTINGS, LONGEST, rank)
     for target in targets:
-        subject.append([{"example": example(target, h)} for h in range(LONGEST + 1)])
+        subject.append(entries(target))
     return subject
+
+
+def entries(target):
+    """The lines of a target: the last one holds its conversation."""
+    said = [{"role": "user", "content": f"\x00 {target} \u2028"}]
+    shorter = [example_entry(example(target, h)) for h in range(LONGEST)]
+    return [*shorter, example_entry(example(target, LONGEST), said)]
 
 
 def assert_only_what_was_written(kept):
     for (target, seed), examples in kept.examples.items():
         assert seed == 0
         assert examples == [example(target, h) for h in range(LONGEST + 1)]
+        assert kept.conversations[target, seed] == entries(target)[-1]["conversation"]
+    assert set(kept.conversations) == set(kept.examples)
 
 
 def reread(subject):
@@ -58,7 +67,7 @@ def goes_on(subject):
     kept = subject.read()
     for target in range(3):
         if (target, 0) not in kept:
-            subject.append([{"example": example(target, h)} for h in range(LONGEST + 1)])
+            subject.append(entries(target))
     kept = subject.read()
     assert_only_what_was_written(kept)
     assert set(kept.examples) == {(target, 0) for target in range(3)}
@@ -162,7 +171,7 @@ def test_processes_add_up_and_the_last_of_equal_lines_counts(tmp_path):
 def test_a_process_with_other_settings_is_refused_when_all_are_merged(tmp_path):
     first = written(tmp_path)
     other = Journal(first.result, SETTINGS | {"limit": 4}, LONGEST, rank=1)
-    other.append([{"example": example(0, h)} for h in range(LONGEST + 1)])
+    other.append(entries(0))
     with pytest.raises(UserError, match="limit 4 there, 3 now"):
         first.read()
 

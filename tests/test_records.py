@@ -26,6 +26,7 @@ RESULT = {
     "environment": {},
 }
 LOG = {
+    "schema_version": records.SCHEMA_VERSION,
     "model": "org/name",
     "target": "quiz/test",
     "distractor": "posts/test",
@@ -40,8 +41,10 @@ LOG = {
             "top5": ["A"],
             "label_logprobs": {"A": -0.5, "B": -1.5},
             "cosines": [0.5, 1.0],
+            "conversation": 0,
         }
     ],
+    "conversations": [[{"role": "user", "content": "木"}]],
 }
 EXAMPLE = ("debug_examples", 0)
 READERS = {"result": (records.read_result, RESULT), "log": (records.read_debug, LOG)}
@@ -230,6 +233,10 @@ LOG_DAMAGE = [
     ((*EXAMPLE, "label_logprobs"), [-0.5, -1.5]),
     ((*EXAMPLE, "label_logprobs", "A"), 10**400),
     *[((*EXAMPLE, key), [10**400]) for key in records.LAYER_ROWS],
+    *[((*EXAMPLE, "conversation"), value) for value in (-1, 1)],
+    *[(("conversations", 0), value) for value in ([], {}, "a", [{"role": "user"}])],
+    (("conversations", 0, 0, "role"), "assistant"),
+    (("conversations", 0), [{"role": r, "content": "木"} for r in ("user", "assistant")]),
 ]
 
 

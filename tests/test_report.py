@@ -20,6 +20,7 @@ from pages import (
     TARGETS,
     examples_of,
     label_example,
+    messages_of,
     right,
     write_grid,
     write_pair,
@@ -97,10 +98,8 @@ def words_of(page: str) -> str:
     return " ".join(text.split()).replace(" .", ".")
 
 
-def prompt_at(data: dict, row: dict, h: int) -> str:
+def joined(data: dict, places: list[int]) -> str:
     """A prompt, put together as the page does."""
-    whole = row.get("whole")
-    places = [whole[h]] if whole else [*row["pieces"][: row["cuts"][h]], *row["tail"]]
     return "".join(data["strings"][place] for place in places)
 
 
@@ -340,7 +339,7 @@ def test_every_prompt_is_embedded_exactly_and_every_answer_with_it(grid, page):
         found = [e for e in log["debug_examples"] if e["config"]["target_idx"] == row["target"]]
         for h, example in enumerate(found):
             at = row["at"][h]
-            assert prompt_at(data, row, h) == example["prompt_text"]
+            assert joined(data, row["prompts"][h]) == example["prompt_text"]
             assert data["strings"][at["answer"]] == example["model_prediction"]
             assert [data["strings"][place] for place in at["top5"]] == example["top5"]
             assert at.get("layer") == example.get("decision_layer")
@@ -348,18 +347,24 @@ def test_every_prompt_is_embedded_exactly_and_every_answer_with_it(grid, page):
             assert at.get("logprobs") == pytest.approx(example.get("label_logprobs"), abs=5e-4)
 
 
-def test_prompts_whose_turns_are_not_nested_are_embedded_whole(tmp_path):
+def test_every_conversation_is_embedded_message_by_message(page):
+    data = embedded(page)
+    for row in data["rows"]:
+        pair = data["pairs"][row["pair"]]
+        said = [(role, data["strings"][place]) for role, place in row["messages"]]
+        odd = HOSTILE if row["target"] == 3 else ""
+        assert said == messages_of(pair["target"], pair["distractor"], row["target"], odd)
+
+
+def test_a_prompt_of_a_template_that_changes_its_messages_is_embedded_exactly(tmp_path):
     examples = examples_of("quiz/test", "posts/test")
     for example in examples:
-        h = example["config"]["history_len"]
-        example["prompt_text"] = "x" * (3 - h) + example["prompt_text"]
+        example["prompt_text"] = example["prompt_text"].upper()
     write_pair(tmp_path, examples=examples)
     make(tmp_path, tmp_path / "r.html")
     data = embedded((tmp_path / "r.html").read_text())
-    for row, start in zip(data["rows"], range(0, len(examples), len(LENGTHS))):
-        texts = [example["prompt_text"] for example in examples[start : start + len(LENGTHS)]]
-        assert [prompt_at(data, row, h) for h in LENGTHS] == texts
-        assert "whole" in row
+    prompts = [joined(data, places) for row in data["rows"] for places in row["prompts"]]
+    assert prompts == [example["prompt_text"] for example in examples]
 
 
 def test_turns_that_prompts_share_are_embedded_once(page):
@@ -451,7 +456,7 @@ def test_a_cue_is_embedded_with_its_prompt_and_answer(tmp_path):
     row = data["rows"][4]
     expected = [e["cued"] for e in examples if e["config"]["target_idx"] == 4 and "cued" in e]
     for h, cued in enumerate(expected):
-        assert prompt_at(data, row["cued"], h) == cued["prompt_text"]
+        assert joined(data, row["cued"][h]) == cued["prompt_text"]
         assert data["strings"][row["at"][h + 1]["cued"]["answer"]] == cued["model_prediction"]
 
 
@@ -467,9 +472,12 @@ def test_a_3_x_3_grid_of_200_examples_and_four_turns_is_under_5_mb(tmp_path, mon
             for example in examples:
                 example["cosines"] = [0.01 * k + 0.001 * example["score"] for k in range(32)]
                 example["drift"] = example["agree"] = example["cosines"]
-                example["prompt_text"] = re.sub(
-                    r"(row|post) (\d+)", rf"\1 \2 {distractor} {fill} \2", example["prompt_text"]
-                )
+                mark, more = r"(row|post) (\d+)", rf"\1 \2 {distractor} {fill} \2"
+                example["prompt_text"] = re.sub(mark, more, example["prompt_text"])
+                example["messages"] = [
+                    message | {"content": re.sub(mark, more, message["content"])}
+                    for message in example["messages"]
+                ]
             write_pair(tmp_path, target, distractor, examples=examples)
     assert make(tmp_path, tmp_path / "r.html") == 0
     assert (tmp_path / "r.html").stat().st_size < 5_000_000

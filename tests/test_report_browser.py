@@ -371,11 +371,11 @@ def test_turns_are_read_in_order_with_their_source_and_the_answer(browser, resul
     all_of(browser, ".answers thead button")[2].click()
     heads, said = texts(browser, ".turn h4"), texts(browser, ".turn pre")
     assert heads == [
-        "system", "user · turn 1, distractor, row 150", "assistant · turn 1, distractor, row 150",
+        "user · turn 1, distractor, row 150", "assistant · turn 1, distractor, row 150",
         "user · turn 2, distractor, row 151", "assistant · turn 2, distractor, row 151",
-        "user · target, row 5", "assistant · target, row 5 · the answer",
+        "user · target, row 5", "assistant · the answer",
     ]  # fmt: skip
-    assert said[1] == "What does post 150 say?\nAnswer:"
+    assert said[0] == "What does post 150 say?\nAnswer:"
     example = log_of(results, QUIZ)[5 * len(LENGTHS) + 2]
     assert said[-1] == example["model_prediction"]
 

@@ -134,7 +134,7 @@ def examples(target, distractor, lm, limit=3, max_len=2, **settings):
     plan = data.plan_cases(pairs, max_len, [0], limit)
     config = RunConfig(max_len=max_len, **settings)
     found = run_cases([case for place in plan for case in place], config, lm, lambda done: None)
-    return list(found)
+    return [(query.case, query.example) for query in found]
 
 
 def expected_logprob(lm, prompt, reply):

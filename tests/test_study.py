@@ -21,8 +21,10 @@ from test_experiment import (
 import data
 import experiment
 from core import records
+from core.debug_log import messages_at
 from core.errors import UserError
 from data import Case, HistoryTurn, Pair, TaskRows, Turn, conversation
+from lm.text import Renderer
 from measures import metrics, scoring, stats
 from model import LanguageModel
 from reports import verify
@@ -106,6 +108,38 @@ def mismatches(folder, tmp_path, edit):
     return {row[0].split()[0] for row in wrong} - {"content_sha256"}
 
 
+# --- conversations
+
+CASES_OF_MESSAGES = {
+    "": None,
+    "--seed 0 1": None,
+    "--history model": None,
+    "--mix interleaved --prompt plain": None,
+    f"--history model --mix target_last|{CUE}": CUE,
+}
+
+
+@pytest.mark.parametrize("flags", CASES_OF_MESSAGES)
+@pytest.mark.parametrize("target", ["quiz", "posts"])
+def test_every_prompt_is_the_rendering_of_its_messages_in_the_log(study, lm, target, flags):
+    log = records.read_debug(records.debug_path(path_of(study(flags), target, "reviews")))
+    render = (Renderer(lm.tokenizer, "plain") if "plain" in flags else lm).render
+    named = set()
+    for example in log["debug_examples"]:
+        h, place = example["config"]["history_len"], example["conversation"]
+        named.add((place, example["config"]["target_idx"], example["config"]["seed"]))
+        messages = messages_at(log["conversations"][place], h)
+        assert render(messages) == example["prompt_text"]
+        assert len(messages) == 2 * h + 1
+        assert example["rewritten_messages"] == 0
+        if "cued" in example:
+            cued = messages_at(log["conversations"][place], h, CASES_OF_MESSAGES[flags])
+            assert render(cued) == example["cued"]["prompt_text"]
+    seeds = 2 if "--seed" in flags else 1
+    assert len(named) == len(log["conversations"]) == seeds * LIMIT
+    assert_verified(path_of(study(flags), target, "reviews"))
+
+
 # --- several seeds
 
 SEEDS = (0, 1, 2)
@@ -131,7 +165,7 @@ def test_each_seed_draws_other_histories_and_h_0_is_one_for_all(study):
     examples = examples_of(study(POOLED), "quiz", "reviews")
     for index in {e["config"]["target_idx"] for e in examples}:
         group = [e for e in examples if e["config"]["target_idx"] == index]
-        first, *others = [e | {"config": None} for e in of_h(group, 0)]
+        first, *others = [e | {"config": None, "conversation": None} for e in of_h(group, 0)]
         assert others == [first] * 2
         assert len({e["prompt_text"] for e in of_h(group, 2)}) == len(SEEDS)
 
@@ -156,7 +190,7 @@ def test_the_pooled_result_is_that_of_the_single_logs_together(study, model, lm,
             found = run_cases(
                 [case for cases in batch for case in cases], config, lm, lambda n: None
             )
-            together += [example for _, example in found]
+            together += [query.example for query in found]
     result = result_of(study(POOLED), target, "reviews")
     pooled = metrics.aggregate(together, result["metric_name"])
     for name in ("n", "metric_by_len", "stats_by_len", "scores_by_len", "debug_top5_by_len"):
@@ -720,14 +754,16 @@ def test_histories_of_nothing_leave_every_layer_as_it_is(nothing, target):
 
 @pytest.mark.parametrize("target", ["quiz", "posts"])
 def test_histories_of_nothing_leave_every_example_as_it_is(nothing, target):
-    varying = {"config", "cued", "cosines", "drift", "margin"}
+    varying = {"config", "conversation", "cued", "cosines", "drift", "margin"}
+    varying.add("rewritten_messages")  # this model's template shows no history
     examples = examples_of(nothing, target, "reviews")
     for index in {e["config"]["target_idx"] for e in examples}:
         group = [e for e in examples if e["config"]["target_idx"] == index]
         first, *others = [{k: v for k, v in e.items() if k not in varying} for e in group]
         assert others == [first] * 7
         for example in of_h(group, 1, 2, 3):
-            assert example["cued"].items() <= example.items()
+            cued = {k: v for k, v in example["cued"].items() if k not in varying}
+            assert cued.items() <= example.items()
 
 
 # --- prompts longer than the context

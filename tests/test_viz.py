@@ -15,6 +15,7 @@ from PIL import Image
 
 import viz
 from core import records
+from core.debug_log import messages_at
 from measures import metrics, scoring
 from reports import curves, style
 from reports.verify import BY_LEN, IDENTITY
@@ -22,6 +23,13 @@ from reports.verify import BY_LEN, IDENTITY
 BLOCKS = 4
 LENS = range(3)
 TARGETS = 6
+CONVERSATIONS = [
+    [
+        *({"role": ("user", "assistant")[k % 2], "content": f"said {k}"} for k in range(4)),
+        {"role": "user", "content": f"question {target}"},
+    ]
+    for target in range(TARGETS)
+]
 ROOT = Path(viz.__file__).parent
 
 
@@ -61,6 +69,11 @@ def judged_text(prediction: str, references: list[str], metric_name: str) -> dic
     }
 
 
+def prompt_of(h: int, target: int) -> str:
+    messages = messages_at(CONVERSATIONS[target], h)
+    return "".join(f"<{each['role']}>{each['content']}" for each in messages)
+
+
 @cache
 def content_of(make, cosines: bool) -> tuple[list[dict], dict]:
     """Examples and their aggregates; made once, since a bootstrap takes its time."""
@@ -68,7 +81,9 @@ def content_of(make, cosines: bool) -> tuple[list[dict], dict]:
     for h in LENS:
         for target in range(TARGETS):
             example = make(h, target) | {
-                "prompt_text": f"prompt {h} {target}",
+                "prompt_text": prompt_of(h, target),
+                "conversation": target,
+                "rewritten_messages": 0,
                 "config": {"history_len": h, "target_idx": target, "history_idx": list(range(h))},
                 "top5": [" A", " B", f" {target % 2}"],
             }
@@ -102,7 +117,8 @@ def write_pair(
     rest = {"schema_version": records.SCHEMA_VERSION, "config": {}, "environment": {}}
     path = records.result_path(out_dir, model, target, distractor)
     records.write_json(path, identity | aggregates | rest)
-    records.write_json(records.debug_path(path), identity | {"debug_examples": examples})
+    log = identity | {"conversations": CONVERSATIONS, "debug_examples": examples}
+    records.write_json(records.debug_path(path), log | {"schema_version": records.SCHEMA_VERSION})
     return records.debug_path(path)
 
 
@@ -154,7 +170,7 @@ def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     text = capsys.readouterr().out
     assert "MISMATCH" not in text
     quantities = {line.split()[0] for line in text.splitlines()[1:-1]}
-    expected = {*IDENTITY, *BY_LEN, "score"} - set(records.SOMETIMES)
+    expected = {*IDENTITY, *BY_LEN, "score", "rewritten_messages"} - set(records.SOMETIMES)
     if make is label_example:
         expected |= {"model_prediction"}
     else:
@@ -267,6 +283,14 @@ def test_a_mismatch_of_statistics_names_the_field(tmp_path, capsys):
     assert "stats_by_len change_points_high" in capsys.readouterr().out
 
 
+def test_a_message_that_is_not_in_the_prompt_is_a_mismatch(tmp_path, capsys):
+    log = write_pair(tmp_path)
+    edit(log, "conversations", 1, 2, "content", value="something else")  # read from h = 2 on
+    assert verify(log) == 1
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "MISMATCH (" in line]
+    assert [(row[0], row[4]) for row in rows] == [("rewritten_messages", "2")]
+
+
 EDITS_OF_LOG = {
     "score": (label_example, "score", 0.25, "score"),
     "label prediction": (label_example, "model_prediction", "C", "model_prediction"),
@@ -279,6 +303,8 @@ EDITS_OF_LOG = {
     "references": (text_example, "references", ["something else"], "score"),
     "one of the scores": (text_example, "scores", {"f1": 0.25}, "scores"),
     "f1": (f1_example, "score", 0.25, "score"),
+    "prompt": (label_example, "prompt_text", "<user>question 1", "rewritten_messages"),
+    "conversation": (label_example, "conversation", 2, "rewritten_messages"),
     "number": (number_example, "extracted", "3", "extracted"),
     "format failure": (number_example, "format_failure", False, "format_failure"),
     "text of a number": (number_example, "model_prediction", "19", "extracted"),
@@ -315,6 +341,21 @@ def test_ragged_cosines_are_a_mismatch(tmp_path):
     log = write_pair(tmp_path)
     edit(log, "debug_examples", 8, "cosines", value=[0.0, 1.0])
     assert verify(log) == 1
+
+
+READERS = ("metric", "layers", "table", "grid", "report", "verify")
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_an_older_result_is_one_line_that_says_how_to_make_it_again(tmp_path, capsys, command):
+    log = write_pair(tmp_path)
+    without(log, "conversations")
+    for path in (log, records.result_of_debug(log)):
+        edit(path, "schema_version", value=2)
+    place = ["--debug_file", log] if command == "verify" else ["--result_dir", tmp_path]
+    assert viz.main([str(word) for word in (command, *place)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "has schema version 2, and 3 is needed" in line and "--overwrite" in line
 
 
 def damage_json(log: Path) -> None:

@@ -94,59 +94,38 @@ class Example {
   // -- the conversation
 
   conversation(exact) {
-    const pieces = this.examples.piecesOf(this.row, this.h);
-    const whole = exact || this.row.whole;
-    return [...(whole ? [this.exactly(pieces)] : this.turns(pieces)), ...this.cue()];
+    const shown = exact ? [this.exactly(this.row.prompts[this.h])] : this.messages();
+    return [...shown, ...this.cue()];
   }
 
+  /* The text that the model read, to the character. */
   exactly(pieces) {
     return element("pre", { class: "exact" }, this.examples.join(pieces));
   }
 
   /* The prompt once more with the cue, where the run has one. */
   cue() {
-    if (!this.row.cued || this.h === 0) return [];
-    const pieces = this.examples.piecesOf(this.row.cued, this.h - 1);
+    const pieces = this.row.cued[this.h - 1];
+    if (!pieces) return [];
     const summary = element("summary", {}, "The prompt with the cue");
     return [element("details", {}, summary, this.exactly(pieces))];
   }
 
-  /* A block per speaker; the pieces are those of the exact text, in its order. */
-  turns(pieces) {
-    const { marks } = this.examples;
-    const marked = pieces.some((piece) => this.examples.isMark(piece));
-    const blocks = [];
-    pieces.forEach((piece, k) => {
-      if (this.examples.isMark(piece)) {
-        if (marks[piece]) blocks.push({ who: marks[piece], text: "" });
-        return;
-      }
-      const who = marked ? "" : k < this.row.cuts[this.h] ? "history" : "target";
-      if (!marked || !blocks.length) blocks.push({ who, text: "" });
-      blocks.at(-1).text += this.text(piece);
+  /* The first h turns, the target's prompt, and the answer to it. */
+  messages() {
+    const { messages, target, at } = this.row;
+    const turns = messages.slice(0, 2 * this.h).map(([role, place], k) => {
+      const turn = Math.floor(k / 2) + 1;
+      const [task, index] = this.row.history[turn - 1];
+      return this.message(`${role} · turn ${turn}, ${task}, row ${index}`, place);
     });
-    return this.blocks(blocks.filter(({ text }, k) => text.trim() || k === blocks.length - 1));
+    const asked = this.message(`user · target, row ${target}`, messages.at(-1)[1], true);
+    const answer = this.message("assistant · the answer", at[this.h].answer, true);
+    return [...turns, asked, answer];
   }
 
-  /* Blocks with the turn that each is of, where there are as many as there should be. */
-  blocks(blocks) {
-    const known = blocks.filter(({ who }) => who === "user").length === this.h + 1;
-    let turn = 0;
-    return blocks.map((block, k) => {
-      const last = k === blocks.length - 1;
-      if (known && block.who === "user") turn += 1;
-      return this.block(block, turn, known ? turn > this.h : last, last);
-    });
-  }
-
-  block({ who, text }, turn, target, last) {
-    const [role, index] = this.row.history[turn - 1] ?? [];
-    const ofTurn = role ? `turn ${turn}, ${role}, row ${index}` : "";
-    const source = target ? `target, row ${this.row.target}` : ofTurn;
-    const answers = last && who === "assistant";
-    const title = [who || "text", source, answers ? "the answer" : ""].filter(Boolean).join(" · ");
-    const words = answers ? this.text(this.row.at[this.h].answer) : text.trim();
+  message(title, place, target = false) {
     return element("div", { class: target ? "turn target" : "turn" },
-      element("h4", {}, title), element("pre", {}, words));
+      element("h4", {}, title), element("pre", {}, this.text(place)));
   }
 }

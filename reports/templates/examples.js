@@ -22,7 +22,7 @@ function markOf(name, text, spoken = null) {
 
 class Examples {
   constructor(data) {
-    Object.assign(this, data); // strings, marks, pairs, rows, threshold
+    Object.assign(this, data); // strings, pairs, rows, threshold
     for (const row of this.rows) row.words = this.wordsOf(row);
     this.cutExcerpts();
   }
@@ -31,25 +31,11 @@ class Examples {
     return places.map((place) => this.strings[place]).join("");
   }
 
-  /* Pieces of a prompt, exactly: joined they are what the model read. */
-  piecesOf(part, k) {
-    if (part.whole) return [part.whole[k]];
-    return [...part.pieces.slice(0, part.cuts[k]), ...part.tail];
-  }
-
-  isMark(piece) {
-    return Object.hasOwn(this.marks, piece);
-  }
-
-  /* What a search looks through: what was said, without the system's words, which are always the same. */
+  /* What a search looks through: what was said, without what the template adds to it. */
   wordsOf(row) {
-    let who = "";
-    const longest = this.piecesOf(row, row.at.length - 1).filter((piece) => {
-      who = this.marks[piece] || who;
-      return !this.isMark(piece) && who !== "system";
-    });
+    const said = row.messages.map(([, place]) => place);
     const answers = row.at.flatMap((at) => [at.answer, at.text, at.cued?.answer]);
-    const places = [...longest, ...answers, ...row.references].filter((place) => place !== undefined);
+    const places = [...said, ...answers, ...row.references].filter((place) => place !== undefined);
     return places.map((place) => this.strings[place]).join("\n").toLowerCase();
   }
 
@@ -71,8 +57,7 @@ class Examples {
   }
 
   targetText(row) {
-    const places = row.whole ? [row.whole[0]] : row.tail;
-    return this.join(places.filter((place) => !this.isMark(place))).trim();
+    return this.strings[row.messages.at(-1)[1]].trim();
   }
 
   /* The mark of one history length: a sign for right and wrong, a number for a score. */

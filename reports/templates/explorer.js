@@ -253,7 +253,7 @@ class Explorer {
     const turns = this.h === 1 ? "1 turn" : `${this.h} turns`;
     return element("section", { class: "conversation" },
       element("h3", {}, `What the model read at h = ${this.h} (${turns} of history)`),
-      element("label", { class: "screen" }, whole, " exact text, with the marks of the template"), place);
+      element("label", { class: "screen" }, whole, " exact text, with all that the template adds"), place);
   }
 }
 

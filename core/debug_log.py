@@ -1,0 +1,139 @@
+"""What a debug log holds: the conversations of a run, and an example for each of its prompts.
+
+A conversation is the longest of one target and history, as messages. The prompt with a history of h
+turns is its first 2h messages and its last one, the target's; an example names its conversation by
+its place in the log and its own part of it by `history_len`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from core.errors import UserError
+
+ROLES = ("user", "assistant")
+
+
+class Message(TypedDict):
+    """One message of a conversation, as chat templates take it."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+Conversation = list[Message]
+
+
+class ExampleConfig(TypedDict):
+    """What a prompt is made of; lists hold an entry per turn of its history."""
+
+    history_len: int
+    target_idx: int
+    target_dataset: str
+    target_split: str
+    distractor_dataset: str
+    distractor_split: str
+    history_idx: list[int]
+    history_role: list[str]  # distractor or target
+    history_number: int
+    seed: int
+
+
+class Logprob(TypedDict):
+    """Log-likelihood of a text (nats): the sum over its tokens, and their number."""
+
+    sum: float
+    tokens: int
+
+
+Row = list[float | None]  # a number per block, None where it is not finite
+
+
+class Example(TypedDict, total=False):
+    """One prompt and what the model made of it; what does not apply is not there."""
+
+    prompt_text: str
+    model_prediction: str
+    expected_answer: str
+    config: ExampleConfig
+    score: float
+    top5: list[str]
+    escaped_special_tokens: int
+    label_logprobs: dict[str, float]
+    references: list[str]
+    scores: dict[str, float]
+    extracted: str | None
+    format_failure: bool
+    generated_text: str
+    generated_label: str | None
+    generated_score: float
+    cosines: Row
+    drift: Row
+    margin: Row
+    decision_layer: int | None
+    agree: list[int]
+    reply_logprobs: dict[str, Logprob]
+    rewritten_messages: int  # that do not stand in the prompt as they were said
+    cued: "Example"  # the same prompt with the cue, as far as it differs
+    conversation: int
+
+
+def messages_at(conversation: Sequence[Message], h: int, cue: str | None = None) -> Conversation:
+    """The messages of the prompt with h turns of history; a cue stands before the target's text."""
+    *history, target = conversation
+    if cue is not None:
+        target = {"role": "user", "content": f"{cue}\n{target['content']}"}
+    return [*history[: 2 * h], target]
+
+
+def cut_at_messages(prompt_text: str, messages: Sequence[Message]) -> tuple[list[str], int]:
+    """A prompt cut where messages begin and end -> pieces that make it up, and how many messages
+    do not stand in it.
+
+    Messages are looked for in their order and without the space around them, which many chat
+    templates take away. One that a template changes further is not found.
+    """
+    pieces, start, missing = [], 0, 0
+    for message in messages:
+        content = message["content"]
+        text = content.strip()
+        place = prompt_text.find(text, start)
+        if place < 0:
+            missing += 1
+            continue
+        whole = place - content.find(text)  # with the space around it, where that is there too
+        if whole >= start and prompt_text.startswith(content, whole):
+            place, text = whole, content
+        pieces += [prompt_text[start:place], text]
+        start = place + len(text)
+    return [piece for piece in (*pieces, prompt_text[start:]) if piece], missing
+
+
+def require_conversations(path: Path, log: dict[str, Any]) -> None:
+    """UserError unless each example of a log names a conversation that is there and long enough."""
+    for number, messages in enumerate(log["conversations"]):
+        if not _is_conversation(messages):
+            raise UserError(f"{path} is damaged: conversation {number} is not a list of messages.")
+    for number, example in enumerate(log["debug_examples"]):
+        place, needed = example["conversation"], 2 * example["config"]["history_len"] + 1
+        if not 0 <= place < len(log["conversations"]):
+            raise UserError(
+                f"{path} is damaged: example {number} names conversation {place}, and it holds "
+                f"{len(log['conversations'])}."
+            )
+        if len(log["conversations"][place]) < needed:
+            raise UserError(
+                f"{path} is damaged: conversation {place} is too short for example {number}."
+            )
+
+
+def _is_conversation(messages: Any) -> bool:
+    """Do user and assistant take turns, from the user to the user?"""
+    if not isinstance(messages, list) or len(messages) % 2 == 0:
+        return False
+    return all(
+        isinstance(message, dict)
+        and message.get("role") == ROLES[place % 2]
+        and isinstance(message.get("content"), str)
+        for place, message in enumerate(messages)
+    )
