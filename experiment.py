@@ -112,6 +112,7 @@ def _load(config: RunConfig) -> "LanguageModel":
         agree=config.agree,
         engine=config.engine,
         adapter=config.adapter,
+        open_thought=config.open_thought,
         trust_remote_code=config.trust_remote_code,
         allow_pickle=config.allow_pickle,
     )

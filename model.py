@@ -27,7 +27,7 @@ from lm.memory import release_memory, run_halving
 from lm.prefix_tree import common_length
 from lm.prompts import Layers, Outcome, Prefix, Prompt, Request, requests_of
 from lm.proof import choose_engine
-from lm.text import Renderer
+from lm.text import Renderer, nested
 from tasks.spec import MAX_NEW_TOKENS
 
 # Tokens of one forward, and its time apart from them, in tokens: reading the weights is soon paid
@@ -50,18 +50,19 @@ class LanguageModel:
         agree: bool = False,
         engine: str = "auto",
         *,
+        open_thought: str = "refuse",
         revision: str | None = None,
     ):
         """`model` is a Hugging Face causal LM; `prompt_form` is auto, chat or plain, `engine` auto,
         tree or plain, `lens` logit, raw or None (no layers); `agree` reads Layers.agree too.
-        `revision` says which state of the model it is. UserError where the form, the engine or the
-        lens does not fit the model.
+        `open_thought` is what Renderer says of it, `revision` which state of the model it is.
+        UserError where the form, the engine or the lens does not fit the model.
         """
         self.revision = revision
         self.model = model.eval()
         self.tokenizer = tokenizer
-        self.renderer = Renderer(tokenizer, prompt_form)
-        ends = _eos_ids(model, tokenizer)
+        self.renderer = Renderer(tokenizer, prompt_form, open_thought=open_thought)
+        ends = tuple(dict.fromkeys([*_eos_ids(model, tokenizer), *self.renderer.answers.stop_ids]))
         check_tokens(model, tokenizer, [*self.renderer.ids_of_conversations(), *ends])
         self.decoding = Decoding(ends, self.renderer.stop_text, tokenizer.decode)
         model.generation_config = GenerationConfig()  # generate() takes penalties from the old one
@@ -83,8 +84,12 @@ class LanguageModel:
         return self.renderer.as_read(messages)
 
     def continuation(self, label: str) -> str:
-        """The text scored for a label: character for character the answer in a history."""
+        """An answer behind its prompt: character for character as a history shows it."""
         return self.renderer.continuation(label)
+
+    def continuations(self, labels: Sequence[str]) -> dict[str, str]:
+        """The text scored for each label; where one begins another, with what ends an answer."""
+        return self.renderer.continuations(labels)
 
     def encode(
         self,
@@ -106,10 +111,11 @@ class LanguageModel:
         escaped = sum(self.renderer.escape(each["content"])[1] for each in messages)
         if not labels:
             return Prompt(text, ids, answer=max_new_tokens, baseline=baseline, escaped=escaped)
-        full = {label: self.renderer.tokens(text + self.continuation(label)) for label in labels}
+        behind = self.continuations(labels)
+        full = {label: self.renderer.tokens(text + behind[label]) for label in labels}
         start = min(common_length(ids, sequence) for sequence in full.values())
         empty = any(len(sequence) <= start for sequence in full.values())
-        if empty or len(set(full.values())) < len(full):
+        if empty or nested(list(full.values())):
             names = ", ".join(labels)
             raise UserError(f"labels {names} cannot be told apart by this model's tokens.")
         return Prompt(text, ids, tuple(full.items()), start, max_new_tokens, baseline, escaped)
@@ -142,7 +148,8 @@ class LanguageModel:
         self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int, more: int = 0
     ) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
-        shown = [self.renderer.escape(label)[0] for label in labels]
+        form = self.renderer.answers
+        shown = [form.opening + self.renderer.escape(label)[0] + form.end for label in labels]
         behind = max([max_new_tokens, *(len(label.encode()) for label in shown)])
         most = len(self.render(messages).encode()) + behind + more + 8
         return self.context is None or most <= self.context
@@ -154,7 +161,8 @@ class LanguageModel:
             "prompt": self.renderer.form,
             "engine": self.engine.name,
             "dtype": str(self.model.dtype).removeprefix("torch."),
-            "label_continuations": {label: self.continuation(label) for label in labels},
+            "label_continuations": self.continuations(labels),
+            "template": self.renderer.describe(),
             "margin_tokens": self.margin_tokens(labels),
             "generation": self.decoding.describe() | {"max_new_tokens": max_new_tokens},
         }
@@ -350,6 +358,7 @@ def load_model(
     device_map: str | None = None,
     engine: str = "auto",
     adapter: str | None = None,
+    open_thought: str = "refuse",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
 ) -> LanguageModel:
@@ -369,8 +378,9 @@ def load_model(
         allow_pickle=allow_pickle,
     )
     return LanguageModel(
-        loaded.model, loaded.tokenizer, prompt_form, lens, agree, engine, revision=loaded.revision
-    )
+        loaded.model, loaded.tokenizer, prompt_form, lens, agree, engine,
+        open_thought=open_thought, revision=loaded.revision,
+    )  # fmt: skip
 
 
 def prove_lens(model, kind: str = "logit") -> Lens:

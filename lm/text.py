@@ -1,20 +1,35 @@
 """Conversations as text: exactly what a model reads, and the text that is scored for a label."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
 from functools import cached_property
 
 from jinja2 import TemplateError
+from transformers.utils import chat_template_utils
 
 from core.debug_log import Conversation, Message
 from core.errors import UserError
+from lm.prefix_tree import common_length
+from lm.prompts import Prefix
+from lm.template_checks import AnswerForm, proved_form, refused, require_shown
 
+DATE = datetime(2025, 1, 1)  # of every prompt, where a template writes the day's
 # Fixed values for what a chat template would otherwise take from the day or from its defaults.
-TEMPLATE_SETTINGS = {"date_string": "01 Jan 2025", "enable_thinking": False}
+TEMPLATE_SETTINGS = {
+    "date_string": DATE.strftime("%d %b %Y"),
+    "enable_thinking": False,
+    "thinking": False,
+}
 # What a template written for other conversations raises while it is rendered
 TEMPLATE_ERRORS = (TemplateError, ArithmeticError, LookupError)
 TEMPLATE_ERRORS += (RecursionError, TypeError, ValueError)
-PLAIN_STOP = "\nUser:"
+PLAIN_FORM = AnswerForm(
+    gap="\nAssistant: ", ending="\nUser: ", opening=" ", end="\n", stop_text="\nUser:"
+)
+SAMPLE = "The quick brown fox jumps over the lazy dog, 1 to 10. " * 20
 # Where a space makes the name of a special token a text like any other
 SEAM = re.compile(r"(?<=\S)(?=\S)")
 
@@ -22,15 +37,25 @@ SEAM = re.compile(r"(?<=\S)(?=\S)")
 class Renderer:
     """Renders conversations in one prompt form of one tokenizer."""
 
-    def __init__(self, tokenizer, form: str = "auto"):
-        """`form` is chat (the tokenizer's template), plain, or auto: chat where there is one."""
+    def __init__(self, tokenizer, form: str = "auto", *, open_thought: str = "refuse"):
+        """`form` is chat (the tokenizer's template), plain, or auto: chat where there is one.
+
+        `open_thought` is what to do with a thought that the template opens before an answer and
+        shows none of in a history. UserError where template or tokenizer are not fit for measuring.
+        """
         self.tokenizer = tokenizer
         self.form = _resolve_form(form, tokenizer)
+        self._continuations: dict[str, str] = {}
+        _switch_off_sampling(tokenizer)
+        self.answers = PLAIN_FORM
+        if self.form == "chat":
+            self.answers = proved_form(self._write, self.tokens, self._marks, open_thought)
+        self._require_steady_tokens()
 
     @property
     def stop_text(self) -> str | None:
-        """What ends an answer as text. Chat templates end a turn with a token instead."""
-        return PLAIN_STOP if self.form == "plain" else None
+        """What ends an answer as text; None where a token does."""
+        return self.answers.stop_text
 
     def escape(self, text: str) -> tuple[str, int]:
         """A text with a space inside each special token's name, and how many there were.
@@ -57,45 +82,80 @@ class Renderer:
         """The messages without special tokens in what is said, see `escape`."""
         return [each | {"content": self.escape(each["content"])[0]} for each in messages]
 
+    @cached_property
+    def _marks(self) -> dict[int, str]:
+        """Tokens that were added to the tokenizer's own, and their texts."""
+        return {number: str(token) for number, token in self.tokenizer.added_tokens_decoder.items()}
+
     def render(self, messages: Sequence[Message]) -> str:
         """Text of a conversation up to the assistant's answer: exactly what the model reads.
 
-        Special tokens in it come from the template alone, see `escape`.
+        Special tokens in it come from the template alone, see `escape`. UserError where a message
+        is not in it as it was said.
         """
-        return self._render(messages, answer=None)
+        escaped = self.as_read(messages)
+        text = self._write(escaped)
+        if self.form == "chat":
+            require_shown(self._write, escaped, text)
+        return text + self.answers.lead
 
     def render_answered(self, messages: Sequence[Message], answer: str) -> str:
         """Text of a conversation that ends with an answer, closed as the template closes it."""
-        return self._render(messages, answer)
+        last = {"role": "assistant", "content": answer}
+        return self._write(self.as_read([*messages, last]), answered=True)
 
-    def continuation(self, label: str) -> str:
-        """The text scored for a label: to the character what a history shows as that answer."""
-        question = [{"role": "user", "content": "?"}]
-        label, _ = self.escape(label)
-        prompt, shown = self._render(question, None), self._render(question, label)
-        behind = shown.removeprefix(prompt)
-        if behind == shown or label not in behind:  # the template writes a last answer differently
-            return label
-        return behind[: behind.index(label) + len(label)]
+    def continuation(self, answer: str) -> str:
+        """An answer with what stands between it and the prompt, as a history shows them; UserError
+        where a history shows the answer otherwise.
+        """
+        if answer not in self._continuations:
+            self._continuations[answer] = self._continuation(answer)
+        return self._continuations[answer]
 
-    def _render(self, messages: Sequence[Message], answer: str | None) -> str:
-        last = [] if answer is None else [{"role": "assistant", "content": answer}]
-        whole = self.as_read([*messages, *last])
+    def continuations(self, labels: Sequence[str]) -> dict[str, str]:
+        """The text scored for each label: to the character what a history shows as that answer.
+
+        Where the tokens of one label begin those of another (1 and 10), what ends an answer is
+        scored behind all of them, or the longer one could never win.
+        """
+        found = {label: self.continuation(label) for label in labels}
+        prompt = self.render([{"role": "user", "content": "?"}])
+        if len(found) > 1 and nested([self.tokens(prompt + text) for text in found.values()]):
+            return {label: text + self.answers.end for label, text in found.items()}
+        return found
+
+    def describe(self) -> dict[str, str | None]:
+        """How answers are written and read, for a result file."""
+        kept = ("lead", "opening", "end", "thought")
+        found = {key: value for key, value in asdict(self.answers).items() if key in kept}
+        return found | {"date": TEMPLATE_SETTINGS["date_string"] if self.form == "chat" else None}
+
+    def _continuation(self, answer: str) -> str:
+        shown = self.escape(answer)[0]
+        if self.form == "chat":
+            texts = zip(("user", "assistant", "user"), ("Marker Uno?", shown, "Marker Dos?"))
+            text = self._write([{"role": role, "content": each} for role, each in texts])
+            gap, ending = self.answers.gap, self.answers.ending
+            if f"Marker Uno?{gap}{shown}{ending}" not in text:
+                raise refused(f"does not show the answer {' '.join(shown.split())[:40]!r} as it is")
+        return self.answers.opening + shown
+
+    def _write(self, messages: Sequence[Message], answered: bool = False) -> str:
+        """A conversation as text, up to an answer that is to come or with the last one there."""
         if self.form == "plain":
-            turns = [f"{each['role'].title()}: {each['content']}" for each in whole]
-            return self._bos + "\n".join([*turns, "Assistant:"] if answer is None else turns)
+            turns = [f"{each['role'].title()}: {each['content']}" for each in messages]
+            return self.beginning + "\n".join(turns if answered else [*turns, "Assistant:"])
         try:
-            return self.tokenizer.apply_chat_template(
-                whole,
-                tokenize=False,
-                add_generation_prompt=answer is None,
-                **TEMPLATE_SETTINGS,
-            )
+            with fixed_date():
+                return self.tokenizer.apply_chat_template(
+                    list(messages),
+                    tokenize=False,
+                    add_generation_prompt=not answered,
+                    **TEMPLATE_SETTINGS,
+                )
         except TEMPLATE_ERRORS as error:
-            raise UserError(
-                "the chat template of this model does not take the conversation "
-                f"({' '.join(str(error).split())[:90]}). Use --prompt plain."
-            ) from error
+            reason = " ".join(str(error).split())[:90]
+            raise refused(f"does not take the conversation ({reason})") from error
 
     def ids_of_conversations(self) -> set[int]:
         """The ids of a short conversation: among them the special tokens that prompts have."""
@@ -104,12 +164,20 @@ class Renderer:
         return {*self.tokens(self.render([asked])), *self.tokens(self.render(messages))}
 
     @cached_property
-    def _bos(self) -> str:
-        """The beginning-of-text token, where this tokenizer puts one before every text."""
-        puts_one = self.tokenizer("a").input_ids[:1] == [self.tokenizer.bos_token_id]
-        return self.tokenizer.bos_token if puts_one else ""
+    def beginning(self) -> str:
+        """What this tokenizer puts before every text, such as a beginning-of-text token."""
+        bare, whole = self.tokens("a"), tuple(self.tokenizer("a").input_ids)
+        starts = range(len(whole) - len(bare) + 1)
+        length = next((n for n in starts if whole[n : n + len(bare)] == bare), len(whole))
+        text = "".join(self.tokenizer.convert_ids_to_tokens(whole[:length]))
+        if self.tokens(text + "a")[:length] != whole[:length]:
+            raise UserError(
+                f"--prompt plain: this model's tokenizer puts {text!r} before a text, "
+                "which cannot be written as a part of it."
+            )
+        return text
 
-    def tokens(self, text: str) -> tuple[int, ...]:
+    def tokens(self, text: str) -> Prefix:
         """Token ids of a rendered text, which holds its special tokens already."""
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
 
@@ -117,6 +185,53 @@ class Renderer:
         """Characters of each of a rendered text's tokens; for fast tokenizers alone."""
         whole = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return whole.offset_mapping
+
+    def _require_steady_tokens(self) -> None:
+        """UserError where a text has other tokens at another call."""
+        text = self.render([{"role": "user", "content": SAMPLE}])
+        if len({self.tokens(text) for _ in range(3)}) > 1:
+            raise UserError(
+                "this model's tokenizer gives a text other tokens at another call: it draws them "
+                "at random.\nSwitch dropout or sampling off in its files."
+            )
+
+
+@contextmanager
+def fixed_date() -> Iterator[None]:
+    """Within it a chat template that asks for the day (`strftime_now`) is told DATE.
+
+    transformers gives templates that function itself and takes no other in its place.
+    """
+    clock = chat_template_utils.datetime
+
+    class Fixed(datetime):
+        @classmethod
+        def now(cls, tz=None) -> datetime:
+            return DATE
+
+    chat_template_utils.datetime = Fixed
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = clock
+
+
+def nested(sequences: Sequence[Prefix]) -> bool:
+    """Does one of these token sequences begin another, or equal it?"""
+    return any(
+        common_length(one, other) == len(one)
+        for i, one in enumerate(sequences)
+        for j, other in enumerate(sequences)
+        if i != j
+    )
+
+
+def _switch_off_sampling(tokenizer) -> None:
+    """Undo what is meant for training: BPE dropout, and special tokens read as text."""
+    tokenizer.split_special_tokens = False
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if getattr(getattr(backend, "model", None), "dropout", None):
+        backend.model.dropout = None
 
 
 def _resolve_form(form: str, tokenizer) -> str:

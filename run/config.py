@@ -89,6 +89,12 @@ class RunConfig:
     )
     prompt: str = _flag("auto", "prompt form; auto is chat if the tokenizer has a template",
                         choices=("auto", "chat", "plain"))  # fmt: skip
+    open_thought: str = _flag(
+        "refuse",
+        "a template that opens a thought before an answer and shows none in a history: refuse it, "
+        "close the thought (close), or read the answer inside it (keep)",
+        choices=("refuse", "close", "keep"),
+    )
     max_new_tokens: int | None = _flag(
         None, "longest generated answer in tokens (each task has its own)", type=int
     )

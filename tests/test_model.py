@@ -80,7 +80,7 @@ def test_chat_without_a_template_is_refused_and_auto_falls_back():
 
 def test_labels_with_the_same_tokens_are_refused():
     lm = language_model()
-    lm.continuation = lambda label: "same"
+    lm.continuations = lambda labels: dict.fromkeys(labels, "same")
     with pytest.raises(UserError, match="told apart"):
         lm.encode(MESSAGES, ("A", "B"))
 

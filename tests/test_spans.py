@@ -34,7 +34,7 @@ TEMPLATES = {
     ),
     "ends without a newline": (
         "{% for m in messages %}{{ '\n' if not loop.first }}<|{{ m.role }}|>{{ m.content }}"
-        "<|end|>{% endfor %}{% if add_generation_prompt %}\n<|assistant|>{% endif %}",
+        "<|end|>{% endfor %}{{ '\n<|assistant|>' if add_generation_prompt }}",
         "",
         "<|user|>",
     ),
@@ -88,29 +88,27 @@ def test_the_targets_tokens_are_those_of_the_prompt_without_history(form):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_token_across_a_seam_belongs_to_the_part_behind_it_and_is_counted(fast):
-    made = renderer("{% for m in messages %}{{ m.content }}{% endfor %}", fast)
+    end = "{% if m.role == 'assistant' %}<|end|>{% endif %}"
+    made = renderer("{% for m in messages %}{{ m.content }}" + end + "{% endfor %}", fast)
     messages = messages_of("is", "the", "answer po", "sitive or", "negative")
     spans, text_of = pieces(made, messages)
     assert spans.across == 1
-    assert text_of(spans.turns[1]) == "answer positive or"
+    assert text_of(spans.turns[1]) == "answer positive or<|end|>"
     assert (text_of(spans.users[1]), text_of(spans.answers[1])) == ("answer", " positive or")
 
 
 @pytest.mark.parametrize(
     ("template", "why"),
     [
-        ("{% for m in messages %}<|user|>{{ m.content | upper }}{% endfor %}", "changes the texts"),
+        ("<|user|>{{ m.content | upper }}", "changes a message"),
+        ("{{ 'one' if loop.first else 'two' }}{{ m.content }}", "first turn is opened otherwise"),
         (
-            "{% for m in messages %}{{ '1' if loop.first else '2' }}{{ m.content }}{% endfor %}",
-            "first turn is opened otherwise",
-        ),
-        (
-            "{% for m in messages %}|{{ 'x' if loop.index == 3 }}{{ m.content }}{% endfor %}",
+            "<|user|>{{ 'x' if loop.index == 3 }}{{ m.content }}",
             "first turn is opened otherwise",
         ),
     ],
 )
 def test_a_template_that_hides_where_turns_begin_is_refused(template, why):
-    made = renderer(template)
     with pytest.raises(UserError, match=why):
+        made = renderer("{% for m in messages %}" + template + "{% endfor %}")
         pieces(made, messages_of("is it", "no!", "the question"))
