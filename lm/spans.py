@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+from core.debug_log import Message
 from core.errors import UserError
 from lm.prefix_tree import common_length
-from lm.prompts import Message, Prefix
+from lm.prompts import Prefix
 from lm.text import Renderer
 
 PLACEHOLDER = "\ue000"  # of the private use area, so that no template takes it for anything
