@@ -1,27 +1,24 @@
 """Intervals, tests and power for the scores of the same examples at every history length.
 
 Scores are arrays [H + 1, N]: a row per history length from 0, a column per example. Examples that
-are not independent form a cluster, and clusters are what is resampled and what changes its sign:
-several seeds of one target, or targets that were given one history. A number that cannot be
-computed is None, with the reason under the same name and `_reason`.
+are not independent form a cluster, and clusters are what changes its sign and what an interval's
+degrees of freedom count: several seeds of one target, or targets that were given one history. A
+number that cannot be computed is None, with the reason under the same name and `_reason`.
 """
 
 import gc
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from core.records import cleaned
+from measures import paired
+from measures.paired import ALPHA, CONFIDENCE
 
-CONFIDENCE = 0.95
-ALPHA = 0.05  # two-sided
 POWER = 0.8
-RESAMPLES = 2000  # of a bootstrap
-MOST_FLIPS = 99_999  # of a permutation test; its smallest p-value is 1 / (1 + flips)
-MOST_SIGNS = 10**8  # flips times clusters: what a permutation test may cost
-BLOCK = 4_000_000  # numbers that are drawn at once
+FEWEST = 7  # clusters that differ, or are above 0 before: of fewer, no interval covers
 
 Stats = dict[str, Any]
 
@@ -43,8 +40,10 @@ class Clusters(NamedTuple):
         return self.count == len(self.of)
 
 
-def find_clusters(targets: Sequence[Hashable], histories: Sequence[Hashable]) -> Clusters:
+def find_clusters(targets: Sequence[Hashable], *histories: Sequence[Hashable]) -> Clusters:
     """Clusters of examples that share a target or a history, directly or through other examples.
+
+    Each of `histories` names a history of every example; two where two results are compared.
 
     Where targets recur under several histories and histories under several targets, a cluster is
     a connected part of that graph: the finest partition whose parts share nothing.
@@ -52,14 +51,15 @@ def find_clusters(targets: Sequence[Hashable], histories: Sequence[Hashable]) ->
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    target, history = _numbered(targets), _numbered(histories)
-    recur = [max(numbers) + 1 < len(numbers) for numbers in (target, history)]
-    ends = (target, history + max(target) + 1)  # nodes: first the targets, then the histories
-    nodes = max(ends[1]) + 1
-    graph = coo_array((np.ones(len(target)), ends), shape=(nodes, nodes))
+    target, *others = map(_numbered, (targets, *histories))
+    recur = [max(numbers) + 1 < len(numbers) for numbers in (target, *others)]
+    starts = np.cumsum([max(numbers) + 1 for numbers in (target, *others)])  # nodes: targets first
+    ends = [history + start for history, start in zip(others, starts)]
+    edges = (np.tile(target, len(ends)), np.concatenate(ends))
+    graph = coo_array((np.ones(len(edges[0])), edges), shape=(starts[-1], starts[-1]))
     count, part = connected_components(graph, directed=False)
-    unit = "groups of targets and histories" if all(recur) else "histories"
-    return Clusters(unit if recur[1] else "targets", count, part[target])
+    unit = "groups of targets and histories" if recur[0] else "histories"
+    return Clusters(unit if any(recur[1:]) else "targets", count, part[target])
 
 
 def _numbered(names: Sequence[Hashable]) -> np.ndarray:
@@ -82,49 +82,35 @@ def stats_by_len(
     """
     at_0 = find_clusters(targets, range(len(targets)))
     later = find_clusters(targets, histories)
-    changes = 100 * (scores - scores[0])  # points
-    p_values = change_p_values(scores, later, binary=binary)
-    corrected = holm(p_values)
-    draws = bootstrap_means(np.concatenate([scores, changes]), later)
-    draws_0 = draws if later.count == at_0.count else bootstrap_means(scores[:1], at_0)
+    before = np.broadcast_to(scores[0], scores[1:].shape)
+    changes = compare(scores[1:], before, later, binary=binary)
+    corrected = holm([entry["p_value"] for entry in changes])
+    for entry, p_holm in zip(changes, corrected):
+        entry |= _nulls(entry["p_value_reason"], "p_holm") if p_holm is None else {"p_holm": p_holm}
     found = []
-    for h, row in enumerate(scores):
-        clusters, drawn = (later, draws) if h else (at_0, draws_0)
+    for h, (row, change) in enumerate(zip(scores, [_baseline(scores[0]), *changes])):
+        used = later if h else at_0
         found.append(
             {"n": row.size, "n_targets": len(set(targets))}
-            | {"clusters": {"unit": clusters.unit, "count": clusters.count}}
-            | _interval(row, clusters, None if drawn is None else drawn[h], binary)
-            | _change(h, scores, changes, draws, later)
-            | _test(h, later, p_values[h], corrected[h], binary)
-            | _detectable(h, changes[h], later, binary)
+            | {"clusters": {"unit": used.unit, "count": used.count}}
+            | mean_interval(row, used, binary=binary)
+            | change
         )
     return found
 
 
-# -- the parts of an entry
-
-
-def _interval(row: np.ndarray, clusters: Clusters, drawn: Any, binary: bool) -> Stats:
-    """Wilson for 0/1 scores of independent examples, else a bootstrap over the clusters."""
-    if binary and clusters.independent:
-        low, high = wilson(row)
-        return {"low": low, "high": high, "interval": f"{CONFIDENCE:.0%} Wilson"}
-    method = {"interval": f"{CONFIDENCE:.0%} bootstrap over {clusters.unit}"}
-    return _ends("low", "high", drawn, clusters) | method
-
-
-def _change(h: int, scores: np.ndarray, changes: np.ndarray, draws: Any, used: Clusters) -> Stats:
-    """Change against h = 0 in points and in per cent, with paired bootstrap intervals."""
-    moved = None if draws is None else draws[len(scores) + h]
+def _baseline(row: np.ndarray) -> Stats:
+    """What there is of a change at h = 0, where it is 0 by definition."""
+    percent = percent_change(float(row.mean()), float(row.mean()))
     names = ("percent_change_low", "percent_change_high")
-    found = {"change_points": float(changes[h].mean())}
-    found |= _ends("change_points_low", "change_points_high", moved, used)
-    found |= percent_change(float(scores[h].mean()), float(scores[0].mean()))
-    if found["percent_change"] is None:
-        return found | _nulls(found["percent_change_reason"], *names)
-    if draws is not None and not draws[0].all():
-        return found | _nulls("a resample has a metric of 0 at h = 0", *names)
-    return found | _ends(*names, None if draws is None else moved / draws[0], used)
+    known = percent["percent_change"] is not None
+    reason = percent.get("percent_change_reason", "")
+    return (
+        dict.fromkeys(("change_points", "change_points_low", "change_points_high"), 0.0)
+        | percent
+        | (dict.fromkeys(names, 0.0) if known else _nulls(reason, *names))
+        | _nulls("h = 0 is the baseline", "test", "p_value", "p_holm", "detectable_points")
+    )
 
 
 def percent_change(value: float, baseline: float) -> Stats:
@@ -134,23 +120,87 @@ def percent_change(value: float, baseline: float) -> Stats:
     return {"percent_change": 100 * (value - baseline) / baseline}
 
 
-def _test(h: int, clusters: Clusters, p_value: Any, corrected: Any, binary: bool) -> Stats:
-    names = ("test", "p_value", "p_holm")
-    if h == 0:
-        return _nulls("h = 0 is the baseline", *names)
-    if p_value is None:
-        return _nulls(_alone(clusters), *names)
-    exact = "exact McNemar" if binary and clusters.independent else None
-    test = exact or f"sign-flip permutation over {clusters.unit}"
-    return {"test": test, "p_value": p_value, "p_holm": corrected}
+# -- differences
 
 
-def _detectable(h: int, changes: np.ndarray, clusters: Clusters, binary: bool) -> Stats:
+def compare(
+    after: np.ndarray, before: np.ndarray, clusters: Clusters, *, binary: bool
+) -> list[Stats]:
+    """Change of the means of scores [H, N], in points and per cent, with intervals, test and power.
+
+    Each row of `after` is paired with the same row of `before`. 0/1 scores of independent examples
+    are compared by McNemar's mid-p test, others by sign flips over the clusters.
+    """
+    exact = binary and clusters.independent
+    tested = (_compare_counts if exact else _compare_flips)(after, before, clusters)
+    return [
+        {"change_points": float(100 * (x - y).mean())}
+        | percent_change(float(x.mean()), float(y.mean()))
+        | entry
+        | _detectable(100 * (x - y), clusters, binary)
+        for x, y, entry in zip(after, before, tested)
+    ]
+
+
+POINTS = ("change_points_low", "change_points_high")
+PERCENT = ("percent_change_low", "percent_change_high")
+
+
+def _compare_counts(after: np.ndarray, before: np.ndarray, clusters: Clusters) -> list[Stats]:
+    found = []
+    for pairs in map(paired.count_pairs, after, before):
+        low, high = paired.difference_interval(pairs)
+        entry = {"test": "mid-p McNemar", "p_value": paired.mcnemar(pairs)}
+        entry |= {POINTS[0]: 100 * low, POINTS[1]: 100 * high}
+        if pairs.both + pairs.lost:
+            ends = (100 * (end - 1) for end in paired.ratio_interval(pairs))
+            entry |= _ends(PERCENT, ends, "no score is 1 after the history")
+        else:
+            entry |= _nulls("the metric is 0 at h = 0", *PERCENT)
+        found.append(entry)
+    return found
+
+
+def _compare_flips(after: np.ndarray, before: np.ndarray, clusters: Clusters) -> list[Stats]:
+    if clusters.count < 2 or not len(after):
+        names = ("test", "p_value", *POINTS, *PERCENT)
+        return [_nulls(_alone(clusters), *names) for _ in after]
+    sums = clusters.sums(after - before)  # [clusters, H]
+    sizes = np.broadcast_to(clusters.sums(np.ones_like(after[:1])), sums.shape)
+    baseline = clusters.sums(before)
+    flipped = paired.sign_flip(sums, [sizes, baseline])
+    test = {"test": f"sign-flip permutation over {clusters.unit}"}
+    return [
+        test
+        | {"p_value": float(p_value)}
+        | _flip_intervals(sums[:, h], baseline[:, h], 100 * flipped.ends[..., h], clusters.unit)
+        for h, p_value in enumerate(flipped.p_values)
+    ]
+
+
+def _flip_intervals(sums: np.ndarray, baseline: np.ndarray, ends: np.ndarray, unit: str) -> Stats:
+    """Intervals from their ends in points and per cent [2, 2], null where they would not cover."""
+    changed, above_0 = int((np.abs(sums) > 1e-9).sum()), int((baseline > 0).sum())
+    if changed < FEWEST:
+        few = f"an interval needs {FEWEST} {unit} that differ: {changed} do"
+        return _nulls(few, *POINTS, *PERCENT)
+    near_0 = f"only {above_0} {unit} are above 0 at h = 0"
+    percent = ends[1] if above_0 >= FEWEST else (np.nan, np.nan)
+    return _ends(POINTS, ends[0], "nothing bounds it") | _ends(PERCENT, percent, near_0)
+
+
+def _ends(names: Sequence[str], ends: Any, reason: str) -> Stats:
+    """Both ends of an interval under these names, or null where one is infinite."""
+    low, high = (float(end) for end in ends)
+    if not np.isfinite((low, high)).all():
+        return _nulls(reason, *names)
+    return dict(zip(names, (low, high)))
+
+
+def _detectable(changes: np.ndarray, clusters: Clusters, binary: bool) -> Stats:
     name = "detectable_points"
-    if h == 0:
-        return _nulls("h = 0 is the baseline", name)
     if not changes.any():
-        return _nulls("no score differs from h = 0", name)
+        return _nulls("no score differs", name)
     if binary and clusters.independent:
         points = detectable_binary(float(np.mean(changes != 0)), changes.size)
     elif clusters.count < 2:
@@ -164,18 +214,6 @@ def _detectable(h: int, changes: np.ndarray, clusters: Clusters, binary: bool) -
     return {name: points}
 
 
-def _ends(low: str, high: str, drawn: np.ndarray | None, clusters: Clusters) -> Stats:
-    """Percentile interval of resampled values, under these two names."""
-    if drawn is None:
-        return _nulls(_alone(clusters), low, high)
-    return dict(zip((low, high), _percentiles(drawn)))
-
-
-def _percentiles(drawn: np.ndarray) -> tuple[float, float]:
-    tail = (1 - CONFIDENCE) / 2
-    return tuple(np.quantile(drawn, (tail, 1 - tail)).tolist())
-
-
 def _nulls(reason: str, *names: str) -> Stats:
     return {
         key: value for name in names for key, value in ((name, None), (f"{name}_reason", reason))
@@ -186,125 +224,95 @@ def _alone(clusters: Clusters) -> str:
     return f"all examples belong to one cluster ({clusters.unit})"
 
 
-# -- methods
+# -- means
 
 
-def wilson(correct: np.ndarray) -> tuple[float, float]:
-    """Wilson score interval of a proportion from independent 0/1 scores (Wilson 1927)."""
+def mean_interval(row: np.ndarray, clusters: Clusters, *, binary: bool) -> Stats:
+    """Interval of the mean of scores in [0, 1]: Wilson's (1927), at the effective n where needed.
+
+    0/1 scores of independent examples have n. For others n is the number of such scores that
+    would have the same error, m (1 - m) / error**2, and Student's t takes the place of the normal
+    (Korn and Graubard 1998; Franco et al. 2019). Scores that are all 0, or all 1, have the
+    effective number of clusters.
+    """
+    from scipy.stats import t
+
+    if binary and clusters.independent:
+        low, high = wilson(row)
+        return {"low": low, "high": high, "interval": f"{CONFIDENCE:.0%} Wilson"}
+    method = {"interval": f"{CONFIDENCE:.0%} Wilson at the effective n, over {clusters.unit}"}
+    [error], [effective] = (x.tolist() for x in _error(row[:, None], clusters)[1:])
+    if clusters.count < 2:
+        return _nulls(_alone(clusters), "low", "high") | method
+    if effective < 2:
+        return _nulls("one cluster holds most of the examples", "low", "high") | method
+    share = float(row.mean())
+    inside = 0 < share < 1
+    if inside and error < 1e-9:
+        return _nulls("the scores do not vary", "low", "high") | method
+    n = share * (1 - share) / error**2 if inside else effective
+    low, high = _wilson(share, n, float(t.ppf((1 + CONFIDENCE) / 2, effective - 1)))
+    return {"low": low, "high": high} | method
+
+
+def wilson(correct: np.ndarray) -> paired.Ends:
+    """Score interval of a proportion from independent 0/1 scores (Wilson 1927)."""
     from scipy.stats import binomtest
 
     found = binomtest(int(correct.sum()), len(correct)).proportion_ci(CONFIDENCE, method="wilson")
     return float(found.low), float(found.high)
 
 
-def bootstrap_means(rows: np.ndarray, clusters: Clusters) -> np.ndarray | None:
-    """Means of rows [K, N] in RESAMPLES resamples of whole clusters [K, RESAMPLES].
-
-    The bootstrap of Efron (1979) over clusters (Davison and Hinkley 1997, section 3.8): where
-    clusters differ in size a mean is the ratio of two resampled sums. All rows share the draws,
-    so that differences and ratios of rows are paired. The draws are the same in every call. None
-    where there is but one cluster. `scipy.stats.bootstrap` knows no clusters and draws for each
-    row anew, which is slow for thousands of examples at many lengths.
-    """
-    if clusters.count < 2:
-        return None
-    totals = clusters.sums(np.vstack([rows, np.ones(rows.shape[1])]))  # [clusters, K + 1]
-    rng = np.random.default_rng(0)
-    drawn = []
-    for size in _blocks(RESAMPLES, clusters.count):
-        picks = rng.integers(0, clusters.count, (size, clusters.count))
-        counts = [np.bincount(pick, minlength=clusters.count) for pick in picks]
-        drawn.append(np.array(counts, dtype=float) @ totals)
-    sums = np.concatenate(drawn).T  # [K + 1, RESAMPLES]
-    return sums[:-1] / sums[-1]
+def _wilson(share: float, n: float, z: float) -> paired.Ends:
+    """The same from any n and quantile."""
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def mean_and_interval(values: np.ndarray, clusters: Clusters) -> tuple[list, Stats]:
     """Mean of each column of values [N, L], and its interval by Student's t over the clusters.
 
-    What is not finite is left out and counted. The error of the mean is that of `cluster_sd`, with
-    independent examples the usual one; a single cluster has a mean but no interval (None).
+    What is not finite is left out and counted. The error is the jackknife's, the degrees of
+    freedom one less than the effective number of clusters; with independent examples both are the
+    usual ones. A single cluster has a mean but no interval (None).
     """
     from scipy.stats import t
 
-    known = np.isfinite(values)
-    n = known.sum(axis=0)  # [L]
-    total = np.where(known, values, 0).sum(axis=0)
-    mean = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
-    spread = clusters.sums(np.where(known, values - mean, 0).T)  # [clusters, L]
-    count = (clusters.sums(known.T.astype(float)) > 0).sum(axis=0)  # clusters that are left [L]
-    spare = np.maximum(count - 1, 1)
-    error = np.sqrt(count * (spread**2).sum(axis=0) / spare) / np.maximum(n, 1)
-    half = np.where(count > 1, t.ppf((1 + CONFIDENCE) / 2, spare) * error, np.nan)
+    known = np.isfinite(values).sum(axis=0)
+    mean, error, effective = _error(values, clusters)
+    there = effective >= 2
+    spare = np.where(there, effective - 1, 1)
+    half = np.where(there, t.ppf((1 + CONFIDENCE) / 2, spare) * error, np.nan)
     return cleaned(mean), {
         "low": cleaned(mean - half),
         "high": cleaned(mean + half),
         "interval": f"{CONFIDENCE:.0%} Student's t over {clusters.unit}",
-        "excluded": (len(values) - n).tolist(),
+        "excluded": (len(values) - known).tolist(),
     }
 
 
-def change_p_values(scores: np.ndarray, clusters: Clusters, *, binary: bool) -> list[float | None]:
-    """Two-sided p-value of the change of scores [H + 1, N] against their first row; None there.
+def _error(values: np.ndarray, clusters: Clusters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, its standard error and the effective number of clusters of each column [L] of values.
 
-    Exact McNemar for 0/1 scores of independent examples, else sign flips over the clusters; all
-    None where there is but one cluster and no McNemar.
+    The error is the jackknife's over C clusters, (C - 1) / C times the summed squares of what the
+    mean moves by without one (Bell and McCaffrey 2002); the number sum(n)**2 / sum(n**2) of their
+    sizes (Kish 1965). Values that are not finite are left out; NaN where there are none.
     """
-    if binary and clusters.independent:
-        return [None, *(mcnemar(row, scores[0]) for row in scores[1:])]
-    if clusters.count < 2 or len(scores) < 2:
-        return [None] * len(scores)
-    return [None, *sign_flip(scores[1:] - scores[0], clusters).tolist()]
+    known = np.isfinite(values)
+    n = known.sum(axis=0)  # [L]
+    total = np.where(known, values, 0).sum(axis=0)
+    mean = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+    rest = clusters.sums(np.where(known, values - mean, 0).T)  # [clusters, L]
+    sizes = clusters.sums(known.T.astype(float))
+    count = np.maximum((sizes > 0).sum(axis=0), 1)
+    moved = np.divide(rest, n - sizes, out=np.zeros_like(rest), where=n > sizes)
+    error = np.sqrt((count - 1) / count * (moved**2).sum(axis=0))
+    squares = np.maximum((sizes**2).sum(axis=0), 1)
+    return mean, error, n**2 / squares
 
 
-def mcnemar(scores: np.ndarray, baseline: np.ndarray) -> float:
-    """Exact two-sided McNemar p-value of paired 0/1 scores (McNemar 1947); 1 where none differ."""
-    from statsmodels.stats.contingency_tables import mcnemar as test
-
-    gained, lost = int((scores > baseline).sum()), int((scores < baseline).sum())
-    return float(test([[0, gained], [lost, 0]], exact=True).pvalue)
-
-
-def sign_flip(changes: np.ndarray, clusters: Clusters) -> np.ndarray:
-    """Two-sided p-values [H] of mean changes [H, N] by flipping the sign of whole clusters.
-
-    Under the null hypothesis a cluster's summed change is as likely as its negative (Fisher 1935;
-    over clusters Canay, Romano and Shaikh 2017). It tests the mean that is reported; Wilcoxon's
-    test ranks, drops the many ties of ROUGE and can contradict the mean. Every sign pattern is
-    used where there are at most MOST_FLIPS of them, else random ones, counted with the observed
-    one; C clusters cannot give less than 2 / 2**C. What `scipy.stats.permutation_test` computes,
-    vectorised over lengths: it takes minutes for 10,000 examples.
-    """
-    sums = clusters.sums(changes)  # [clusters, H]
-    # Equal sums must count as equal whatever the order they were added in.
-    reached = np.abs(sums.sum(axis=0)) - 1e-9 * np.abs(sums).sum(axis=0)
-    flips = as_extreme = 0
-    for signs in _sign_patterns(clusters.count):
-        flips += len(signs)
-        as_extreme = as_extreme + (np.abs(signs @ sums) >= reached).sum(axis=0)
-    if 2**clusters.count <= MOST_FLIPS:
-        return as_extreme / flips
-    return (1 + as_extreme) / (1 + flips)
-
-
-def _sign_patterns(count: int) -> Iterator[np.ndarray]:
-    """Blocks of rows of -1 and 1, [rows, count]: each pattern once, or a random lot of them."""
-    if 2**count <= MOST_FLIPS:
-        start = 0
-        for rows in _blocks(2**count, count):
-            numbers = np.arange(start, start := start + rows)
-            yield 2.0 * (numbers[:, None] >> np.arange(count) & 1) - 1
-        return
-    rng = np.random.default_rng(0)
-    for rows in _blocks(min(MOST_FLIPS, MOST_SIGNS // count), count):
-        bits = np.unpackbits(rng.integers(0, 256, (rows, -(-count // 8)), dtype=np.uint8), axis=1)
-        yield 2.0 * bits[:, :count] - 1
-
-
-def _blocks(rows: int, width: int) -> Iterator[int]:
-    """Numbers of rows that add up to `rows`, each of at most BLOCK numbers."""
-    most = max(1, BLOCK // width)
-    yield from (min(most, rows - start) for start in range(0, rows, most))
+# -- correction and power
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -324,7 +332,7 @@ def detectable_binary(discordant: float, n: int) -> float | None:
     """Smallest change (points) that McNemar's test finds at POWER, ALPHA two-sided; None for none.
 
     Solves sqrt(n) d = z_alpha sqrt(r) + z_power sqrt(r - d^2) of Connor (1987) for d, with r the
-    rate of discordant pairs; d cannot exceed r. The exact test needs a little more.
+    rate of discordant pairs; d cannot exceed r. The mid-p test needs a little more.
     """
     from scipy.stats import norm
 

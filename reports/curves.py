@@ -186,12 +186,18 @@ def curve_notes(group: Group, curve: Curve) -> list[str]:
     """What the marks of lines mean: band or bars, filled or hollow."""
     by_len = [list(result["stats_by_len"].values()) for result in group.lines.values()]
     if curve is METRIC:
-        methods = dict.fromkeys(entry["interval"] for entries in by_len for entry in entries)
+        methods = [entry["interval"] for entries in by_len for entry in entries]
     else:
-        units = dict.fromkeys(entries[-1]["clusters"]["unit"] for entries in by_len)
-        methods = [f"{stats.CONFIDENCE:.0%} bootstrap over {unit}" for unit in units]
+        methods = [change_method(entries[-1]) for entries in by_len]
     filled = f"filled: p < {stats.ALPHA} against h = 0, Holm-corrected over the line"
-    return [interval_note(group, " or ".join(methods)), filled, *group.notes]
+    method = " or ".join(dict.fromkeys(methods))
+    return [interval_note(group, method), filled, *group.notes]
+
+
+def change_method(entry: Record) -> str:
+    """How the interval of a change was made: from the test that it agrees with."""
+    test = entry["test"] or f"test over {entry['clusters']['unit']}"
+    return f"{stats.CONFIDENCE:.0%}, what the {test} does not reject"
 
 
 def interval_note(group: Group, method: str) -> str:
@@ -304,10 +310,9 @@ def draw_cue(group: Group, styles: dict[str, Any], look: FigureStyle) -> NamedFi
     differences.set_ylim(min(-1, low), max(1, high))
     values.set_ylabel(f"{group.metric} (fraction, 0 to 1)")
     differences.set_ylabel("With cue minus without (points)")
-    unit = entries[0]["clusters"]["unit"]
     cues = dict.fromkeys(each["config"].get("switch_cue", "") for each in group.lines.values())
     notes = [f"hollow: with the cue {' or '.join(f'{cue!r:.60}' for cue in cues)}"]
-    notes += [interval_note(group, f"{stats.CONFIDENCE:.0%} bootstrap over {unit}")]
+    notes += [interval_note(group, change_method(entries[0]))]
     about = f"{group.metric} with and without a switch cue, and the difference"
     return _finished(figure, group, look, ("cue", about), notes)
 

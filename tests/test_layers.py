@@ -9,7 +9,7 @@ from scipy.stats import t, ttest_1samp
 from lm import prompts
 from lm.prompts import Layers
 from measures import layers, metrics
-from measures.stats import cluster_sd, find_clusters
+from measures.stats import find_clusters
 
 LOGITS = {"A": (1.0, 0.0, 3.0, 2.0), "B": (2.0, 1.0, 1.0, 0.5), "C": (0.0, 4.0, 1.0, 1.5)}
 nan, inf = float("nan"), float("inf")
@@ -139,12 +139,14 @@ def test_intervals_are_those_of_students_t():
     assert stats["high"] == pytest.approx(expected.high, abs=1e-6)
 
 
-def test_intervals_of_clusters_are_those_of_the_ratio_estimator():
+def test_intervals_of_clusters_leave_out_one_after_another():
     values = np.random.default_rng(0).normal(size=12)
-    names = [0, 0, 0, 1, 2, 2, 3, 3, 4, 5, 5, 5]
-    stats = aggregate([example(margin=[v]) for v in values], names)["layer_stats_by_len"]["0"]
-    error = cluster_sd(values, find_clusters(names, range(12))) / 6**0.5
-    half = t.ppf(0.975, 5) * error
+    names = np.array([0, 0, 0, 1, 2, 2, 3, 3, 4, 5, 5, 5])
+    found = aggregate([example(margin=[v]) for v in values], names.tolist())
+    stats = found["layer_stats_by_len"]["0"]
+    without = np.array([values[names != name].mean() for name in range(6)])
+    error = (5 / 6 * ((without - values.mean()) ** 2).sum()) ** 0.5
+    half = t.ppf(0.975, 12**2 / (9 + 1 + 4 + 4 + 1 + 9) - 1) * error
     assert stats["margin"]["low"] == [pytest.approx(values.mean() - half, abs=1e-6)]
     assert stats["margin"]["interval"] == "95% Student's t over targets"
 

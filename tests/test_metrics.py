@@ -203,12 +203,12 @@ def test_aggregates_are_what_a_hand_gets():
     assert "Wilson" in of_1["interval"]
 
 
-def test_rouge_is_a_plain_mean_with_a_bootstrap_interval():
+def test_rouge_is_a_plain_mean_with_an_interval_within_0_and_1():
     found = of_scores([0.1, 0.2, 0.6], metric_name="rouge")
     assert found["metric_by_len"] == {"0": pytest.approx(0.3)}
     of_0 = found["stats_by_len"]["0"]
-    assert 0.1 <= of_0["low"] < 0.3 < of_0["high"] <= 0.6
-    assert of_0["interval"] == "95% bootstrap over targets"
+    assert 0 < of_0["low"] < 0.3 < of_0["high"] < 1
+    assert of_0["interval"] == "95% Wilson at the effective n, over targets"
 
 
 @pytest.mark.parametrize("name", records.PROPORTIONS)
@@ -287,7 +287,7 @@ def test_a_target_is_paired_with_itself_under_the_same_seed():
     assert of_1["clusters"] == {"unit": "targets", "count": 3}
     assert of_1["change_points"] == pytest.approx(100 * (3 - 2) / 6)
     assert of_1["test"] == "sign-flip permutation over targets"
-    assert of_1["interval"] == "95% bootstrap over targets"
+    assert of_1["interval"] == "95% Wilson at the effective n, over targets"
     examples[-1]["config"]["seed"] = 9
     with pytest.raises(ValueError, match="not the same targets"):
         metrics.aggregate(examples, "accuracy")
@@ -305,7 +305,10 @@ def test_targets_that_share_a_history_are_clustered_but_not_at_h_0():
     of_0, of_1 = metrics.aggregate(examples, "accuracy")["stats_by_len"].values()
     assert of_0["clusters"] == {"unit": "targets", "count": 6}
     assert of_1["clusters"] == {"unit": "histories", "count": 3}
-    assert (of_0["interval"], of_1["interval"]) == ("95% Wilson", "95% bootstrap over histories")
+    assert (of_0["interval"], of_1["interval"]) == (
+        "95% Wilson",
+        "95% Wilson at the effective n, over histories",
+    )
 
 
 def test_one_history_number_under_two_seeds_is_two_histories():

@@ -6,7 +6,9 @@ from math import comb
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
+import statsmodels.stats.proportion
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
@@ -14,7 +16,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-from measures import stats
+from measures import paired, stats
+from scripts import coverage
 
 NUMBERS = ("change_points", "percent_change")
 
@@ -28,10 +31,17 @@ def alone(n):
     return stats.find_clusters(own(n), own(n))
 
 
-def bootstrap_mean(values, clusters=None):
-    """95 % percentile interval of a mean."""
-    (drawn,) = stats.bootstrap_means(values[None], clusters or alone(len(values)))
-    return tuple(np.quantile(drawn, (0.025, 0.975)).tolist())
+def mean_interval(values, clusters=None):
+    """95 % interval of the mean of scores in [0, 1]."""
+    found = stats.mean_interval(values, clusters or alone(len(values)), binary=False)
+    return found["low"], found["high"]
+
+
+def flips(changes, clusters):
+    """Sign-flip tests of changes [H, N] over clusters, and the intervals of their means."""
+    sums = clusters.sums(changes)
+    sizes = np.broadcast_to(clusters.sums(np.ones_like(changes[:1])), sums.shape)
+    return paired.sign_flip(sums, [sizes])
 
 
 def binary(*rows, histories=None, targets=None):
@@ -66,41 +76,33 @@ def test_wilson_is_its_formula_and_what_statsmodels_gives(hits, n):
     assert (low, high) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_bootstrap_is_the_same_every_time_and_close_to_that_of_scipy():
-    values = np.random.default_rng(1).random(30)
-    low, high = bootstrap_mean(values)
-    assert (low, high) == bootstrap_mean(values)
-    found = scipy.stats.bootstrap(
-        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(5)
-    ).confidence_interval
-    assert (low, high) == pytest.approx((found.low, found.high), abs=0.01)
+def test_a_graded_mean_has_wilsons_interval_at_the_n_of_equal_error():
+    values = np.random.default_rng(1).random(30) ** 2
+    mean, error = values.mean(), values.std(ddof=1) / 30**0.5
+    n, z = mean * (1 - mean) / error**2, scipy.stats.t.ppf(0.975, 29)
+    for end in mean_interval(values):
+        # An end is a share that lies z of its own standard errors from the mean.
+        assert abs(mean - end) == pytest.approx(z * (end * (1 - end) / n) ** 0.5)
 
 
-def test_what_does_not_vary_has_an_interval_of_one_point():
-    assert bootstrap_mean(np.array([0.25] * 4)) == (0.25, 0.25)
+def test_0_and_1_that_are_independent_have_their_own_n():
+    scores = np.array(counts(40, 12))
+    n = 39 + 1e-9  # the variance of a sample divides by n - 1
+    z = scipy.stats.t.ppf(0.975, 39)
+    low, _ = mean_interval(scores)
+    assert abs(0.3 - low) == pytest.approx(z * (low * (1 - low) / n) ** 0.5)
 
 
-def test_a_single_example_has_no_bootstrap_interval():
-    assert stats.bootstrap_means(np.array([[0.5]]), alone(1)) is None
+def test_what_does_not_vary_has_an_interval_only_at_0_and_1():
+    assert mean_interval(np.array([0.25] * 4)) == (None, None)
+    assert mean_interval(np.zeros(20))[0] == 0
+    assert 0.1 < mean_interval(np.zeros(20))[1] < 0.2
+
+
+def test_a_single_example_has_no_interval():
     (of_0,) = graded([0.5])
     assert of_0["low"] is of_0["high"] is None
     assert "one cluster" in of_0["low_reason"]
-
-
-def test_two_clusters_of_equal_size_give_the_hand_made_distribution():
-    # A resample is AA, AB, BA or BB: means 0, 0.5, 0.5 and 1.
-    clusters = stats.find_clusters(own(4), [0, 0, 1, 1])
-    (means,) = stats.bootstrap_means(np.array([[0, 0, 1.0, 1.0]]), clusters)
-    values, times = np.unique(means, return_counts=True)
-    assert values.tolist() == [0, 0.5, 1]
-    assert times / stats.RESAMPLES == pytest.approx([0.25, 0.5, 0.25], abs=0.04)
-
-
-def test_clusters_of_unequal_size_weigh_by_their_examples():
-    # Clusters {1, 1, 1} and {0}: the mean of AB is 3/4, not the mean of the clusters' means.
-    clusters = stats.find_clusters(own(4), [0, 0, 0, 1])
-    (means,) = stats.bootstrap_means(np.array([[1.0, 1, 1, 0]]), clusters)
-    assert set(means.tolist()) == {0, 0.75, 1}
 
 
 def test_clusters_of_one_example_change_nothing():
@@ -108,7 +110,7 @@ def test_clusters_of_one_example_change_nothing():
     shuffled = [f"h{i}" for i in range(20)]
     assert graded(*rows, histories=shuffled) == graded(*rows)
     clustered = stats.find_clusters(own(20), shuffled)
-    assert bootstrap_mean(rows[0], clustered) == bootstrap_mean(rows[0])
+    assert mean_interval(rows[0], clustered) == mean_interval(rows[0])
 
 
 def test_clustered_examples_that_agree_count_once():
@@ -148,8 +150,8 @@ def test_a_clustered_interval_covers_where_a_plain_one_does_not():
     for _ in range(150):
         values = np.repeat(rng.normal(size=40), 5) + 0.3 * rng.normal(size=200)
         for name, used in (("clustered", clusters), ("plain", None)):
-            low, high = bootstrap_mean(values, used)
-            covered[name] += low <= 0 <= high
+            _, found = stats.mean_and_interval(values[:, None], used or alone(200))
+            covered[name] += found["low"][0] <= 0 <= found["high"][0]
     assert 0.88 < covered["clustered"] / 150 <= 1
     assert covered["plain"] / 150 < 0.75
 
@@ -164,22 +166,25 @@ def pairs(gained, lost, same):
 
 
 @pytest.mark.parametrize(("gained", "lost"), [(1, 8), (5, 5), (0, 6), (10, 2), (0, 1), (30, 70)])
-def test_mcnemar_is_a_sum_of_binomials(gained, lost):
+def test_mcnemar_is_a_sum_of_binomials_less_half_of_what_was_seen(gained, lost):
     n, fewer = gained + lost, min(gained, lost)
-    by_hand = min(1, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n)
+    by_hand = min(1, 2 * sum(comb(n, k) for k in range(fewer + 1)) / 2**n - comb(n, fewer) / 2**n)
+    by_hand = 1 if gained == lost else by_hand
     of_1 = binary(*pairs(gained, lost, 7))[1]
     assert of_1["p_value"] == pytest.approx(by_hand)
-    assert of_1["p_value"] == mcnemar([[7, gained], [lost, 0]], exact=True).pvalue
-    assert of_1["test"] == "exact McNemar"
+    exact = mcnemar([[7, gained], [lost, 0]], exact=True).pvalue
+    seen = scipy.stats.binom.pmf(gained, n, 0.5) if gained != lost else 0
+    assert of_1["p_value"] == pytest.approx(exact - seen)
+    assert of_1["test"] == "mid-p McNemar"
 
 
 def test_mcnemar_of_1_against_8_by_hand():
-    assert binary(*pairs(1, 8, 0))[1]["p_value"] == pytest.approx(2 * (1 + 9) / 512)
+    assert binary(*pairs(1, 8, 0))[1]["p_value"] == pytest.approx((2 * (1 + 9) - 9) / 512)
 
 
 def test_a_sign_flip_test_of_3_differences_by_hand():
     # Sums of (+-1, +-2, +-4): 8 patterns; |sum| >= |1 + 2 - 4| in all, >= 7 in two.
-    p_values = stats.sign_flip(np.array([[1.0, 2, -4], [1, 2, 4]]), alone(3))
+    p_values = flips(np.array([[1.0, 2, -4], [1, 2, 4]]), alone(3)).p_values
     assert p_values.tolist() == [1, 0.25]
 
 
@@ -187,7 +192,7 @@ def test_a_sign_flip_test_of_3_differences_by_hand():
 def test_all_sign_flips_are_those_of_scipy(n):
     rng = np.random.default_rng(n)
     changes = np.round(rng.normal(0.3, 1, size=(3, n)), 1)  # with ties
-    for p, row in zip(stats.sign_flip(changes, alone(n)), changes):
+    for p, row in zip(flips(changes, alone(n)).p_values, changes):
         found = scipy.stats.permutation_test(
             (row,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
         )
@@ -196,15 +201,15 @@ def test_all_sign_flips_are_those_of_scipy(n):
 
 def test_random_sign_flips_approach_the_binomial_they_sample():
     # 21 rises and 9 falls of equal size: the sign-flip test is the sign test.
-    (p,) = stats.sign_flip(np.array([[1.0] * 21 + [-1.0] * 9]), alone(30))
+    (p,) = flips(np.array([[1.0] * 21 + [-1.0] * 9]), alone(30)).p_values
     assert p == pytest.approx(scipy.stats.binomtest(9, 30).pvalue, abs=0.003)
-    (again,) = stats.sign_flip(np.array([[1.0] * 21 + [-1.0] * 9]), alone(30))
+    (again,) = flips(np.array([[1.0] * 21 + [-1.0] * 9]), alone(30)).p_values
     assert p == again
 
 
 def test_random_sign_flips_never_give_0():
-    (p,) = stats.sign_flip(np.ones((1, 40)), alone(40))
-    assert p == 1 / (1 + stats.MOST_FLIPS)
+    (p,) = flips(np.ones((1, 40)), alone(40)).p_values
+    assert p == 1 / (1 + paired.MOST_FLIPS)
 
 
 def test_clustered_0_and_1_are_not_tested_by_mcnemar():
@@ -221,7 +226,7 @@ def test_clustered_0_and_1_are_not_tested_by_mcnemar():
 def test_p_values_are_uniform_where_nothing_changes_but_noise():
     rng = np.random.default_rng(8)
     changes = rng.normal(size=(400, 14))
-    p_values = stats.sign_flip(changes, alone(14))
+    p_values = flips(changes, alone(14)).p_values
     assert np.mean(p_values <= 0.05) == pytest.approx(0.05, abs=0.03)
     assert scipy.stats.kstest(p_values, "uniform").pvalue > 0.01
 
@@ -253,20 +258,20 @@ def test_the_detectable_change_solves_the_formula_of_connor(discordant, n):
     assert needed == pytest.approx(n, rel=1e-5)
 
 
-def test_exact_mcnemar_finds_the_detectable_change_about_8_times_in_10():
+def test_mcnemar_finds_the_detectable_change_about_8_times_in_10():
     n, discordant = 300, 0.3
     change = stats.detectable_binary(discordant, n) / 100
     rng = np.random.default_rng(10)
     draws = rng.multinomial(
         n, [(discordant + change) / 2, (discordant - change) / 2, 1 - discordant], size=1000
     )
-    found = [mcnemar([[0, up], [down, 0]], exact=True).pvalue < 0.05 for up, down, _ in draws]
-    assert np.mean(found) == pytest.approx(0.78, abs=0.05)  # exact tests are conservative
+    found = [paired.mcnemar(paired.Counts(0, up, down, n)) < 0.05 for up, down, _ in draws]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.04)
 
 
 def test_sign_flips_find_the_detectable_change_about_8_times_in_10():
     changes = np.random.default_rng(11).normal(stats.detectable_mean(1, 16), 1, size=(400, 16))
-    assert np.mean(stats.sign_flip(changes, alone(16)) < 0.05) == pytest.approx(0.8, abs=0.06)
+    assert np.mean(flips(changes, alone(16)).p_values < 0.05) == pytest.approx(0.8, abs=0.06)
 
 
 def test_the_detectable_change_of_graded_scores_is_that_of_a_paired_t_test():
@@ -317,8 +322,111 @@ def test_the_null_check_every_length_with_the_same_scores():
     ):
         for h, of_len in enumerate(found):
             for name in NUMBERS:
-                assert of_len[name] == of_len[f"{name}_low"] == of_len[f"{name}_high"] == 0
+                assert of_len[name] == 0
+                low, high = of_len[f"{name}_low"], of_len[f"{name}_high"]
+                assert low is high is None or low <= 0 <= high
             assert of_len["p_value"] == of_len["p_holm"] == (1 if h else None)
+
+
+# --- intervals that agree with their tests
+
+
+def design(kind, rng):
+    """Two rows of scores, some changed, and what groups them: 5 to 60 examples."""
+    n = int(rng.integers(5, 60))
+    fall = rng.choice([0, 0.15, 0.3])
+    if kind == "accuracy":
+        before, after = rng.random((2, n)) < np.array([[0.6], [0.6 - fall]])
+    else:  # many are 0, some are equal
+        before, after = (
+            np.where(rng.random(n) < zeros, 0, rng.random(n).round(1))
+            for zeros in (0.4, 0.4 + fall)
+        )
+    same = rng.random(n) < 0.3
+    histories = rng.integers(0, max(2, n // 3), n).tolist() if "clustered" in kind else own(n)
+    return np.array([before, np.where(same, before, after)], dtype=float), histories
+
+
+@pytest.mark.parametrize("kind", ["accuracy", "rouge", "clustered"])
+def test_an_interval_excludes_0_exactly_where_its_test_has_p_below_5_percent(kind):
+    rng, seen = np.random.default_rng(20), set()
+    for _ in range(60):
+        scores, histories = design(kind, rng)
+        of_1 = (binary if kind == "accuracy" else graded)(*scores, histories=histories)[1]
+        for name in NUMBERS:
+            low, high = of_1[f"{name}_low"], of_1[f"{name}_high"]
+            if low is not None:
+                assert low <= of_1[name] <= high
+                assert (not low <= 0 <= high) == (of_1["p_value"] < 0.05), (name, of_1)
+                seen.add(of_1["p_value"] < 0.05)
+    assert seen == {True, False}
+
+
+def test_a_shifted_null_is_rejected_exactly_outside_of_the_sign_flip_interval():
+    rng = np.random.default_rng(21)
+    changes = rng.random((1, 24)) - 0.4
+    clusters = stats.find_clusters(own(24), [i % 9 for i in range(24)])
+    low, high = flips(changes, clusters).ends[0, :, 0]
+    for end, outside in ((low, -1), (high, 1)):
+        for step, rejected in ((outside, True), (-outside, False)):
+            (p,) = flips(changes - end - step * 1e-6, clusters).p_values
+            assert (p < 0.05) == rejected
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(9, 3, 40), (0, 0, 12), (7, 0, 20), (3, 12, 30)])
+def test_tangos_ends_are_where_the_score_of_the_likeliest_table_is_z(gained, lost, n):
+    pairs_ = paired.Counts(n - gained - lost, gained, lost, n)
+    for end in paired.difference_interval(pairs_):
+        q = likeliest_losses(gained, lost, n, end)
+        z = (gained - lost - n * end) / (n * (2 * q + end - end**2)) ** 0.5
+        assert abs(z) == pytest.approx(1.959964, abs=1e-4)
+
+
+def likeliest_losses(gained, lost, n, d):
+    """The likeliest share q of losses where q + d are gains."""
+
+    def unlikely(q):
+        shares = ((gained, q + d), (lost, q), (n - gained - lost, 1 - 2 * q - d))
+        return -sum(k * np.log(share) for k, share in shares if k)
+
+    room = (max(0, -d) + 1e-9, (1 - d) / 2 - 1e-9)
+    return scipy.optimize.minimize_scalar(
+        unlikely, bounds=room, method="bounded", options={"xatol": 1e-10}
+    ).x
+
+
+@pytest.mark.parametrize("table", [(28, 1, 3, 51), (12, 22, 5, 39), (3, 6, 2, 13), (2, 10, 26, 43)])
+def test_a_ratio_of_proportions_has_the_interval_of_statsmodels(table):
+    both, gained, lost, n = table
+    found = statsmodels.stats.proportion._confint_riskratio_paired_nam(
+        [[both, gained], [lost, n - both - gained - lost]], alpha=0.05
+    )
+    assert paired.ratio_interval(paired.Counts(*table)) == pytest.approx(found.confint, abs=1e-6)
+
+
+def test_too_few_clusters_that_differ_have_a_p_value_and_no_interval():
+    of_1 = graded([0.1] * 20, [0.5] * 6 + [0.1] * 14)[1]
+    assert of_1["p_value"] == pytest.approx(2 / 2**6, abs=0.002)
+    assert of_1["change_points_low"] is of_1["change_points_high"] is None
+    assert "6 do" in of_1["change_points_low_reason"]
+    assert graded([0.1] * 20, [0.5] * 7 + [0.1] * 13)[1]["change_points_low"] > 0
+
+
+def test_no_discordant_pair_leaves_what_n_could_have_missed():
+    of_1 = binary([1, 0] * 10, [1, 0] * 10)[1]
+    assert (of_1["change_points"], of_1["p_value"]) == (0, 1)
+    assert of_1["change_points_high"] == -of_1["change_points_low"] == pytest.approx(16.1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("accuracy", "20"), ("rouge", "20"), ("rouge", "8 clusters")]
+)
+def test_a_few_simulated_draws_cover_and_keep_the_size(kind, name, monkeypatch):
+    monkeypatch.setattr(paired, "MOST_FLIPS", coverage.FLIPS)
+    cell = coverage.simulate(kind, dict(coverage.designs())[name], draws=100)
+    for column in ("change", "percent", "metric", "layers"):
+        assert 0.9 < cell[column] < 1
+    assert cell["size"] < 0.1
 
 
 @st.composite
@@ -376,10 +484,10 @@ def test_10_000_examples_at_9_lengths_take_a_few_seconds(is_binary):
     stats.stats_by_len(
         np.round(scores) if is_binary else scores, own(10_000), own(10_000), binary=is_binary
     )
-    assert time.perf_counter() - started < 8
+    assert time.perf_counter() - started < 5
 
 
 def test_every_sign_pattern_comes_once_across_blocks(monkeypatch):
-    monkeypatch.setattr(stats, "BLOCK", 50)
-    (p,) = stats.sign_flip(np.array([[1.0] * 9 + [-1.0] * 2]), alone(11))
+    monkeypatch.setattr(paired, "BLOCK", 50)
+    (p,) = flips(np.array([[1.0] * 9 + [-1.0] * 2]), alone(11)).p_values
     assert p == pytest.approx(scipy.stats.binomtest(2, 11).pvalue)
