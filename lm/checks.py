@@ -129,7 +129,7 @@ def check_tokens(model, tokenizer, used: Sequence[int]) -> None:
     if beyond:
         names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(beyond[:3])))
         raise UserError(
-            f"the tokenizer has tokens beyond the model's {rows} embeddings ({len(beyond)}), such as "
-            f"{names}.\nTokenizer and model do not belong together, or the embeddings were not "
-            "resized when tokens were added."
+            f"the tokenizer has tokens beyond the model's {rows} embeddings ({len(beyond)}), "
+            f"such as {names}.\nTokenizer and model do not belong together, or the embeddings were "
+            "not resized when tokens were added."
         )

@@ -176,7 +176,8 @@ def test_a_pair_of_equal_length_is_patched_as_by_transformer_lens(family, tmp_pa
         str(tmp_path), tokenizer=AutoTokenizer.from_pretrained(tmp_path)
     )
     first, second = (
-        lm.encode(conversation(Turn(text, ("A",))), ("A", "B")) for text in ("the question", "the negative")
+        lm.encode(conversation(Turn(text, ("A",))), ("A", "B"))
+        for text in ("the question", "the negative")
     )
     assert len(first.ids) == len(second.ids)
     tool, answers = tool_of(lm), {label: ids[-1] for label, ids in first.labels}

@@ -145,9 +145,7 @@ def test_where_no_target_fits_no_result_is_written(tmp_path, model, memory, caps
     memory(tokens=20)
     assert run(tmp_path, model, "quiz", "reviews", "--on_overflow", "skip") == 2
     said = capsys.readouterr().err
-    assert (
-        "error: not even one target fits into memory for: quiz/test after reviews/test." in said
-    )
+    assert "error: not even one target fits into memory for: quiz/test after reviews/test." in said
     assert not list(tmp_path.rglob("*test.json"))
 
 
