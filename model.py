@@ -312,12 +312,13 @@ class LanguageModel:
         ]
 
     def sample(self, count: int, max_new_tokens: int, seed: int) -> list[str]:
-        """Texts sampled from the model after its beginning-of-text token, at temperature 1.
+        """Texts sampled from the model after what begins a text, at temperature 1.
 
         Each is drawn by a generator of its own, so that it does not matter how many run together.
         """
         known = (self.tokenizer.bos_token_id, *self.decoding.eos_ids, 0)
-        begin = next(token for token in known if token is not None)
+        first = next(token for token in known if token is not None)
+        begin = self.renderer.tokens(self.renderer.beginning) or (first,)
         ends = list(self.decoding.eos_ids) or None
         settings = GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False,
@@ -325,7 +326,7 @@ class LanguageModel:
         )  # fmt: skip
 
         def draw(numbers: Sequence[int]) -> list[str]:
-            ids = self.runtime.tensor([[begin]] * len(numbers))
+            ids = self.runtime.tensor([begin] * len(numbers))
             with torch.inference_mode(), picked_logits(self.model):
                 rows = self.model.generate(
                     ids, attention_mask=torch.ones_like(ids), generation_config=settings,

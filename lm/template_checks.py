@@ -41,6 +41,7 @@ THOUGHTS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("◁think▷", "◁/think▷"),
 )
+PUNCTUATION = ".,;:!?…。\"'”»)]}"  # may stand in an answer, and so end none
 OPEN_THOUGHT = ("refuse", "close", "keep")  # what to do with one that no answered turn closes
 
 
@@ -63,6 +64,12 @@ def refused(reason: str, advice: str = "Use --prompt plain.") -> UserError:
     return UserError(f"the chat template of this model {reason}.\n{advice}")
 
 
+def changed(message: str) -> UserError:
+    """The error about a template that does not show this message as it was said."""
+    shown = " ".join(message.split())[:40]
+    return refused(f"leaves out or changes a message, or what stands around it ({shown!r})")
+
+
 def pieces(text: str, said: Sequence[str]) -> list[str]:
     """What stands before, between and behind messages in a rendering; UserError where one is not
     there, in order and unchanged.
@@ -71,23 +78,43 @@ def pieces(text: str, said: Sequence[str]) -> list[str]:
     for message in said:
         place = text.find(message, at)
         if place < 0:
-            shown = " ".join(message.split())
-            raise refused(f"leaves out or changes a message ({shown[:40]!r})")
+            raise changed(message)
         found.append(text[at:place])
         at = place + len(message)
     return [*found, text[at:]]
 
 
-def require_shown(write: Write, messages: Sequence[Message], text: str) -> None:
-    """UserError unless a rendering shows what was said, in order and unchanged but for the spaces
-    around it. Of an answer with a thought, templates may show what stands behind that alone.
+def marks_between(write: Write, roles: Sequence[str]) -> list[str]:
+    """What a template puts before, between and behind the messages of a conversation."""
+    words = [f"Marker-{number}-x" for number in range(len(roles))]
+    messages = [{"role": role, "content": word} for role, word in zip(roles, words)]
+    return pieces(write(messages, False), words)
+
+
+def require_shown(marks: Sequence[str], messages: Sequence[Message], text: str) -> None:
+    """UserError unless a rendering is these marks with the messages between them, as they were said
+    but for the spaces around them. Of an answer with a thought, what stands behind that will do.
     """
-    pieces(text, [_visible(message) for message in messages])
-    if not all(message["content"].strip() for message in messages):  # is such a turn there at all?
-        filled = [each | {"content": each["content"].strip() or QUESTIONS[1]} for each in messages]
-        expected = write(filled, False).replace(QUESTIONS[1], "")
-        if "".join(expected.split()) != "".join(text.split()):
-            raise refused("leaves out a turn whose text is empty")
+    at = len(marks[0]) if text.startswith(marks[0]) else -1
+    for message, mark in zip(messages, marks[1:]):
+        ends = (at + len(said) for said in _as_shown(message) if text.startswith(said + mark, at))
+        end = next(ends, -1) if at >= 0 else -1
+        if end < 0:
+            raise changed(message["content"])
+        at = end + len(mark)
+    if at != len(text):
+        raise refused(f"adds {text[at:][:40]!r} to a conversation that it adds to no other")
+
+
+def _as_shown(message: Message) -> dict[str, None]:
+    """How a template may show a message."""
+    text = message["content"]
+    whole = [text]
+    if message["role"] == "assistant":
+        whole += [text.rpartition(closed)[2] for _, closed in THOUGHTS if closed in text]
+    return dict.fromkeys(
+        said for each in whole for said in (each, each.strip(), each.lstrip(), each.rstrip())
+    )
 
 
 def _answered(write: Write, messages: Sequence[Message]) -> list[str]:
@@ -96,14 +123,6 @@ def _answered(write: Write, messages: Sequence[Message]) -> list[str]:
         return pieces(write(messages, True), [message["content"] for message in messages])
     except UserError:  # some take no such conversation, and no run asks for one
         return ["", ""]
-
-
-def _visible(message: Message) -> str:
-    text = message["content"]
-    if message["role"] == "assistant":
-        for _, closed in THOUGHTS:
-            text = text.rpartition(closed)[2]
-    return text.strip()
 
 
 def proved_form(
@@ -158,12 +177,12 @@ def _stop_text(spaces: str, ending: str, last: str, marks: Mapping[int, str]) ->
     UserError where that is nothing, or a full stop or quote that an answer may hold as well.
     """
     own = last if last.strip() and ending.startswith(last.rstrip()) else ending
-    if not own.strip() and "\n" not in spaces:
+    own = re.split("|".join(map(re.escape, marks.values())), own.strip())[0].strip()
+    if not own and "\n" not in spaces:
         raise refused("writes nothing that would end an answer before the next question")
-    word = re.split("|".join(map(re.escape, (*marks.values(), " ", "\n"))), own.strip())[0]
-    if len(word) == 1:
-        raise refused(f"writes {word!r} behind every answer, which does not tell that it is over")
-    return ("\n" if "\n" in spaces else spaces[-1:]) + own.strip()
+    if own and not own.split()[0].strip(PUNCTUATION):
+        raise refused(f"writes {own!r} behind every answer, which does not tell that it is over")
+    return ("\n" if "\n" in spaces else spaces[-1:]) + own
 
 
 def _common(one: str, other: str) -> str:
@@ -208,18 +227,17 @@ class _Tried:
         prompt, gap, last = self.prompts[k], self.gaps[k], self.answered[k]
         if gap.startswith(prompt):
             return gap[len(prompt) :], None
-        more = prompt[len(gap) :] if prompt.startswith(gap) else ""
-        if re.fullmatch(EMPTY_THOUGHT, more):
+        if prompt.startswith(gap) and re.fullmatch(EMPTY_THOUGHT, prompt[len(gap) :]):
             return "", "closed by the template"
-        close = next((close for open, close in THOUGHTS if more.strip() == open), None)
-        if close is None:
-            raise refused(
-                f"ends a prompt in {prompt[-40:]!r}, but shows answers behind {gap[-40:]!r}"
-            )
-        behind = last[len(prompt) :] if last.startswith(prompt) else ""
-        if re.fullmatch(EMPTY_THOUGHT, more + behind):
-            return behind, "closed as the template closes it"
-        return _unclosed(more, close, open_thought)
+        for open, close in THOUGHTS:
+            before, found, behind = prompt.rpartition(open)
+            if found and not behind.strip():
+                more = last[len(prompt) :] if last.startswith(prompt) else ""
+                if re.fullmatch(EMPTY_THOUGHT, open + more):
+                    return more, "closed as the template closes it"
+                if before.rstrip() == gap.rstrip():
+                    return _unclosed(open, close, open_thought)
+        raise refused(f"ends a prompt in {prompt[-40:]!r}, but shows answers behind {gap[-40:]!r}")
 
 
 _PAIRS = (f"(?:{re.escape(open)}\\s*)?{re.escape(close)}" for open, close in THOUGHTS)
@@ -233,6 +251,6 @@ def _unclosed(opened: str, close: str, open_thought: str) -> tuple[str, str | No
     if open_thought == "close":
         return f"\n{close}\n\n", "closed by --open_thought close"
     raise refused(
-        f"opens a thought ({opened.strip()}) before every answer and shows none in a history",
+        f"opens a thought ({opened}) before every answer and shows none in a history",
         "Use --open_thought close to close it before the answer, or keep to read inside it.",
     )

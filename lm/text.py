@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 from jinja2 import TemplateError
 from transformers.utils import chat_template_utils
@@ -14,7 +14,7 @@ from core.debug_log import Conversation, Message
 from core.errors import UserError
 from lm.prefix_tree import common_length
 from lm.prompts import Prefix
-from lm.template_checks import AnswerForm, proved_form, refused, require_shown
+from lm.template_checks import AnswerForm, marks_between, proved_form, refused, require_shown
 
 DATE = datetime(2025, 1, 1)  # of every prompt, where a template writes the day's
 # Fixed values for what a chat template would otherwise take from the day or from its defaults.
@@ -45,7 +45,10 @@ class Renderer:
         """
         self.tokenizer = tokenizer
         self.form = _resolve_form(form, tokenizer)
-        self._continuations: dict[str, str] = {}
+        # A run asks for the same with every prompt
+        self.continuation = cache(self.continuation)
+        self._behind = cache(self._behind)
+        self._marks_between = cache(partial(marks_between, self._write))
         _switch_off_sampling(tokenizer)
         self.answers = PLAIN_FORM
         if self.form == "chat":
@@ -93,10 +96,11 @@ class Renderer:
         Special tokens in it come from the template alone, see `escape`. UserError where a message
         is not in it as it was said.
         """
-        escaped = self.as_read(messages)
-        text = self._write(escaped)
+        said = self.as_read(messages)
+        text = self._write(said)
         if self.form == "chat":
-            require_shown(self._write, escaped, text)
+            marks = self._marks_between(tuple(message["role"] for message in said))
+            require_shown(marks, said, text)
         return text + self.answers.lead
 
     def render_answered(self, messages: Sequence[Message], answer: str) -> str:
@@ -108,29 +112,6 @@ class Renderer:
         """An answer with what stands between it and the prompt, as a history shows them; UserError
         where a history shows the answer otherwise.
         """
-        if answer not in self._continuations:
-            self._continuations[answer] = self._continuation(answer)
-        return self._continuations[answer]
-
-    def continuations(self, labels: Sequence[str]) -> dict[str, str]:
-        """The text scored for each label: to the character what a history shows as that answer.
-
-        Where the tokens of one label begin those of another (1 and 10), what ends an answer is
-        scored behind all of them, or the longer one could never win.
-        """
-        found = {label: self.continuation(label) for label in labels}
-        prompt = self.render([{"role": "user", "content": "?"}])
-        if len(found) > 1 and nested([self.tokens(prompt + text) for text in found.values()]):
-            return {label: text + self.answers.end for label, text in found.items()}
-        return found
-
-    def describe(self) -> dict[str, str | None]:
-        """How answers are written and read, for a result file."""
-        kept = ("lead", "opening", "end", "thought")
-        found = {key: value for key, value in asdict(self.answers).items() if key in kept}
-        return found | {"date": TEMPLATE_SETTINGS["date_string"] if self.form == "chat" else None}
-
-    def _continuation(self, answer: str) -> str:
         shown = self.escape(answer)[0]
         if self.form == "chat":
             texts = zip(("user", "assistant", "user"), ("Marker Uno?", shown, "Marker Dos?"))
@@ -139,6 +120,27 @@ class Renderer:
             if f"Marker Uno?{gap}{shown}{ending}" not in text:
                 raise refused(f"does not show the answer {' '.join(shown.split())[:40]!r} as it is")
         return self.answers.opening + shown
+
+    def continuations(self, labels: Sequence[str]) -> dict[str, str]:
+        """The text scored for each label: to the character what a history shows as that answer.
+
+        Where the tokens of one label begin those of another (1 and 10), what ends an answer is
+        scored behind all of them, or the longer one could never win.
+        """
+        return dict(zip(labels, self._behind(tuple(labels))))
+
+    def _behind(self, labels: tuple[str, ...]) -> list[str]:
+        found = [self.continuation(label) for label in labels]
+        prompt = self.render([{"role": "user", "content": "?"}])
+        if nested([self.tokens(prompt + text) for text in found]):
+            return [text + self.answers.end for text in found]
+        return found
+
+    def describe(self) -> dict[str, str | None]:
+        """How answers are written and read, for a result file."""
+        kept = ("lead", "opening", "end", "thought")
+        found = {key: value for key, value in asdict(self.answers).items() if key in kept}
+        return found | {"date": TEMPLATE_SETTINGS["date_string"] if self.form == "chat" else None}
 
     def _write(self, messages: Sequence[Message], answered: bool = False) -> str:
         """A conversation as text, up to an answer that is to come or with the last one there."""

@@ -298,19 +298,59 @@ def test_a_template_that_cannot_be_measured_with_is_refused(folder, capsys, name
     assert run(place, "--prompt", "plain")[0] == 0
 
 
-def test_a_template_that_forgets_the_first_of_many_turns_is_refused(folder, capsys):
-    place = folder(tokenizer_with(HISTORY.replace("messages", "messages[-7:]") + PROMPT))
+FORGETS = {
+    "all": HISTORY.replace("messages", "messages[-7:]") + PROMPT,
+    "answers": HISTORY.replace(
+        "m.content", "m.content if m.role == 'user' or loop.revindex < 8 else '...'"
+    ) + PROMPT,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FORGETS)
+def test_a_template_that_forgets_the_first_of_many_turns_is_refused(folder, capsys, what):
+    place = folder(tokenizer_with(FORGETS[what]))
     assert run(place, "--max_len", 3)[0] == 0
     assert run(place, "--max_len", 4, out="longer")[0] == 2
     assert CHANGED in refusal(capsys)
 
 
-def test_a_template_that_drops_an_empty_answer_is_refused():
-    said = "{% if m.content %}<|assistant|>{{ m.content }}<|end|>{% endif %}"
-    lm = subject(form("<|user|>{{ m.content }}<|end|>", said, "<|assistant|>"))
-    with pytest.raises(UserError, match="text is empty"):
-        lm.render(conversation(Turn("is it", ()), [Turn("is it", ("",))]))
-    assert subject(CHATML).render(conversation(Turn("is it", ()), [Turn("is it", ("",))]))
+WHOLE = "<|assistant|>{{ m.content }}<|end|>"
+DEPENDS = {  # on what an answer says
+    "none of an empty one": "{% if m.content %}" + WHOLE + "{% endif %}",
+    "the end of a long one": WHOLE.replace("m.content", "m.content[-60:]"),
+    "a note on a long one": "{% if m.content | length > 60 %}(long){% endif %}" + WHOLE,
+}
+
+
+@pytest.mark.parametrize("what", DEPENDS)
+def test_a_template_that_shows_an_answer_by_what_it_says_is_refused(what):
+    lm = subject(form("<|user|>{{ m.content }}", DEPENDS[what], "<|assistant|>"))
+    right = subject(form("<|user|>{{ m.content }}", WHOLE, "<|assistant|>"))
+    refused = 0
+    for answer in ("", "the answer to the question is positive " * 2):
+        messages = conversation(Turn("is it", ()), [Turn("is it", (answer,))])
+        assert answer in right.render(messages)
+        try:
+            lm.render(messages)
+        except UserError as error:
+            assert CHANGED in str(error)
+            refused += 1
+    assert refused == 1
+
+
+@pytest.mark.parametrize("change", ["", " | trim", ".lstrip()", ".rstrip()"])
+def test_spaces_around_a_message_may_go(change):
+    lm = subject(content(change))
+    for text in (" is it\n", "\n\nis it ", "is it", " ", ""):
+        shown = lm.render(conversation(Turn("?", ()), [Turn(text, (text,))]))
+        assert shown.count(text.strip()) >= 2
+
+
+def test_an_answer_with_a_thought_may_be_shown_without_it():
+    answer = "<think>is it\n</think>\n\npositive"
+    messages = conversation(Turn("is it", ()), [Turn("the question", (answer,))])
+    lm = subject(R1, marks=[], open_thought="close")
+    assert "<|assistant|>positive<|end|>" in "".join(lm.render(messages).split())
 
 
 def test_a_label_that_the_template_shows_otherwise_is_refused():
