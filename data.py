@@ -148,8 +148,8 @@ def _turn(task: Task, table: Table, number: int, references: References) -> Turn
     prompt = "".join(literal + (filled(field) if field else "") for literal, field in task.parts)
     if not is_text(prompt):
         raise UserError(
-            f"{task.place('prompt')}row {number} of '{task.name}' holds half a character "
-            "(a lone surrogate)."
+            f"{task.place('prompt')}row {number} of '{task.name}' contains a lone "
+            "surrogate, which is not valid text."
         )
     if task.cluster is None:
         return Turn(prompt, references)

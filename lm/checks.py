@@ -28,9 +28,8 @@ def check_files(name: str, folder: Path, gguf: str | None = None) -> None:
     adapter = folder / "adapter_config.json"
     if adapter.exists() and (folder / "config.json").exists():
         raise UserError(
-            f"'{name}' holds a whole model and a PEFT adapter, and it is not clear which is meant."
-            "\nMove the adapter_* files to a folder of their own, and add --adapter with it if it "
-            "is to be applied."
+            f"'{name}' holds both a whole model and a PEFT adapter.\n"
+            "Move the adapter_* files to another folder, and name it with --adapter to apply them."
         )
     if adapter.exists() and gguf is None:
         raise UserError(

@@ -101,7 +101,8 @@ class Runtime:
                 continue
             self.token_budget = max(1, tokens // 2)
             print(
-                f"out of memory: {self.token_budget} tokens a forward from now on", file=sys.stderr
+                f"out of memory: {self.token_budget} tokens per forward from now on",
+                file=sys.stderr,
             )
 
     def forget_lengths(self) -> None:

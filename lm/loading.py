@@ -133,7 +133,9 @@ def adapted(model, name: str, folder: Path):
     from peft import PeftConfig, PeftModel
 
     if not (folder / "adapter_config.json").exists():
-        raise UserError(f"--adapter {name}: there is no adapter_config.json, so it is no adapter.")
+        raise UserError(
+            f"--adapter {name}: there is no adapter_config.json, so it is not an adapter."
+        )
     checks.check_pointers(name, folder)
     with reading(name), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -197,7 +199,9 @@ def place_of(name: str, allow_pickle: bool = False) -> tuple[Path, str | None]:
     files = sorted(folder.glob(f"*{GGUF}"))
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
-        raise UserError(f"'{name}' holds several models: {names}.\nGive one file as --model.")
+        raise UserError(
+            f"'{name}' holds several models: {names}.\nName one of these files as --model."
+        )
     return folder, files[0].name if files else None
 
 

@@ -47,5 +47,5 @@ def run_halving(items: Sequence[Any], work: Callable[[Sequence[Any]], list]) -> 
     if results is not None:
         return results
     middle = len(items) // 2
-    print(f"out of memory: {middle} prompts at once", file=sys.stderr)
+    print(f"out of memory: {middle} prompts at once from now on", file=sys.stderr)
     return run_halving(items[:middle], work) + run_halving(items[middle:], work)

@@ -48,10 +48,10 @@ def choose_engine(name: str, runtime: Runtime) -> tuple[Engine, Proof]:
     model = type(runtime.model).__name__
     if name == "tree":
         raise UserError(
-            f"--engine tree does not read {model}: {proof.refusal}. Use --engine auto or plain."
+            f"--engine tree cannot run {model}: {proof.refusal}. Use --engine auto or plain."
         )
     if proof.refusal:
-        print(f"{model}: {proof.refusal}, so the plain loop runs.", file=sys.stderr)
+        print(f"{model}: {proof.refusal}. The plain engine runs instead (slower).", file=sys.stderr)
     return PlainEngine(runtime, probe.answering()), proof
 
 
@@ -100,8 +100,8 @@ class Probe:
                     return way
             except MISFITS:
                 continue  # no cache that `generate` could use
-        print(f"{type(self.runtime.model).__name__}: its cache is not exact, so answers are made "
-              "by reading the whole text for each token.", file=sys.stderr)  # fmt: skip
+        print(f"{type(self.runtime.model).__name__}: its cache is not exact, so the whole text "
+              "is read again for each token of an answer (slower).", file=sys.stderr)  # fmt: skip
         return ANSWERING[-1]
 
     def same_answers(self, found: Readings) -> bool:

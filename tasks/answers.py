@@ -120,11 +120,11 @@ def _refuse_foreign(cells: Sequence[Cell], labels: Sequence[str]) -> None:
     has_truths = bool(_truths(labels)) and any(cell.is_bool for cell in cells)
     for cell in cells:
         is_index = cell.whole is not None and 0 <= cell.whole <= most
-        why = f"{cell.shown} is none of {known}"
+        why = f"{cell.shown} is not one of {known}"
         if cell.place(labels) is not None or (has_truths and cell.truth is not None):
             continue
         if cell.is_bool:
-            why += ": true and false stand for labels true and false, or yes and no, alone"
+            why += ": true and false stand for labels true and false, or yes and no, only"
         elif numeric and cell.whole is not None:
             why += ". If it is an index, say where that begins: `index_from: 0` or `index_from: 1`"
         elif is_index and not has_truths:
@@ -161,7 +161,7 @@ def _label_or_index(cell: Cell, labels: Sequence[str], first: int) -> int:
         return cell.place(labels)
     raise RowError(
         cell.number,
-        f"{cell.shown} is none of {', '.join(labels)} or an index {first} to "
+        f"{cell.shown} is not one of {', '.join(labels)} or an index {first} to "
         f"{first + len(labels) - 1}",
     )
 
@@ -179,7 +179,7 @@ def _by_names(
         if cell.whole is None:
             place = _same_name(cell.text, labels)
         elif not 0 <= cell.whole < len(names):
-            raise RowError(cell.number, f"{cell.shown} is no class of {', '.join(names)}"[:300])
+            raise RowError(cell.number, f"{cell.shown} is not a class of {', '.join(names)}"[:300])
         elif index_from is None:
             place = own[cell.whole]
         else:
@@ -238,7 +238,7 @@ def _texts(value: Any, check: Callable[[str], None]) -> References:
             raise ValueError(f"{item!r:.40} is neither a text nor a list of texts{more}")
         text = as_text(item).strip()
         if not is_text(text):
-            raise ValueError("there is half a character (a lone surrogate)")
+            raise ValueError("it contains a lone surrogate, which is not valid text")
         if text:
             check(text)
             found.append(text)

@@ -28,7 +28,7 @@ def parse_field(text: str, dots: bool = False) -> Field:
     """
     key = rf"\[{PART}\]|\.{PART}" if dots else rf"\[{PART}\]"
     if not re.fullmatch(rf"{PART}(?:{key})*", text):
-        raise ValueError(f"{text!r:.60} is no column, column[0] or column[key]")
+        raise ValueError(f"{text!r:.60} is not column, column[0] or column[key]")
     column = re.match(PART, text)[0]
     return Field(column, tuple(a or b for a, b in KEY.findall(text[len(column) :])))
 
@@ -99,7 +99,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, list | tuple | Mapping):
         kind = "an object" if isinstance(value, Mapping) else "a list"
         raise ValueError(
-            f"is {kind}, not a text: name what is in it, as in {{column[0]}} or {{column[key]}}"
+            f"is {kind}, not a text: name a part of it, as in {{column[0]}} or {{column[key]}}"
         )
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
@@ -111,7 +111,7 @@ def option_lines(value: Any, labels: Sequence[str] = (), answer: str | None = No
     letters, or with the answer.
     """
     if not isinstance(value, list | Mapping):
-        raise ValueError(f"is no list of options: {value!r:.40}")
+        raise ValueError(f"is not a list of options: {value!r:.40}")
     if not 0 < len(value) <= len(ascii_uppercase):
         raise ValueError(f"has {len(value)} options, not 1 to {len(ascii_uppercase)}")
     letters = list(value) if isinstance(value, Mapping) else ascii_uppercase[: len(value)]

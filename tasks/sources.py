@@ -114,7 +114,9 @@ def _read_csv(path: Path) -> Table:
         unique_keys([(name, None) for name in reader.fieldnames or ()])
         for row in reader:
             if None in row or None in row.values():  # more cells than columns, or fewer
-                raise ValueError(f"line {reader.line_num} has not as many cells as the first line")
+                raise ValueError(
+                    f"line {reader.line_num} has more or fewer cells than the first line"
+                )
             rows.append(row)
     return Table(rows)
 

@@ -85,7 +85,7 @@ def test_words_for_true_and_false_are_read_in_any_case(tmp_path, labels, values)
 @pytest.mark.parametrize("labels", [["bad", "good"], ["0", "1"], ["yes", "no", "maybe"]])
 def test_true_and_false_for_other_labels_are_refused(tmp_path, labels, ending):
     said = refused(references, tmp_path, [True, False], ending, labels=labels)
-    assert "line 4" in said and "row 1 of 'own', column 'label': True is none of" in said
+    assert "line 4" in said and "row 1 of 'own', column 'label': True is not one of" in said
 
 
 @pytest.mark.parametrize("ending", WRITERS)
@@ -150,7 +150,7 @@ def test_labels_that_are_numbers_are_read_as_themselves_unless_an_index_is_named
     for values in ([1, 2, 3], ["1", "2", "3"], [1.0, 2.0, 3.0]):
         assert references(tmp_path, values, labels=["1", "2", "3"]) == ["1", "2", "3"]
     said = refused(references, tmp_path, [0, 1, 2], labels=["1", "2", "3"])
-    assert "0 is none of 1, 2, 3. If it is an index" in said
+    assert "0 is not one of 1, 2, 3. If it is an index" in said
     assert references(tmp_path, [0, 1, 2], labels=["1", "2", "3"], index_from=0) == ["1", "2", "3"]
     assert references(tmp_path, [-1, 0, 1], labels=["-1", "0", "1"]) == ["-1", "0", "1"]
 
@@ -306,7 +306,7 @@ def test_a_narrow_float_is_shown_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("prompt", "words"),
     [
-        ("{choices}", "'choices' is a list, not a text: name what is in it"),
+        ("{choices}", "'choices' is a list, not a text: name a part of it"),
         ("{nested}", "'nested' is an object, not a text"),
         ("{nested[b]}", "'nested[b]' names [b], and there is only a"),
         ("{choices[2]}", "names [2], and the list has 2 items"),
@@ -389,7 +389,7 @@ def test_options_are(tmp_path, kind):
 
 
 NO_OPTIONS = {
-    "no list": ({"options": "choices"}, "x y", "is no list of options: 'x y'"),
+    "no list": ({"options": "choices"}, "x y", "is not a list of options: 'x y'"),
     "empty": ({}, [], "has 0 options"),
     "more than the labels": ({}, ["x", "y", "z"], "has options A, B, C, and labels A, B"),
     "fewer than the answer": ({}, ["x"], "has options A, and the answer is B"),
@@ -430,4 +430,4 @@ def test_every_line_or_row_is_named_by_its_own_number_whatever_the_subject(tmp_p
     write_jsonl(tmp_path / "rows.jsonl", rows)
     known = task_of(tmp_path, "rows.jsonl", labels=["x", "y"], subject="area").task
     said = refused(data.load_rows, spec.TaskSpec(known, "b", "test"))
-    assert "row 4 of 'own', column 'label': 'z' is none of x, y" in said
+    assert "row 4 of 'own', column 'label': 'z' is not one of x, y" in said

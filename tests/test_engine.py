@@ -197,7 +197,7 @@ def test_an_error_of_the_tree_is_shown_by_its_name_and_kept(monkeypatch, capsys)
     reason = "the tree engine fails on it (TypeError: no such argument)"
     assert (engine.name, proof.refusal, proof.tree_gap) == ("plain", reason, None)
     said = capsys.readouterr().err
-    assert said == f"LlamaForCausalLM: {reason}, so the plain loop runs.\n"
+    assert said == f"LlamaForCausalLM: {reason}. The plain engine runs instead (slower).\n"
 
 
 def test_short_memory_is_no_reason_to_run_plain(monkeypatch):

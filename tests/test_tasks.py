@@ -278,7 +278,7 @@ def test_labels_that_are_numbers_are_never_taken_for_an_index(folder):
     write_jsonl(folder / "moods.jsonl", [{"text": "a", "n": 1}, {"text": "b", "n": "2"}])
     assert [turn.references for turn in turns(folder, text)] == [("1",), ("2",)]
     write_jsonl(folder / "moods.jsonl", [{"text": "a", "n": 0}])
-    assert "0 is none of 1, 2." in refused(folder, text, turns)
+    assert "0 is not one of 1, 2." in refused(folder, text, turns)
 
 
 @pytest.mark.parametrize("value", ["medium", "Low", 3, -2, 1.5, "1e0"])
@@ -286,7 +286,7 @@ def test_a_value_that_is_no_label_names_its_row_and_the_labels(folder, value):
     write_jsonl(folder / "moods.jsonl", [*ROWS, {"text": "t", "mood": value}])
     said = refused(folder, GOOD + "  labels: [low, high]\n", turns)
     assert "line 4: task 'moods': row 7 of 'moods', column 'mood'" in said
-    assert f"{value!r} is none of low, high or an index 0 to 1." in said
+    assert f"{value!r} is not one of low, high or an index 0 to 1." in said
 
 
 LABELS = "  labels: [low, high]\n"
@@ -346,8 +346,8 @@ def test_a_reference_of_another_kind_is_named(folder):
         ("a.jsonl", b'["t", "m"]\n', "line 1 is not an object"),
         ("a.jsonl", b'{"text": "\xe9"}\n', "decode"),
         ("a.jsonl", b"", "has no rows"),
-        ("a.csv", b"text,mood\nt,m,x\n", "line 2 has not as many cells"),
-        ("a.csv", b"text,mood\nt\n", "line 2 has not as many cells"),
+        ("a.csv", b"text,mood\nt,m,x\n", "line 2 has more or fewer cells"),
+        ("a.csv", b"text,mood\nt\n", "line 2 has more or fewer cells"),
         ("a.csv", b'text,mood\n"t,m\n', "unexpected end of data"),
         ("a.csv", b"text,mood\n", "has no rows"),
         ("a.parquet", b"PAR1", "cannot read"),
