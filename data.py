@@ -32,6 +32,11 @@ class Turn:
     references: References
     cluster: str | None = None  # what its row has in the task's cluster column
 
+    @cached_property
+    def question(self) -> str:
+        """The prompt as prompts are compared: two normal forms of a text are one."""
+        return same_form(self.prompt)
+
 
 @dataclass(frozen=True)
 class TaskRows:
@@ -43,7 +48,7 @@ class TaskRows:
     @cached_property
     def distinct(self) -> int:
         """Number of different prompts among the rows."""
-        return len({turn.prompt for turn in self.turns})
+        return len({turn.question for turn in self.turns})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -218,12 +223,12 @@ def draw_history(
     """
     rng = random.Random(f"history/{seed}/{rows.spec}/{number}")
     chosen: dict[int, None] = {}  # a dict keeps the order of drawing
-    prompts = {target.prompt}
+    asked = {target.question}
     while len(chosen) < max_len:
         index = rng.randrange(len(rows.turns))
-        prompt = rows.turns[index].prompt
-        if prompt not in prompts:
-            prompts.add(prompt)
+        question = rows.turns[index].question
+        if question not in asked:
+            asked.add(question)
             chosen[index] = None
     return tuple(chosen)
 

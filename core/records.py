@@ -423,5 +423,7 @@ def cleaned(values: Iterable[float]) -> list[float | None]:
     return [round(float(x), DECIMALS) if np.isfinite(x) else None for x in values]
 
 
-TEXT_SCORES = ("rouge1", "rouge2", "rouge", "exact_match", "f1")  # of every generated text
-PROPORTIONS = ("accuracy", "exact_match")  # metrics that are 0 or 1 for an example
+# Of every generated text
+TEXT_SCORES = ("rouge1", "rouge2", "rouge", "exact_match", "f1", "exact_match_strict")
+# Metrics that are 0 or 1 for an example
+PROPORTIONS = ("accuracy", "exact_match", "exact_match_strict")

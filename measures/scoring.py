@@ -1,23 +1,14 @@
 """How one example is scored: labels, numbers and texts. Used by the run and by viz alike."""
 
-import re
-import string
 from collections import Counter
 from collections.abc import Sequence
-from decimal import Decimal
 from functools import cache
 from typing import Any
 
 from core.debug_log import Example
 from core.records import TEXT_SCORES
-
-ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-# 7, 1,234.50 and .5; a minus is a sign where it follows no word or number, so that 10-3 ends in 3
-NUMBER = re.compile(
-    r"(?:(?<![\w)])[-\N{MINUS SIGN}])?"
-    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?<![0-9])(?=\.[0-9]))(?:\.[0-9]+)?"
-)
-MARKED_NUMBER = re.compile(rf"####\s*\$?({NUMBER.pattern})")
+from measures import texts
+from measures.quantities import Number, find_quantity
 
 
 def label_score(label_logprobs: dict[str, float], expected: str) -> float:
@@ -34,14 +25,15 @@ def best_label(label_logprobs: dict[str, float]) -> str:
 def _scorer() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)
+    return RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=texts.RougeWords())
 
 
 def text_scores(prediction: str, references: Sequence[str]) -> dict[str, float]:
     """TEXT_SCORES of a text, each with its best reference.
 
     ROUGE-1, -2 and -L (`rouge`) are F1 without stemming (Lin 2004); exact match and token F1 are
-    those of SQuAD (Rajpurkar et al. 2016).
+    those of SQuAD (Rajpurkar et al. 2016), by characters in scripts without spaces. The strict
+    exact match normalises nothing but Unicode's form and the space around a text.
     """
     found = [_text_scores(prediction, reference) for reference in references]
     return {name: max(scores[name] for scores in found) for name in TEXT_SCORES}
@@ -49,35 +41,32 @@ def text_scores(prediction: str, references: Sequence[str]) -> dict[str, float]:
 
 def _text_scores(prediction: str, reference: str) -> dict[str, float]:
     rouge = _scorer().score(reference, prediction)
-    words, expected = normalised_words(prediction), normalised_words(reference)
+    same = texts.bare(prediction) == texts.bare(reference) != ""
+    words, expected = map(texts.normalised_words, (prediction, reference))
+    if not words and not expected:  # of an article or punctuation nothing is left to compare
+        words, expected = ([texts.bare(text).lower()] for text in (prediction, reference))
     return {
         "rouge1": rouge["rouge1"].fmeasure,
         "rouge2": rouge["rouge2"].fmeasure,
         "rouge": rouge["rougeL"].fmeasure,
         "exact_match": float(words == expected),
-        "f1": token_f1(words, expected),
+        "f1": token_f1(texts.pieces(words), texts.pieces(expected)),
+        "exact_match_strict": float(same),
     }
 
 
-def normalised_words(text: str) -> list[str]:
-    """Words as SQuAD compares them: lower case, without ASCII punctuation, without articles."""
-    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return ARTICLES.sub(" ", bare).split()
-
-
 def token_f1(words: Sequence[str], expected: Sequence[str]) -> float:
-    """F1 of the words as bags; of two empty ones 1."""
+    """F1 of the words as bags; 0 where one of them is empty."""
     if not words or not expected:
-        return float(words == expected)
+        return 0.0
     shared = (Counter(words) & Counter(expected)).total()
     return 2 * shared / (len(words) + len(expected))
 
 
-def find_number(text: str) -> Decimal | None:
-    """The number after the last `#### `, or else the last number of a text; None without any."""
-    marked = MARKED_NUMBER.findall(text)
-    numbers = marked or NUMBER.findall(text)
-    return Decimal(numbers[-1].replace(",", "").replace("\N{MINUS SIGN}", "-")) if numbers else None
+def find_number(text: str) -> Number | None:
+    """The number that a text ends in, or the one behind `####`; None without one that is plain."""
+    found = find_quantity(text)
+    return found.value if found else None
 
 
 @cache
@@ -136,14 +125,16 @@ def judge_labels(
 def find_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that a text holds as a word of its own; None where it holds none or several.
 
+    In a Chinese, Japanese or Thai text, which has no spaces, a label may stand anywhere.
     Labels of one letter must be in their own case, since `a` is also a word, and so must labels
     that differ in case alone; others in any. Where one label is a part of another, as in `likely`
     and `not likely`, the longer one is read first.
     """
-    found, lower = set(), [label.lower() for label in labels]
+    found, lower = set(), [texts.bare(label).lower() for label in labels]
+    text = texts.bare(text)
     for label in sorted(labels, key=len, reverse=True):
-        case = re.IGNORECASE if len(label) > 1 and lower.count(label.lower()) == 1 else 0
-        text, count = re.subn(rf"(?<!\w){re.escape(label)}(?!\w)", "\0", text, flags=case)
+        any_case = len(label) > 1 and lower.count(texts.bare(label).lower()) == 1
+        text, count = texts.label_pattern(label, any_case).subn("\0", text)
         found |= {label} if count else set()
     return found.pop() if len(found) == 1 else None
 
@@ -153,15 +144,16 @@ def judge_text(
 ) -> Example:
     """What of an example follows from a generated text and its `text_scores`.
 
-    Under `accuracy` it is right where its number is that of the first reference; a text without a
-    number is wrong, and a format failure besides.
+    Under `accuracy` it is right where its number is that of the first reference. A text without a
+    number that can be read is wrong, and a format failure besides; so is one in another known unit.
     """
     if metric_name != "accuracy":
         return {"score": scores[metric_name], "scores": scores}
-    found = find_number(text)
+    found, expected = find_quantity(text), find_quantity(references[0])
+    readable = found is not None and expected is not None and found.comparable(expected)
     return {
-        "score": float(found is not None and found == find_number(references[0])),
+        "score": float(readable and found.value == expected.value),
         "scores": scores,
-        "extracted": None if found is None else f"{found:f}",
-        "format_failure": found is None,
+        "extracted": None if found is None else str(found),
+        "format_failure": not readable,
     }

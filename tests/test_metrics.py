@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from core import records
-from measures import metrics, scoring, stats
+from measures import metrics, scoring, stats, texts
 
 
 def example(h, target, score=1.0, top5=(), **settings):
@@ -72,7 +72,8 @@ def test_scores_through_evaluate_keep_the_order_and_are_no_sample():
 
 
 # Worked out by hand: rouge1 and rouge2 count shared words and pairs of words, rouge is the longest
-# common subsequence; for f1 the articles and the punctuation are gone first.
+# common subsequence; for f1 the articles and the punctuation are gone first. None
+# is strictly equal.
 @pytest.mark.parametrize(
     ("prediction", "references", "expected"),
     [
@@ -91,7 +92,7 @@ def test_text_scores_are_what_a_hand_gets(prediction, references, expected):
     for order in (references, references[::-1]):
         found = scoring.text_scores(prediction, order)
         assert tuple(found) == records.TEXT_SCORES
-        assert tuple(found.values()) == pytest.approx(expected)
+        assert tuple(found.values()) == pytest.approx((*expected, 0))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_text_scores_are_what_a_hand_gets(prediction, references, expected):
     ],
 )
 def test_words_are_compared_without_case_punctuation_and_articles(text, words):
-    assert scoring.normalised_words(text) == words
+    assert texts.normalised_words(text) == words
 
 
 # --- numbers
@@ -139,6 +140,58 @@ NUMBERS = {
     "####": None,
     "": None,
     "x, . - ,": None,
+    # signs and currencies
+    "-$5": "-5",
+    "$-5": "-5",
+    "\\$5": "5",
+    "\N{MINUS SIGN}€5": "-5",
+    "= - 5": "-5",
+    "#### -$5": "-5",
+    "- 5": None,
+    "\N{PLUS-MINUS SIGN}5": None,
+    "5\N{EN DASH}10": "10",
+    # groups and decimals
+    "1.234,56": "1234.56",
+    "1.234.567": "1234567",
+    "12,34,567": "1234567",
+    "1'234.5": "1234.5",
+    "1\N{NO-BREAK SPACE}234": "1234",
+    "1\N{NARROW NO-BREAK SPACE}234,5": "1234.5",
+    "1{,}234": "1234",
+    "3,5": None,
+    "0,123": None,
+    "1 234": None,
+    "1,23": None,
+    "1.2.3": None,
+    "5'10": None,
+    # exponents, fractions and powers
+    "1e3": "1000",
+    "2.5E-2": "0.025",
+    "1.5 \N{MULTIPLICATION SIGN} 10^3": "1500",
+    "10\N{SUPERSCRIPT TWO}": "100",
+    "2^5": None,
+    "1/2": "0.5",
+    "3 1/2": "3.5",
+    "3\N{VULGAR FRACTION ONE HALF}": "3.5",
+    "1/0": None,
+    "-\\frac{3}{4}": "-0.75",
+    "\N{SQUARE ROOT}2": None,
+    "1e999999999": None,
+    # what is beside a number, and other scripts
+    "5 million": "5000000",
+    "$2.5 billion": "2500000000",
+    "3\u4e07": "30000",
+    "5k": None,
+    "3 dozen": None,
+    "B12": None,
+    "2020-01-05": None,
+    "12:30": None,
+    "3/4/2020": None,
+    "2\N{GREEK SMALL LETTER PI}": None,
+    "\N{ARABIC-INDIC DIGIT THREE}": "3",
+    "\N{FULLWIDTH DIGIT FIVE}": "5",
+    "\u7b54\u6848\u662f5": "5",
+    "5 m\N{SUPERSCRIPT TWO}": "5",
 }
 
 
@@ -163,6 +216,26 @@ def test_a_text_without_a_number_is_wrong_and_a_format_failure(text, score, extr
     assert found == {
         "score": score, "scores": scores, "extracted": extracted, "format_failure": failed
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "score", "failed"),
+    [
+        ("-$5", "-5", 1, False),
+        ("-$5", "$5", 0, False),
+        ("5 km", "5 kilometres", 1, False),
+        ("5 km", "5 m", 0, True),
+        ("5", "5 m", 1, False),
+        ("5 cents", "$5", 0, True),
+        ("1.234,56 \N{EURO SIGN}", "1,234.56", 1, False),
+        ("1/3", "2/6", 1, False),
+        ("3,5", "5", 0, True),
+        ("", "0", 0, True),
+    ],
+)
+def test_numbers_are_read_right_or_are_format_failures(text, reference, score, failed):
+    found = scoring.judge_text(text, [reference], "accuracy", {})
+    assert (found["score"], found["format_failure"]) == (score, failed)
 
 
 @pytest.mark.parametrize("name", records.TEXT_SCORES)
