@@ -45,7 +45,6 @@ LAYER_KEYS = (
 TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len")
 # {} where there is nothing of the kind
 SOMETIMES = (*TEXT_KEYS, "cue_by_len", "sensitivity_by_len", "ties_by_len", *LAYER_KEYS)
-LATER = ("ties_by_len",)  # results of older versions have none: read as {}
 RESULT_KEYS = {
     "model": str,
     "target": str,
@@ -215,7 +214,7 @@ def _too_deep(value: Any) -> bool:
 
 def read_result(path: Path) -> dict[str, Any]:
     """A result file with every key of the schema; UserError where one is missing or wrong."""
-    result = {name: {} for name in LATER} | read_json(path)
+    result = read_json(path)
     _require_version(path, result, "the result")
     _require(path, result, RESULT_KEYS, "the result")
     metric = result["metric_by_len"]
