@@ -18,20 +18,19 @@ import time
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from core.debug_log import require_conversations
 from core.errors import UNPRINTABLE, UserError, is_text, unique_keys
+from core.keys import Key, by_text, make_keys
 
 SCHEMA_VERSION = 3
 TOLERANCE = 1e-6  # largest difference between a stored number and a recomputed one
 SURROGATE = re.compile(r"\\u[dD]")  # in JSON: half of a character, and alone nothing
 DEEPEST = 20  # lists and objects in each other; what is written has half as many
 LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more
-NOT_RECORDED = "not recorded"  # a setting that a result does not hold
-UNMIXED = "distractor"  # --mix: turns of the distractor alone
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
 PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
@@ -312,62 +311,28 @@ def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path, read_result(path)
 
 
-class Key(NamedTuple):
-    """What tells results apart: who was asked what, after which histories, from which seed."""
-
-    model: str
-    target: str
-    distractor: str
-    history: str  # of `history_label`
-    seed: str  # "0", or "0 1 2" where several were pooled
-
-
-def result_key(result: dict[str, Any]) -> Key:
-    """The key of a result."""
-    seed = result["config"].get("seed", NOT_RECORDED)
-    return Key(
-        *(str(result[name]) for name in Key._fields[:3]),
-        history_label(result["config"]),
-        " ".join(map(str, seed)) if isinstance(seed, list) else str(seed),
-    )
-
-
-def history_label(config: dict[str, Any]) -> str:
-    """How histories were made, in a few words: `teacher`, `model, interleaved`, `teacher, cue`."""
-    words = [str(config.get("history", NOT_RECORDED))]
-    if config.get("mix", UNMIXED) != UNMIXED:
-        words.append(str(config["mix"]))
-    if config.get("switch_cue") is not None:
-        words.append("cue")
-    count = config.get("num_histories")
-    if count is not None:
-        words.append(f"{count} {'history' if count == 1 else 'histories'}")
-    return ", ".join(words)
-
-
-def by_text(name: str) -> tuple[int, str]:
-    """Sorts texts by length first, so that numbers in them come in their order."""
-    return len(name), name
-
-
 def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
     """Results below the folders, each with its `path`, by its key, sorted.
 
     UserError where one key has two results, or one lacks a statistic or holds a damaged one.
     """
-    found: dict[Key, tuple[Path, dict[str, Any]]] = {}
+    found = {}  # the same file may be below two of the folders
     for path, result in (pair for folder in folders for pair in find_results(folder)):
-        other, first = found.setdefault(result_key(result), (path, result))
-        if other.resolve() != path.resolve():
+        found.setdefault(path.resolve(), result | {"path": str(path)})
+        for h, entry in result["stats_by_len"].items():
+            _require_statistics(path, entry, h)
+    results = list(found.values())
+    by_key: dict[Key, dict[str, Any]] = {}
+    for key, result in zip(make_keys(results), results):
+        first = by_key.setdefault(key, result)
+        if first is not result:
             raise UserError(
-                f"{other} and {path} hold the same model, target, distractor, history and seed, "
+                f"{first['path']} and {result['path']} hold the same {', '.join(key.fields)}, "
                 f"{_differences(first['config'], result['config'])}.\n"
                 "Give them apart, in a --result_dir for each."
             )
-        for h, entry in result["stats_by_len"].items():
-            _require_statistics(path, entry, h)
-    in_order = sorted(found, key=lambda key: (key[:-1], by_text(key.seed)))
-    return {key: found[key][1] | {"path": str(found[key][0])} for key in in_order}
+    in_order = sorted(by_key, key=lambda key: (key[:4], by_text(key[4]), key[5:]))
+    return {key: by_key[key] for key in in_order}
 
 
 def _require_statistics(path: Path, entry: Any, h: str) -> None:

@@ -24,7 +24,6 @@ SORTED_BY = {
     "p": "p_value", "p (Holm)": "p_holm_table", "n": "n", "Detectable": "detectable_points",
 }  # fmt: skip
 SIDES = ("target", "distractor")
-APART = ("model", "history", "seed")
 
 Record = dict[str, Any]
 Row = dict[str, Any]  # of tables.make_frame
@@ -32,7 +31,11 @@ Row = dict[str, Any]  # of tables.make_frame
 
 def identity(frame: "DataFrame") -> list[str]:
     """Columns that tell results apart beside target and distractor, and do so here."""
-    return [name for name in APART if frame[name].nunique() > 1]
+    return [name for name in _apart(frame) if frame[name].nunique() > 1]
+
+
+def _apart(frame: "DataFrame") -> list[str]:
+    return [name for name in tables.key_columns(frame) if name not in SIDES]
 
 
 def name_of(row: Row, apart: Sequence[str]) -> str:
@@ -171,8 +174,9 @@ def verdict_table(frame: "DataFrame") -> dict[str, Any]:
     all; it is under `shared` then.
     """
     cells = tables.rounded(frame)
-    shared = {name: frame[name].iloc[0] for name in APART if name not in identity(frame)}
-    columns = [name for name in cells if name.lower() not in shared]
+    shared = {name: frame[name].iloc[0] for name in _apart(frame) if name not in identity(frame)}
+    left_out = set(map(tables.heading, shared))
+    columns = [name for name in cells if name not in left_out]
     rows = [
         {
             "h": row["h"],

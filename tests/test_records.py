@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from core import records
+from core import keys, records
 from core.errors import UserError
 
 RESULT = {
@@ -343,7 +343,7 @@ def stored(tmp_path, folder="results", distractor="posts/test", **config):
     ],
 )
 def test_a_history_is_called_by_what_is_not_usual_about_it(label, config):
-    assert records.history_label({"history": "teacher"} | config) == label
+    assert keys.history_label({"history": "teacher"} | config) == label
 
 
 def test_runs_that_differ_in_history_or_seed_are_kept_apart_and_in_order(tmp_path):
@@ -362,18 +362,34 @@ def test_runs_that_differ_in_history_or_seed_are_kept_apart_and_in_order(tmp_pat
 def test_a_setting_that_a_result_does_not_hold_is_not_guessed(tmp_path):
     stored(tmp_path)
     ((*_, history, seed),) = records.load_results([tmp_path])
-    assert history == seed == records.NOT_RECORDED
+    assert history == seed == keys.NOT_RECORDED
 
 
 @pytest.mark.parametrize(
     ("other", "said"),
-    [({"dtype": "float16", "prompt": "plain"}, "differ in dtype, prompt"), ({}, "all settings")],
+    [({"batch_size": 8, "device": "cuda"}, "differ in batch_size, device"), ({}, "all settings")],
 )
 def test_two_results_of_one_key_are_refused_with_what_they_differ_in(tmp_path, other, said):
-    settings = {"history": "teacher", "seed": [0], "dtype": "float32", "prompt": "chat"}
+    settings = {"history": "teacher", "seed": [0], "batch_size": 4, "device": "cpu"}
     paths = [stored(tmp_path, name, **settings | more) for name, more in (("a", {}), ("b", other))]
     with pytest.raises(UserError) as refused:
         records.load_results([tmp_path])
     assert all(str(path) in str(refused.value) for path in paths)
     assert said in str(refused.value)
     assert len(str(refused.value).splitlines()) == 2
+
+
+def test_a_setting_in_which_results_of_one_pair_differ_is_a_field_of_every_key(tmp_path):
+    made = {"a": {"prompt": "chat"}, "b": {"prompt": "plain"}, "c": {"prompt": "chat", "seed": [1]}}
+    for name, settings in made.items():
+        stored(tmp_path, name, **{"seed": [0], "dtype": "float32", "max_new_tokens": 8} | settings)
+    found = [key.fields for key in records.load_results([tmp_path])]
+    assert [(each["seed"], each["prompt"]) for each in found] == [
+        ("0", "chat"), ("0", "plain"), ("1", "chat")
+    ]  # fmt: skip
+    assert not any("dtype" in each or "max_new_tokens" in each for each in found)
+
+
+def test_a_file_below_two_of_the_folders_is_read_once(tmp_path):
+    stored(tmp_path, "a", seed=[0])
+    assert len(records.load_results([tmp_path, tmp_path / "a"])) == 1

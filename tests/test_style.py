@@ -15,6 +15,7 @@ from PIL import Image
 
 import viz
 from core import records
+from core.keys import make_keys
 from reports import curves, grid, layers, style, tables
 
 LONG = "mmlu.high_school_european_history_{}/validation"
@@ -344,9 +345,10 @@ def test_every_result_is_one_line_of_one_figure_and_lines_differ_in_one_field(ru
     found = [result["path"] for group in groups for result in group.lines.values()]
     assert sorted(found) == sorted(result["path"] for result in results.values())
     for group in groups:
-        keys = [records.result_key(result)._asdict() for result in group.lines.values()]
-        assert [key.pop(by) for key in keys] == list(group.lines)
-        assert keys == [group.names] * len(keys)
+        found = make_keys(list(group.lines.values()))
+        fields = [key.fields for key in found]
+        assert [each.pop(by) for each in fields] == list(group.lines)
+        assert fields == [group.names] * len(fields)
 
 
 @pytest.fixture
