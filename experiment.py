@@ -19,8 +19,9 @@ import data
 from core import records
 from core.errors import OutOfMemory, Terminated, UserError
 from data import Case, Pair
-from measures import metrics, ties
+from measures import metrics
 from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
+from run.effects import say_left_out
 from run.examples import Query, random_rows, reads_of, run_cases
 from run.journal import (
     CaseKey,
@@ -47,8 +48,6 @@ from run.team import Team, joined, rank_here
 
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel
-
-HALVES = ("bfloat16", "float16")
 
 
 def run(config: RunConfig) -> list[Path]:
@@ -83,6 +82,8 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
             print("All results exist already, with the same settings. --overwrite runs them again.")
         return paths
     lm = lm or _load(config)
+    if team.is_first:
+        say_left_out(config, lm)
     require_same_model([path for path in paths if path.exists()], config, lm)
     settings = (config.max_len, config.seed, config.limit, config.num_histories, config.mix)
     plan = data.plan_cases(waiting, *settings)
@@ -307,8 +308,7 @@ def write_pair(
         "distractor": str(pair.distractor.spec),
         "metric_name": pair.target.spec.task.metric,
     }
-    rounding = made["environment"].get("rounding")
-    aggregates = metrics.aggregate(log["debug_examples"], identity["metric_name"], rounding)
+    aggregates = metrics.aggregate(log["debug_examples"], identity["metric_name"])
     counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
     log, result = identity | log, identity | aggregates | counts | made
     records.write_json(records.debug_path(path), log)
@@ -355,27 +355,10 @@ def print_table(paths: Sequence[Path]) -> None:
         note = f"  ({skipped} skipped)" if skipped else ""
         print(f"{names}  {result['metric_name']:{room}}  {result['n']:5}{numbers}{note}")
     made = results[-1]["environment"].get
-    if made("dtype") in HALVES and made("rounding"):
-        print(rounding_line(results))
     print(
         f"\n{made('engine')} engine, {made('seconds')} s, peak memory {made('peak_memory_mib')} MiB"
     )
     print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
-
-
-def rounding_line(results: Sequence[Mapping[str, Any]]) -> str:
-    """What rounding does in half precision, and to how many predictions it may have done it."""
-    made = results[-1]["environment"]
-    gaps = ", ".join(
-        f"{road.replace('_', ' ')} by {gap:.2g}"
-        for road, gap in made["rounding"].items()
-        if gap is not None
-    )
-    close, count = ties.close_calls(results)
-    return (
-        f"\n{made['dtype']}: roads to one log P differ on a probe, {gaps} nats; "
-        f"{close} of {count} label predictions have no larger margin."
-    )
 
 
 def terminate(number: int, frame: object) -> None:

@@ -75,6 +75,8 @@ class Example(TypedDict, total=False):
     reply_logprobs: dict[str, Logprob]
     rewritten_messages: int  # that do not stand in the prompt as they were said
     cued: "Example"  # the same prompt with the cue, as far as it differs
+    spans: dict[str, Any]  # token ranges of system, turns and target, see `lm.spans`
+    effects: dict[str, Any]  # with the history hidden, or states patched: docs/effects.md
     conversation: int
 
 

@@ -41,9 +41,11 @@ LAYER_KEYS = (
     *("cos_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
     *("decision_layer_by_len", "layer_stats_by_len"),
 )
+# What --effects can measure
+EFFECT_PARTS = ("position", "block", "turn", "route", "patch", "attention")
 TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len")
 # {} where there is nothing of the kind
-SOMETIMES = (*TEXT_KEYS, "cue_by_len", "sensitivity_by_len", "ties_by_len", *LAYER_KEYS)
+SOMETIMES = (*TEXT_KEYS, "cue_by_len", "sensitivity_by_len", "effects_by_len", *LAYER_KEYS)
 RESULT_KEYS = {
     "model": str,
     "target": str,
@@ -243,7 +245,7 @@ def read_debug(path: Path) -> dict[str, Any]:
         if not 0 <= example["config"]["history_len"] < len(log["debug_examples"]):
             raise UserError(f"{path} is damaged: example {number} has no valid 'history_len'.")
         scores = example.get("label_logprobs", {})
-        rows = [example[key] for key in LAYER_ROWS if key in example]
+        rows = [example[key] for key in (*LAYER_ROWS, "spans", "effects") if key in example]
         if not isinstance(scores, dict) or not _numeric(scores) or not _numeric(rows):
             raise UserError(
                 f"{path} is damaged: example {number} holds something that is no number."

@@ -172,7 +172,7 @@ def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     quantities = {line.split()[0] for line in text.splitlines()[1:-1]}
     expected = {*IDENTITY, *BY_LEN, "score", "rewritten_messages"} - set(records.SOMETIMES)
     if make is label_example:
-        expected |= {"model_prediction", "ties_by_len"}
+        expected |= {"model_prediction"}
     else:
         expected |= {"scores", "scores_by_len"}
     if make is number_example:
