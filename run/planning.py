@@ -14,7 +14,6 @@ from core import records
 from core.errors import UserError
 from data import Case, Pair, TaskRows
 from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
-from run.effects import wanted_parts
 from run.journal import refuse_other_journals
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
 
@@ -30,7 +29,6 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
     task = pair.target.spec.task
     return settings | {
         "seed": list(config.seed),
-        "effects": wanted_parts(config),
         "target_metric": task.metric,
         "target_labels": list(task.labels),
         "max_new_tokens": task.max_new_tokens,
