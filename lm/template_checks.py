@@ -39,6 +39,7 @@ THOUGHTS = (
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
     ("◁think▷", "◁/think▷"),
 )
 PUNCTUATION = ".,;:!?…。\"'”»)]}"  # may stand in an answer, and so end none
@@ -227,29 +228,32 @@ class _Tried:
         prompt, gap, last = self.prompts[k], self.gaps[k], self.answered[k]
         if gap.startswith(prompt):
             return gap[len(prompt) :], None
-        if prompt.startswith(gap) and re.fullmatch(EMPTY_THOUGHT, prompt[len(gap) :]):
-            return "", "closed by the template"
-        for open, close in THOUGHTS:
-            before, found, behind = prompt.rpartition(open)
-            if found and not behind.strip():
-                more = last[len(prompt) :] if last.startswith(prompt) else ""
-                if re.fullmatch(EMPTY_THOUGHT, open + more):
-                    return more, "closed as the template closes it"
-                if before.rstrip() == gap.rstrip():
-                    return _unclosed(open, close, open_thought)
-        raise refused(f"ends a prompt in {prompt[-40:]!r}, but shows answers behind {gap[-40:]!r}")
+        thought = TRAILING_THOUGHT.search(prompt)
+        before = prompt[: thought.start()] if thought else prompt
+        if not gap.startswith(before):
+            raise refused(
+                f"ends a prompt in {prompt[-40:]!r}, but shows answers behind {gap[-40:]!r}"
+            )
+        missing = EMPTY_THOUGHT.sub("", gap[len(before) :], count=1)  # the prompt has one already
+        if EMPTY_THOUGHT.fullmatch(thought[0]):
+            return missing, "closed by the template"
+        behind = last[len(prompt) :] if last.startswith(prompt) else ""
+        if EMPTY_THOUGHT.fullmatch(thought[0] + behind):
+            return behind, "closed as the template closes it"
+        return _unclosed(thought[0].strip(), missing, open_thought)
 
 
-_PAIRS = (f"(?:{re.escape(open)}\\s*)?{re.escape(close)}" for open, close in THOUGHTS)
-EMPTY_THOUGHT = rf"\s*(?:{'|'.join(_PAIRS)})\s*"
+_OPEN, _CLOSE = ("|".join(map(re.escape, each)) for each in zip(*THOUGHTS))
+EMPTY_THOUGHT = re.compile(rf"\s*(?:(?:{_OPEN})\s*)?(?:{_CLOSE})\s*")
+TRAILING_THOUGHT = re.compile(rf"(?:(?:{_OPEN})\s*(?:{_CLOSE})?|(?:{_CLOSE}))\s*$")
 
 
-def _unclosed(opened: str, close: str, open_thought: str) -> tuple[str, str | None]:
+def _unclosed(opened: str, missing: str, open_thought: str) -> tuple[str, str | None]:
     """What follows a thought that the template opens and never shows closed."""
     if open_thought == "keep":
         return "", "kept open by --open_thought keep"
     if open_thought == "close":
-        return f"\n{close}\n\n", "closed by --open_thought close"
+        return f"\n{dict(THOUGHTS)[opened]}\n\n{missing}", "closed by --open_thought close"
     raise refused(
         f"opens a thought ({opened}) before every answer and shows none in a history",
         "Use --open_thought close to close it before the answer, or keep to read inside it.",

@@ -374,6 +374,19 @@ def test_a_thought_is_closed_where_the_template_closes_it(folder, template):
         assert example["prompt_text"].count("<think>") == 1  # the history has none
 
 
+@pytest.mark.parametrize(
+    ("said", "lead"),
+    [("", ""), ("</think>", ""), ("<|message|>", "<|message|>"), ("<think></think>\n", "")],
+)
+def test_a_thought_that_the_prompt_closes_may_be_missing_in_a_history(said, lead):
+    whole = f"<|assistant|>{said}{{{{ m.content }}}}<|end|>"
+    lm = subject(form("<|user|>{{ m.content }}", whole, "<|assistant|><think>\n</think>"))
+    prompt = lm.render(conversation(Turn("is it", ()), [Turn("is it", ("positive",))]))
+    assert prompt.endswith("<|assistant|><think>\n</think>" + lead)
+    assert lm.continuation("positive") == "positive"
+    assert f"<|assistant|>{said}positive<|end|>" in prompt
+
+
 @pytest.mark.parametrize("template", [R1, QWQ, EXAONE])
 def test_a_thought_that_no_history_shows_is_refused_but_for_a_flag(folder, capsys, template):
     place = folder(tokenizer_with(template))
