@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import data
 from core import records
 from core.errors import UserError
-from data import Case, Pair, TaskRows
+from data import Case, Pair, TaskRows, Turn
 from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
 from run.journal import refuse_other_journals
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
@@ -179,12 +179,15 @@ def _longest(case: Case, h: int, config: RunConfig) -> tuple[list, tuple[str, ..
     """The longest conversation asked at h turns, the texts that are read behind it, the most tokens
     of its answer, and the most tokens that are yet to come into it.
 
-    Replies of the model's own are not known yet: each may be as long as its task allows.
+    Replies of the model's own are not known yet: each may be as long as its task allows. Until then
+    one token stands in for each.
     """
     cue = config.switch_cue if h else None
     replies = 0
     if config.history == "model":
-        tasks = (case.task, case.pair.distractor.spec.task)
-        replies = h * max(task.max_new_tokens for task in tasks)
+        tasks = {"target": case.task, "distractor": case.pair.distractor.spec.task}
+        replies = sum(tasks[past.role].max_new_tokens - 1 for past in case.history[:h])
+        unknown = [replace(past, turn=Turn(past.turn.prompt, ("?",))) for past in case.history]
+        case = replace(case, history=tuple(unknown))
     behind = case.labels or (case.target.references[:1] if config.sensitivity else ())
     return case.messages(h, cue), behind, config.answer_tokens(case.task), replies

@@ -776,13 +776,18 @@ def case_and_needed(lm, target, **settings):
     [[case]] = data.plan_cases([pair], MAX_LEN, [0], 1)
     needed = []
     for h in range(MAX_LEN + 1):
-        text = lm.render(case.messages(h, config.switch_cue if h else None))
+        messages = case.messages(h, config.switch_cue if h else None)
+        if config.history == "model":  # of which no answer is known yet
+            messages = [
+                m | ({"content": "?"} if m["role"] == "assistant" else {}) for m in messages
+            ]
+        text = lm.render(messages)
         behind = [len(lm.renderer.tokens(text + label)) for label in case.labels]
         if not case.labels or config.scoring != "likelihood":
             behind.append(len(lm.renderer.tokens(text)) + case.task.max_new_tokens)
         if not case.labels and config.sensitivity:
             behind.append(len(lm.renderer.tokens(text + case.target.references[0])))
-        own = case.task.max_new_tokens if config.history == "model" else 0
+        own = case.pair.distractor.spec.task.max_new_tokens - 1 if config.history == "model" else 0
         needed.append(max(behind) + h * own)
     return case, config, needed
 
