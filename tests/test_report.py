@@ -245,8 +245,8 @@ def test_skipped_targets_and_format_failures_are_never_hidden(tmp_path):
     assert make(tmp_path, tmp_path / "r.html") == 0
     page = (tmp_path / "r.html").read_text()
     said = words_of(page)
-    assert "2 targets did not fit the model's context or memory, skipped at every h." in said
-    assert "3 answers held no single label or number that could be scored and count" in said
+    assert "2 targets did not fit the model's context or memory and were skipped at every h." in said
+    assert "3 answers contained no single label or number to score and count" in said
     row = table_of(page, 'aria-label="Left out"')[1]
     assert row[1:6] == ["12", "2 (rows 17, 23)", "1", "1", "1"]
 
@@ -265,7 +265,7 @@ def test_format_failures_beside_a_likelihood_are_not_said_to_count_as_wrong(tmp_
         example |= scoring.judge_labels(scores, expected, "both", "neither")
     write_pair(tmp_path, examples=examples)
     said = words_of(page_of(tmp_path, tmp_path))
-    assert f"{len(examples)} format failures in the generated text; the metric is read by" in said
+    assert f"{len(examples)} format failures in the generated text; the metric uses the likelihood" in said
     assert "count as wrong" not in said
 
 

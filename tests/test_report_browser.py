@@ -314,7 +314,7 @@ def test_examples_are_filtered_by_reference_seed_and_words(browser, results):
 
 def test_words_that_no_example_holds_leave_an_empty_list_that_keys_do_not_break(browser):
     one(browser, "[name=search]").send_keys("nowhere to be found")
-    assert texts(browser, ".list tbody td") == ["No example is like that."]
+    assert texts(browser, ".list tbody td") == ["No example matches."]
     browser.execute_script("document.querySelector('.list tbody tr').tabIndex = 0")
     one(browser, ".list tbody tr").click()
     browser.execute_script("document.querySelector('.list tbody tr').focus()")
@@ -389,7 +389,7 @@ def test_answers_probabilities_and_layers_stand_side_by_side(browser, results):
         for row in all_of(browser, ".answers tbody tr")
     }
     assert [cell.text for cell in rows["Answer"]] == [e["model_prediction"] for e in group]
-    layers = rows["Decided at block (of 4)"]
+    layers = rows["Decision layer (of 4 blocks)"]
     assert [cell.text for cell in layers] == [str(e["decision_layer"]) for e in group]
     [bars] = [cells for name, cells in rows.items() if name.startswith("P(label)")]
     for cell, example in zip(bars, group):

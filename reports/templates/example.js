@@ -34,7 +34,7 @@ class Example {
   }
 
   lines() {
-    const decided = this.pair.blocks ? `Decided at block (of ${this.pair.blocks})` : "Decided at block";
+    const decided = this.pair.blocks ? `Decision layer (of ${this.pair.blocks} blocks)` : "Decision layer";
     const sought = this.row.labelled ? "single label" : "number";
     const tokens = (at) => at.top5.map((place) => JSON.stringify(this.text(place))).join("  ");
     return [
@@ -45,7 +45,7 @@ class Example {
       this.line("With the cue", (at) => (at.cued ? this.withCue(at.cued) : null)),
       this.row.labelled ? this.probabilities() : null,
       this.line(decided, (at) => (at.layer === undefined ? null : String(at.layer ?? "none"))),
-      this.line("Likeliest next tokens", tokens),
+      this.line("Most likely next tokens", tokens),
     ].filter(Boolean);
   }
 
@@ -74,7 +74,7 @@ class Example {
   probabilities() {
     const every = this.row.at.flatMap(({ logprobs }) => Object.values(logprobs).map(Math.exp));
     const most = Math.max(...every) || 1;
-    const title = `P(label), log P in nats; bars end at ${(100 * most).toPrecision(2)} %`;
+    const title = `P(label) and log P (nats); a full bar is ${(100 * most).toPrecision(2)} %`;
     return this.line(title, ({ logprobs }) => element("div", {},
       ...Object.entries(logprobs).map(([label, logprob]) => this.bar(label, logprob, most))));
   }

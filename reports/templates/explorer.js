@@ -56,8 +56,8 @@ class Explorer {
   key() {
     const entry = (name, text) => element("span", {}, markOf(name, MARKS[name]), ` ${text}`);
     return element("p", { class: "key" }, entry("right", "right"), entry("wrong", "wrong"),
-      entry("lost", `flipped down: right at h = 0 and wrong now, or a score lower by ${this.examples.threshold} or more`),
-      entry("gained", `flipped up: wrong at h = 0 and right now, or higher by ${this.examples.threshold} or more`),
+      entry("lost", `flipped down: right at h = 0 and wrong now, or a score that fell by ${this.examples.threshold} or more`),
+      entry("gained", `flipped up: wrong at h = 0 and right now, or a score that rose by ${this.examples.threshold} or more`),
       element("span", {}, element("kbd", {}, "↑"), " ", element("kbd", {}, "↓"), " or ", element("kbd", {}, "j"),
         " ", element("kbd", {}, "k"), " move, ", element("kbd", {}, "Enter"), " opens, ",
         element("kbd", {}, "←"), " ", element("kbd", {}, "→"), " change h, ", element("kbd", {}, "Esc"), " closes"));
@@ -88,7 +88,7 @@ class Explorer {
       ...counts.map((count) => element("td", { class: "number" }, String(count))));
     const heads = pair.lost.map((_, h) => element("th", { class: "number" }, `h = ${h}`));
     this.flips.replaceChildren(element("table", { class: "data flips" },
-      element("thead", {}, element("tr", {}, element("th", {}, `Examples flipped, of all ${pair.n}`), ...heads)),
+      element("thead", {}, element("tr", {}, element("th", {}, `Flipped examples, of all ${pair.n}`), ...heads)),
       element("tbody", {}, line("lost", "down", pair.lost), line("gained", "up", pair.gained))));
   }
 
@@ -121,7 +121,7 @@ class Explorer {
     const { length } = this.shown;
     this.count.textContent = `${length} of ${this.examples.rows.length} examples on this page`;
     this.fillTo(BATCH);
-    if (!length) body.append(element("tr", {}, element("td", { colspan: 20 }, "No example is like that.")));
+    if (!length) body.append(element("tr", {}, element("td", { colspan: 20 }, "No example matches.")));
   }
 
   /* Rows are made a batch at a time, when they are scrolled or moved to. */
