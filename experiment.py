@@ -100,6 +100,18 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
 
 
 def _load(config: RunConfig) -> "LanguageModel":
+    if config.served:
+        from lm.server import connect
+
+        return connect(
+            config.server,
+            config.model,
+            form=config.prompt,
+            scoring=config.scoring,
+            concurrency=config.concurrency,
+            max_tokens_total=config.max_tokens_total,
+            quiet=config.quiet,
+        )
     from model import load_model
 
     return load_model(

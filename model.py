@@ -189,6 +189,11 @@ class LanguageModel:
         }
 
     @property
+    def counts_tokens(self) -> bool:
+        """Are the tokens of labels known here?"""
+        return True
+
+    @property
     def tokens_read(self) -> int:
         """Tokens run so far, without padding."""
         return self.runtime.tokens

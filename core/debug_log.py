@@ -54,7 +54,8 @@ class Example(TypedDict, total=False):
     score: float
     top5: list[str]
     escaped_special_tokens: int
-    label_logprobs: dict[str, float]
+    label_logprobs: dict[str, float]  # nats; of a server those that it lists
+    label_bounds: dict[str, float]  # nats: of a server, what the others are below
     references: list[str]
     scores: dict[str, float]
     extracted: str | None

@@ -40,7 +40,7 @@ LAYER_KEYS = (
     *("cos_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
     *("decision_layer_by_len", "layer_stats_by_len"),
 )
-TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len")
+TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len", "bounded_labels_by_len")
 # {} where there is nothing of the kind
 SOMETIMES = (*TEXT_KEYS, "cue_by_len", "sensitivity_by_len", *LAYER_KEYS)
 IDENTITY = ("model", "target", "distractor", "metric_name")

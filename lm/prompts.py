@@ -92,6 +92,9 @@ class Outcome:
     label_logprobs: dict[str, float] | None  # label -> sum of log P over its tokens
     text: str | None  # greedy answer, where one was wanted
     reply: Prefix  # the tokens of that text; () where there is none
+    # Of a server: labels that are not among the likeliest first tokens, and what log P they are
+    # below
+    label_bounds: dict[str, float] | None = None
 
 
 def requests_of(prompts: Sequence[Prompt]) -> dict[Prefix, Request]:

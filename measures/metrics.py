@@ -32,6 +32,7 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
         "scores_by_len": _mean_scores(by_len),
         "format_failures_by_len": _format_failures(by_len),
         "reads_by_len": _reads(by_len),
+        "bounded_labels_by_len": _bounded_labels(by_len),
         "cue_by_len": _cue(by_len, metric_name),
         "sensitivity_by_len": sensitivity_by_len(by_len, at_0, later),
     } | layers.aggregate(by_len, at_0, later)
@@ -71,6 +72,13 @@ def _format_failures(by_len: dict[str, list[Example]]) -> dict[str, int]:
     if not all("format_failure" in example for group in by_len.values() for example in group):
         return {}
     return {h: sum(example["format_failure"] for example in group) for h, group in by_len.items()}
+
+
+def _bounded_labels(by_len: dict[str, list[Example]]) -> dict[str, int]:
+    """Labels that a server did not list among the likeliest tokens; {} where all are known."""
+    if not all("label_bounds" in example for group in by_len.values() for example in group):
+        return {}
+    return {h: sum(len(each["label_bounds"]) for each in group) for h, group in by_len.items()}
 
 
 def _reads(by_len: dict[str, list[Example]]) -> dict[str, dict[str, float]]:

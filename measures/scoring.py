@@ -13,7 +13,7 @@ from measures.quantities import Number, find_quantity
 
 def label_score(label_logprobs: dict[str, float], expected: str) -> float:
     """1.0 where the label with the highest log-probability is the expected one, else 0.0."""
-    return float(best_label(label_logprobs) == expected)
+    return float(bool(label_logprobs) and best_label(label_logprobs) == expected)
 
 
 def best_label(label_logprobs: dict[str, float]) -> str:
@@ -69,55 +69,34 @@ def find_number(text: str) -> Number | None:
     return found.value if found else None
 
 
-@cache
-def _text_metric() -> Any:
-    """`text_scores` as an `evaluate` metric; `evaluate.load("rouge")` asks the Hub for one."""
-    import datasets
-    import evaluate
-
-    class TextScores(evaluate.Metric):
-        def _info(self) -> evaluate.MetricInfo:
-            text = datasets.Value("string")
-            return evaluate.MetricInfo(
-                description="ROUGE, exact match and F1 of the best reference, per example",
-                citation="Lin, ROUGE: A Package for Automatic Evaluation of Summaries, 2004",
-                features=datasets.Features(
-                    {"predictions": text, "references": datasets.List(text)}
-                ),
-            )
-
-        def _compute(self, predictions: list, references: list) -> dict[str, list[dict]]:
-            return {"scores": list(map(text_scores, predictions, references))}
-
-    return TextScores(keep_in_memory=True)
-
-
-def evaluated_scores(
-    predictions: Sequence[str], references: Sequence[Sequence[str]]
-) -> list[dict[str, float]]:
-    """`text_scores` of many through `evaluate`; for the run alone: importing it imports torch."""
-    groups = [list(group) for group in references]
-    return _text_metric().compute(predictions=list(predictions), references=groups)["scores"]
-
-
 def judge_labels(
-    label_logprobs: dict[str, float], expected: str, read: str = "likelihood", text: str = ""
+    label_logprobs: dict[str, float],
+    expected: str,
+    how: str = "likelihood",
+    text: str = "",
+    *,
+    labels: Sequence[str] = (),
+    label_bounds: dict[str, float] | None = None,
 ) -> Example:
     """What of an example follows from its label log-probabilities and, where it was read, its text.
 
-    `read` likelihood scores the likeliest label, generate the label in the text; both scores the
+    `how` likelihood scores the likeliest label, generate the label in the text; both scores the
     likeliest label and keeps the other beside it. A text without exactly one label is wrong, and a
-    format failure besides.
+    format failure besides. So is an example of a server that lists none of the labels: those it
+    does not list are in `label_bounds`, which is None where all are known. `labels` are those that
+    a text may hold, by default the scored ones.
     """
-    best = best_label(label_logprobs)
-    likeliest = {"model_prediction": best, "score": float(best == expected)}
-    if read == "likelihood":
+    best = best_label(label_logprobs) if label_logprobs else ""
+    likeliest: Example = {"model_prediction": best, "score": float(best == expected)}
+    if how == "likelihood" and label_bounds is not None:
+        likeliest["format_failure"] = not label_logprobs
+    if how == "likelihood":
         return likeliest
-    label = find_label(text, tuple(label_logprobs))
+    label = find_label(text, labels or tuple(label_logprobs))
     score = float(label == expected)
     written = {"generated_text": text, "generated_label": label, "generated_score": score}
     written["format_failure"] = label is None
-    if read == "both":
+    if how == "both":
         return likeliest | written
     return {"model_prediction": text if label is None else label, "score": score} | written
 

@@ -82,7 +82,14 @@ class Judge:
         if "label_logprobs" in example:
             scores, expected = example["label_logprobs"], example["expected_answer"]
             read, text = self.config.get("scoring", "likelihood"), example.get("generated_text", "")
-            return scoring.judge_labels(scores, expected, read, text)
+            return scoring.judge_labels(
+                scores,
+                expected,
+                read,
+                text,
+                labels=tuple(self.config.get("label_continuations") or scores),
+                label_bounds=example.get("label_bounds"),
+            )
         text, references = example["model_prediction"], example["references"]
         scores = scoring.text_scores(text, references)
         return scoring.judge_text(text, references, self.metric_name, scores)

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ DEMO_LIMIT = 10  # target examples where no --model is named, so that a first ru
 # Flags that say where and how to run; all others decide what is measured.
 NOT_SETTINGS = {
     *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
-    "quiet",
+    *("quiet", "server", "concurrency", "max_tokens_total"),
     "allow_pickle",
 }
 # What may change while a run is under way: settings that change no number of what is finished.
@@ -22,7 +23,11 @@ MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
 RANDOM = "random"  # the distractor of --history random
 HISTORIES = ("teacher", "model", RANDOM)
 MIXES = ("distractor", "target_first", "target_last", "interleaved")
-AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size")
+AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size", "concurrency")
+AT_LEAST_1 += ("max_tokens_total",)
+# Flags that need a model in this process, and their values that do not
+LOCAL_ONLY = {"history": HISTORIES[:2], "sensitivity": (False,), "agree": (False,)}
+LOCAL_ONLY |= {"lens": ("logit",), "engine": ("auto",), "dtype": ("auto",), "device_map": (None,)}
 
 
 def _flag(default: Any, text: str, **options: Any) -> Any:
@@ -42,6 +47,12 @@ class RunConfig:
     )
     distractor: tuple[str, ...] = _flag(
         EMBEDDED, "tasks that fill the history; each target is run after each of them", nargs="+"
+    )
+    server: str | None = _flag(
+        None,
+        "address of an OpenAI-compatible server that has the model, such as "
+        "http://localhost:8000/v1 (OPENAI_BASE_URL, if --model is given and no local path)",
+        type=str,
     )
     task_file: str | None = _flag(
         None, "YAML file with tasks of your own, see docs/own_tasks.md", type=str
@@ -126,6 +137,10 @@ class RunConfig:
     allow_pickle: bool = _flag(
         False, "read weights from pytorch_model.bin if there are no safetensors"
     )
+    concurrency: int = _flag(8, "requests to a server at the same time")
+    max_tokens_total: int | None = _flag(
+        None, "stop before a server has read and written more tokens than this", type=int
+    )
     batch_size: int = _flag(4, "targets that are run together")
     device: str = _flag("auto", "torch device; auto is an accelerator if there is one")
     device_map: str | None = _flag(
@@ -137,6 +152,14 @@ class RunConfig:
     out_dir: str = _flag("results", "folder for the results")
     overwrite: bool = _flag(False, "replace results made with other settings")
     quiet: bool = _flag(False, "show no progress")
+
+    @property
+    def served(self) -> bool:
+        """Is the model asked behind a server?"""
+        if self.server is not None:
+            return True
+        named = self.model != BUNDLED and not os.path.exists(self.model)
+        return named and bool(os.environ.get("OPENAI_BASE_URL"))
 
     def answer_tokens(self, task: Task) -> int:
         """Longest greedy answer in tokens; 0 where labels are scored by likelihood alone."""
@@ -199,8 +222,22 @@ def check_settings(config: RunConfig) -> None:
         raise UserError("--seed: each seed can be given only once.")
     if config.switch_cue is not None and not config.switch_cue.strip():
         raise UserError("--switch_cue: the sentence is empty.")
+    if config.served:
+        _check_server(config)
     if config.agree and config.no_cosine:
         raise UserError("--agree reads layers and --no_cosine reads none: leave out one of them.")
+
+
+def _check_server(config: RunConfig) -> None:
+    """UserError for settings that a model behind a server cannot have."""
+    if config.model == BUNDLED:
+        raise UserError("--server: name the model that the server has with --model.")
+    for name, fitting in LOCAL_ONLY.items():
+        if getattr(config, name) not in fitting:
+            raise UserError(
+                f"--{name} needs a model that runs in this process, not one behind a server. "
+                "Leave it out."
+            )
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

@@ -131,13 +131,9 @@ def ask(queries: Sequence[Query], lm: "LanguageModel", advance: Advance) -> dict
 
 def score_texts(queries: Sequence[Query]) -> None:
     """Give the queries of generation tasks the scores of their answers."""
-    written = [query for query in queries if not query.case.labels]
-    if written:
-        found = scoring.evaluated_scores(
-            [query.outcome.text for query in written], [query.references for query in written]
-        )
-        for query, scores in zip(written, found):
-            query.text_scores = scores
+    for query in queries:
+        if not query.case.labels:
+            query.text_scores = scoring.text_scores(query.outcome.text, query.references)
 
 
 def make_example(query: Query, config: RunConfig) -> Example:
@@ -154,7 +150,9 @@ def make_example(query: Query, config: RunConfig) -> Example:
     if query.prompt.escaped:
         example["escaped_special_tokens"] = query.prompt.escaped
     if case.labels:
-        example["label_logprobs"] = outcome.label_logprobs
+        example["label_logprobs"] = outcome.label_logprobs or {}
+        if outcome.label_bounds is not None:
+            example["label_bounds"] = outcome.label_bounds
     else:
         example["references"] = list(query.references)
     example |= judged(query, config.scoring)
@@ -190,7 +188,14 @@ def judged(query: Query, how: str) -> Example:
     outcome, references = query.outcome, query.references
     if query.case.labels:
         text = outcome.text or ""
-        return scoring.judge_labels(outcome.label_logprobs, references[0], how, text)
+        return scoring.judge_labels(
+            outcome.label_logprobs or {},
+            references[0],
+            how,
+            text,
+            labels=query.case.labels,
+            label_bounds=outcome.label_bounds,
+        )
     metric = query.case.task.metric
     return scoring.judge_text(outcome.text, references, metric, query.text_scores)
 
@@ -212,7 +217,7 @@ def read_replies(
     again: dict[Query, Sequences] = {}
     for query in queries:
         zero = outcomes[query.prompt.baseline or query.prompt]
-        if query.case.labels:
+        if query.case.labels and lm.counts_tokens:
             query.reply_logprobs = label_replies(query, zero)
         elif is_read_again(query.case, config):
             again[query] = reply_sequences(query, zero, lm)

@@ -28,6 +28,7 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
         settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
     task = pair.target.spec.task
     return settings | {
+        "served": config.served,
         "seed": list(config.seed),
         "target_metric": task.metric,
         "target_labels": list(task.labels),

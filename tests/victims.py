@@ -13,7 +13,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import evaluate  # noqa: F401  what a run imports late is imported here, once for all children
 import forked
 import rouge_score.rouge_scorer  # noqa: F401
 import torch
