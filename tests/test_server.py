@@ -230,7 +230,7 @@ def test_a_budget_stops_the_run_before_it_is_passed_and_a_larger_one_goes_on(
     served, tmp_path, capsys
 ):
     url, _ = served
-    assert run(url, tmp_path / "whole") == 0
+    assert run(url, tmp_path / "whole", "--batch_size", "1") == 0
     whole = logs(tmp_path / "whole")["quiz/test", "quiz/test"][0]["environment"]
     used = whole["tokens_in"] + whole["tokens_out"]
     budget = ["--max_tokens_total", str(used // 2), "--batch_size", "1"]
