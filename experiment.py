@@ -34,6 +34,7 @@ from run.journal import (
 )
 from run.planning import (
     drop_overflowing,
+    in_batches,
     load_pairs,
     requested,
     require_different,
@@ -145,11 +146,7 @@ def run_plan(
     kept = read_journals(journals, config, team)
     budgets = [held.token_budget for held in kept.values() if held.token_budget]
     lm.token_budget = min([lm.token_budget, *budgets])
-    size = config.batch_size
-    batches = [
-        [case for place in plan[start : start + size] for case in place]
-        for start in range(0, len(plan), size)
-    ]
+    batches = in_batches(plan, config.batch_size)
     waiting = [batch for batch in batches if any(case.key not in kept[case.pair] for case in batch)]
     share = team.share(waiting)
     done = sum(map(len, batches)) - sum(map(len, waiting))
@@ -243,7 +240,9 @@ def fitting(
     lm.release_memory()  # behind the except: the error holds on to what the failed forward held
     if len(cases) > 1:
         missing = [case for case in cases if case.key not in kept[case.pair]]
-        parts = [fitting([case], kept, config, lm, advance) for case in missing]
+        middle = len(missing) // 2  # 0 where one is missing: that is tried by itself
+        halves = [half for half in (missing[:middle], missing[middle:]) if half]
+        parts = [fitting(half, kept, config, lm, advance) for half in halves]
         found = [query for queries, _ in parts for query in queries]
         return found, {case: why for _, gone in parts for case, why in gone.items()}
     [case] = cases

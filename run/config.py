@@ -141,7 +141,7 @@ class RunConfig:
     max_tokens_total: int | None = _flag(
         None, "stop before a server has read and written more tokens than this", type=int
     )
-    batch_size: int = _flag(4, "targets that are run together")
+    batch_size: int = _flag(4, "target examples that are run together")
     device: str = _flag("auto", "torch device; auto is an accelerator if there is one")
     device_map: str | None = _flag(
         None, "spread a large model over several devices: auto or balanced", type=str

@@ -140,6 +140,20 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
     return waiting
 
 
+def in_batches(plan: Sequence[Sequence[Case]], size: int) -> list[list[Case]]:
+    """All cases, at most `size` of them together, or all of one place.
+
+    Those of a place stay together: h = 0 is then read once for all its distractors and seeds, and
+    is the same number for all of them to the last digit.
+    """
+    batches: list[list[Case]] = [[]]
+    for place in plan:
+        if len(batches[-1]) + len(place) > size:
+            batches.append([])
+        batches[-1] += place
+    return [batch for batch in batches if batch]
+
+
 def drop_overflowing(
     plan: list[list[Case]], lm: "LanguageModel", config: RunConfig
 ) -> tuple[list[list[Case]], list[Case]]:

@@ -203,7 +203,8 @@ def test_every_score_and_aggregate_recomputes_from_the_log(grid, pair):
             assert example["scores"] == scores
             expected = scores["rouge"]
         assert example["score"] == expected
-    recomputed = metrics.aggregate(examples, result["metric_name"])
+    rounding = result["environment"]["rounding"]
+    recomputed = metrics.aggregate(examples, result["metric_name"], rounding)
     assert recomputed == {name: result[name] for name in AGGREGATES}
 
 

@@ -16,8 +16,11 @@ from test_experiment import (
     run,
 )
 
+import data
 import experiment
-from run import journal
+from core.errors import OutOfMemory
+from run import journal, planning
+from tasks import spec
 
 ENGINES = ("tree", "plain")
 
@@ -198,3 +201,34 @@ def test_a_finished_example_is_never_skipped_afterwards(
     assert run(tmp_path, model, "quiz", ["reviews", "posts"], *flags) == 0
     assert result_of(tmp_path, "quiz", name)["n_skipped"] == 0
     assert_same_examples(examples_of(tmp_path, "quiz", name), examples_of(grid, "quiz", name))
+
+
+# --- batches
+
+
+@pytest.mark.parametrize(("size", "places"), [(1, 1), (4, 1), (27, 1), (54, 2), (100, 3)])
+def test_a_batch_counts_target_examples_and_keeps_those_of_one_place_together(size, places):
+    names = ("quiz", "reviews", "posts")
+    rows = [data.load_rows(spec.parse_spec(name)) for name in names]
+    pairs = [data.Pair(target, distractor) for target in rows for distractor in rows]
+    plan = data.plan_cases(pairs, 2, [0, 1, 2], limit=5)
+    batches = planning.in_batches(plan, size)
+    assert [case for batch in batches for case in batch] == [c for place in plan for c in place]
+    assert len(batches[0]) == places * 27
+
+
+def test_where_a_batch_does_not_fit_its_halves_are_tried(tmp_path, model, monkeypatch, grid):
+    ran, work = [], experiment.run_cases
+
+    def short(cases, *rest):
+        ran.append(len(cases))
+        if len(cases) > 2:
+            raise OutOfMemory("out of memory on a single prompt")
+        return work(cases, *rest)
+
+    monkeypatch.setattr(experiment, "run_cases", short)
+    flags = ["--batch_size", 2 * LIMIT]
+    assert run(tmp_path, model, "quiz", ["reviews", "posts"], *flags) == 0
+    assert ran == [8, 4, 2, 2, 4, 2, 2]
+    for name in ("reviews", "posts"):
+        assert_same_examples(examples_of(tmp_path, "quiz", name), examples_of(grid, "quiz", name))
