@@ -21,6 +21,7 @@ from core.errors import OutOfMemory, Terminated, UserError
 from data import Case, Pair
 from measures import metrics
 from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
+from run.effects import say_left_out
 from run.examples import Query, random_rows, reads_of, run_cases
 from run.journal import (
     CaseKey,
@@ -82,6 +83,8 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
             print("All results exist already, with the same settings. --overwrite runs them again.")
         return paths
     lm = lm or _load(config)
+    if team.is_first:
+        say_left_out(config, lm)
     require_same_model([path for path in paths if path.exists()], config, lm)
     settings = (config.max_len, config.seed, config.limit, config.num_histories, config.mix)
     plan = data.plan_cases(waiting, *settings)
@@ -319,7 +322,8 @@ def write_pair(
     aggregates = metrics.aggregate(log["debug_examples"], identity["metric_name"])
     counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
     log, result = identity | log, identity | aggregates | counts | made
-    records.write_pair(path, result, log)
+    records.write_json(records.debug_path(path), log)
+    records.write_json(path, result | {"content_sha256": records.digest(result, log)})
 
 
 def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:

@@ -9,6 +9,7 @@ Paper: Gupta et al., arXiv 2402.18216.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,18 @@ from transformers import GenerationConfig, LogitsProcessor
 from core.debug_log import Conversation, Message
 from core.errors import UserError
 from lm.checks import check_tokens
+from lm.effects import measure_effects
 from lm.engine import Decoding, Runtime
 from lm.forward import PROBE, Reading, check_finite, input_device, picked_logits
+from lm.identities import exact_parts
+from lm.interventions import Interventions
 from lm.lens import Lens, block_output, check_blocks, find_parts, proved_lens
 from lm.loading import load
 from lm.memory import release_memory, run_halving
 from lm.prefix_tree import common_length
 from lm.prompts import Layers, Outcome, Prefix, Prompt, Request, requests_of
 from lm.proof import choose_engine
+from lm.targets import Asked
 from lm.text import Renderer, nested
 from tasks.spec import MAX_NEW_TOKENS
 
@@ -315,6 +320,42 @@ class LanguageModel:
             sum(readings[ids[:k]].logprobs[ids[k]] for k in range(start, len(ids)))
             for ids, start in sequences
         ]
+
+    # -- effects
+
+    @cached_property
+    def interventions(self) -> Interventions:
+        """Runs of the model with parts of its attention or its states changed."""
+        return Interventions(self.runtime, find_parts(self.model).blocks)
+
+    @cached_property
+    def exact_effects(self) -> tuple[str, ...]:
+        """The parts of `--effects` that are exact for this model."""
+        return exact_parts(self.interventions)
+
+    def effects(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        prompts: Sequence[Prompt],
+        reference: str,
+        parts: Iterable[str],
+        window: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """What a history does to a target, at h = 1, 2, ...: `spans` and `effects` of the log.
+
+        Conversations and prompts are those at h = 0, 1, 2, ...; parts that are not exact for this
+        model are left out.
+        """
+        asked = [
+            Asked.of(prompt, reference)
+            if prompt.labels
+            else Asked.of_text(*self.continued(prompt, reference))
+            for prompt in prompts
+        ]
+        exact = [part for part in parts if part in self.exact_effects]
+        return measure_effects(
+            self.interventions, self.renderer, conversations, asked, exact, window
+        )
 
     def sample(self, count: int, max_new_tokens: int, seed: int) -> list[str]:
         """Texts sampled from the model after what begins a text, at temperature 1.

@@ -3,6 +3,7 @@
     python viz.py metric --result_dir results/org@name__quiz --out_dir plots
     python viz.py layers --result_dir results/org@name__quiz --out_dir plots
     python viz.py table --result_dir results --format latex --out table.tex
+    python viz.py contrast --result_dir results --out_dir plots
     python viz.py grid --result_dir results --h 4 --out_dir plots
     python viz.py report --result_dir results --out report.html
     python viz.py verify --debug_file results/org@name__quiz/test_vs_posts_test_debug.json
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from core import records
 from core.errors import UserError
+from measures import contrasts
+from reports import contrasts as contrast_report
 from reports import curves, grid, layers, page, style, tables, verify
 
 
@@ -59,13 +62,12 @@ def run_table(arguments: argparse.Namespace) -> int:
     out = arguments.out
     if out is not None:
         check_file(out)
-    frame = tables.make_frame(records.load_results(arguments.result_dir))
-    text = tables.render(frame, arguments.format)
-    if out is None:
-        print(text, end="")
-    else:
-        records.write_text(out, text)
-        print(out)
+    results = records.load_results(arguments.result_dir)
+    if arguments.contrast:
+        write(contrast_report.render(contrasts.contrasts(results), arguments.format), out)
+        return 0
+    frame = tables.make_frame(results)
+    write(tables.render(frame, arguments.format), out)
     return 0
 
 
@@ -78,10 +80,39 @@ def check_file(out: Path) -> None:
 
 def run_grid(arguments: argparse.Namespace) -> int:
     """Draw heat maps of target by distractor, or by what --by says."""
-    frame = tables.make_frame(records.load_results(arguments.result_dir))
+    results = records.load_results(arguments.result_dir)
+    if arguments.contrast:
+        frame = contrast_report.make_frame(contrasts.contrasts(results), results)
+    else:
+        frame = tables.make_frame(results)
     h = grid.choose_length(frame, arguments.h, arguments.by)
     print(*save(grid.grid_figures(frame, h, arguments.by, look_of(arguments)), arguments), sep="\n")
     return 0
+
+
+def run_contrast(arguments: argparse.Namespace) -> int:
+    """Print or write the table of contrasts; under --out_dir also draw them."""
+    if arguments.out is not None:
+        check_file(arguments.out)
+    reading = contrasts.SCORE
+    if arguments.measure != reading.name:
+        reading = contrasts.Reading(arguments.measure, arguments.block)
+    results = records.load_results(arguments.result_dir)
+    rows = contrasts.contrasts(results, arguments.by, arguments.against, reading)
+    write(contrast_report.render(rows, arguments.format), arguments.out)
+    if arguments.out_dir is not None:
+        drawn = contrast_report.contrast_figures(rows, arguments.by, look_of(arguments))
+        print(*style.save_figures(drawn, arguments.out_dir, captions=arguments.paper), sep="\n")
+    return 0
+
+
+def write(text: str, out: Path | None) -> None:
+    """Print a text, or write it and print where."""
+    if out is None:
+        print(text, end="")
+    else:
+        records.write_text(out, text)
+        print(out)
 
 
 def run_report(arguments: argparse.Namespace) -> int:
@@ -126,6 +157,14 @@ def make_parser() -> argparse.ArgumentParser:
     heat = commands.add_parser("grid", help="draw heat maps of the change, target by distractor")
     heat.add_argument("--h", type=int, help="history length (default: longest that all pairs have)")
     heat.set_defaults(run=run_grid)
+    compared = commands.add_parser(
+        "contrast", help="one history against another on the same targets: was it the switch?"
+    )
+    add_contrast(compared)
+    for command in (table, heat):
+        command.add_argument(
+            "--contrast", action="store_true", help="against the target's own task, not h = 0"
+        )
     one_page = commands.add_parser(
         "report", help="one HTML page with all results and their examples"
     )
@@ -137,7 +176,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="file to write (%(default)s)",
     )
     one_page.set_defaults(run=run_report)
-    for command in (metric, depth, heat, table, one_page):
+    for command in (metric, depth, heat, table, compared, one_page):
         command.add_argument(
             "--result_dir", required=True, nargs="+", help="folders of results, searched below"
         )
@@ -147,16 +186,44 @@ def make_parser() -> argparse.ArgumentParser:
         text = (
             f"what the {what} are; each combination of the others gets its own figure (%(default)s)"
         )
-        command.add_argument("--by", choices=curves.BY, default=curves.BY[0], help=text)
+        command.add_argument("--by", default=curves.BY[0], metavar="FIELD", help=text)
     check = commands.add_parser("verify", help="recompute every stored number from debug logs")
     check.add_argument("--debug_file", required=True, nargs="+", help="..._debug.json files")
     check.set_defaults(run=run_verify)
     return parser
 
 
-def add_looks(command: argparse.ArgumentParser) -> None:
+def add_contrast(command: argparse.ArgumentParser) -> None:
+    """The flags of contrasts."""
+    command.add_argument(
+        "--by", default="distractor", metavar="FIELD",
+        help="what is compared: distractor, model, history, seed, or a setting that differs "
+        "(%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--against", metavar="NAME",
+        help="the side that the others are compared with (the target's own task where it was run, "
+        "else each with each)",
+    )  # fmt: skip
+    command.add_argument(
+        "--measure", choices=contrasts.MEASURES, default=contrasts.SCORE.name, help="(%(default)s)"
+    )
+    command.add_argument("--block", type=int, default=1, help="of a layer measure (%(default)s)")
+    command.add_argument(
+        "--format", choices=contrast_report.FORMATS, default="markdown", help="(%(default)s)"
+    )
+    command.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print)")
+    add_looks(command, out_dir=None, formats=False)
+    command.set_defaults(run=run_contrast)
+
+
+def add_looks(
+    command: argparse.ArgumentParser, out_dir: str | None = "plots", formats: bool = True
+) -> None:
     """The flags that all figures have."""
-    command.add_argument("--out_dir", default="plots", help="folder for the figures (plots)")
+    command.add_argument(
+        "--out_dir", default=out_dir, help=f"folder for the figures ({out_dir or 'none drawn'})"
+    )
     widths = "; ".join(f"{name}: {inches} in" for name, inches in style.WIDTHS.items())
     command.add_argument(
         "--width",
@@ -167,6 +234,8 @@ def add_looks(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--paper", action="store_true", help="put titles and notes into a caption, STEM.txt"
     )
+    if not formats:
+        return
     command.add_argument(
         "--format",
         choices=style.FORMATS,

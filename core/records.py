@@ -18,34 +18,73 @@ import time
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from core.debug_log import require_conversations
 from core.errors import UNPRINTABLE, UserError, is_text, unique_keys
+from core.keys import Key, by_text, make_keys
 
 SCHEMA_VERSION = 3
 TOLERANCE = 1e-6  # largest difference between a stored number and a recomputed one
 SURROGATE = re.compile(r"\\u[dD]")  # in JSON: half of a character, and alone nothing
 DEEPEST = 20  # lists and objects in each other; what is written has half as many
 LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more
-NOT_RECORDED = "not recorded"  # a setting that a result does not hold
-UNMIXED = "distractor"  # --mix: turns of the distractor alone
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
 PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
     "numpy",
 )  # fmt: skip
+LAYER_ROWS = ("cosines", "drift", "margin", "agree", "decision_layer")
 LAYER_KEYS = (
     *("cos_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
     *("decision_layer_by_len", "layer_stats_by_len"),
 )
+# What --effects can measure
+EFFECT_PARTS = ("position", "block", "turn", "route", "patch", "attention")
 TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len", "bounded_labels_by_len")
 # {} where there is nothing of the kind
-SOMETIMES = (*TEXT_KEYS, "cue_by_len", "sensitivity_by_len", *LAYER_KEYS)
+SOMETIMES = (*TEXT_KEYS, "cue_by_len", "sensitivity_by_len", "effects_by_len", *LAYER_KEYS)
+RESULT_KEYS = {
+    "model": str,
+    "target": str,
+    "distractor": str,
+    "metric_name": str,
+    "n": int,
+    "metric_by_len": dict,
+    **dict.fromkeys(SOMETIMES, dict),
+    "debug_top5_by_len": dict,
+    "stats_by_len": dict,
+    "config": dict,
+    "environment": dict,
+}
 IDENTITY = ("model", "target", "distractor", "metric_name")
-MADE_OF = {"result": "metric_by_len", "log": "debug_examples"}  # a key that each has
-DIGEST, DIGEST_OF_LOG = "content_sha256", "log_sha256"
+STATS_KEYS = {
+    **{"n": int, "n_targets": int, "clusters": dict, "interval": str | None, "test": str | None},
+    **dict.fromkeys((
+        "low", "high", "change_points", "change_points_low", "change_points_high", "percent_change",
+        "percent_change_low", "percent_change_high", "p_value", "p_holm", "detectable_points",
+    ), int | float | None),
+}  # fmt: skip
+DEBUG_KEYS = {
+    "model": str,
+    "target": str,
+    "distractor": str,
+    "metric_name": str,
+    "debug_examples": list,
+    "conversations": list,
+}
+EXAMPLE_KEYS = {
+    "prompt_text": str,
+    "model_prediction": str,
+    "expected_answer": str,
+    "config": dict,
+    "score": (int, float),
+    "top5": list,
+    "conversation": int,
+}
+EXAMPLE_CONFIG_KEYS = {"history_len": int, "target_idx": int, "history_idx": list}
 
 
 def model_name(model: str) -> str:
@@ -101,16 +140,9 @@ def check_writable(out_dir: str | Path, make: bool = True) -> None:
         raise UserError(f"cannot write in {out_dir}: {error.strerror}.") from error
 
 
-def write_pair(path: Path, result: dict[str, Any], log: dict[str, Any]) -> None:
-    """Write a result, and before it its log: no result is there without its own."""
-    write_json(debug_path(path), log)
-    write_json(path, result | {DIGEST_OF_LOG: digest(log)})
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file with a digest of itself, whole or not at all; ValueError for NaN."""
-    sealed = content | {DIGEST: digest(content)}
-    write_text(path, json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False))
+    """Write a file whole or not at all; ValueError for NaN and Infinity."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -143,10 +175,10 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def digest(content: dict[str, Any]) -> str:
-    """Changes with any value of a result or a log, a result's `environment` apart."""
-    kept = {key: value for key, value in content.items() if key not in ("environment", DIGEST)}
-    text = json.dumps(kept, sort_keys=True)
+def digest(result: dict[str, Any], log: dict[str, Any]) -> str:
+    """Changes with any value of a result or its log, the result's `environment` apart."""
+    kept = {key: result[key] for key in result if key not in ("environment", "content_sha256")}
+    text = json.dumps([kept, log], sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -182,42 +214,85 @@ def _too_deep(value: Any) -> bool:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result as it was written; UserError where it is missing, damaged or of another version."""
-    return require_whole(path, read_unsealed(path, "result"))
+    """A result file with every key of the schema; UserError where one is missing or wrong."""
+    result = read_json(path)
+    _require_version(path, result, "the result")
+    _require(path, result, RESULT_KEYS, "the result")
+    metric = result["metric_by_len"]
+    lens = [str(h) for h in range(len(metric))]
+    if not lens or list(metric) != lens or not all(map(_is_number, metric.values())):
+        raise UserError(f"{path} is damaged: metric_by_len has no number for 0, 1, 2, ... turns.")
+    for name in ("metric_by_len", "stats_by_len", *SOMETIMES):
+        values = result[name]
+        left_out = name in SOMETIMES and not values
+        if not _numeric(values) or (list(values) != lens and not left_out):
+            raise UserError(
+                f"{path} is damaged: {name} does not hold numbers for lengths 0 to {lens[-1]}."
+            )
+    return result
 
 
 def read_debug(path: Path) -> dict[str, Any]:
-    """A debug log as it was written; UserError as for a result."""
-    return require_whole(path, read_unsealed(path, "log"))
+    """A debug log with every key of the schema; UserError where one is missing or wrong."""
+    log = read_json(path)
+    _require_version(path, log, "the log")
+    _require(path, log, DEBUG_KEYS, "the log")
+    if not log["debug_examples"]:
+        raise UserError(f"{path} is damaged: it holds no examples.")
+    for number, example in enumerate(log["debug_examples"]):
+        _require(path, example, EXAMPLE_KEYS, f"example {number}")
+        _require(path, example["config"], EXAMPLE_CONFIG_KEYS, f"example {number}'s config")
+        if not 0 <= example["config"]["history_len"] < len(log["debug_examples"]):
+            raise UserError(f"{path} is damaged: example {number} has no valid 'history_len'.")
+        scores = example.get("label_logprobs", {})
+        rows = [example[key] for key in (*LAYER_ROWS, "spans", "effects") if key in example]
+        if not isinstance(scores, dict) or not _numeric(scores) or not _numeric(rows):
+            raise UserError(
+                f"{path} is damaged: example {number} holds something that is no number."
+            )
+    require_conversations(path, log)
+    return log
 
 
-def read_unsealed(path: Path, kind: str) -> dict[str, Any]:
-    """A `result` or `log` that may hold other values than were written."""
-    content = read_json(path)
-    version = content.get("schema_version")
-    if MADE_OF[kind] not in content or not isinstance(version, int):
-        raise UserError(f"{path} is damaged: it is no {kind}.")
-    if version != SCHEMA_VERSION:
+@contextlib.contextmanager
+def showing(path: str | Path, what: str) -> Iterator[None]:
+    """UserError that blames this file where its content is not what a reader of it needs."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {what} cannot be shown ({error!r:.90}).") from error
+
+
+def _require_version(path: Path, record: dict[str, Any], what: str) -> None:
+    """UserError in one line for a file of another version, which says how to make it again."""
+    _require(path, record, {"schema_version": int}, what)
+    found = record["schema_version"]
+    if found != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema version {version}, and {SCHEMA_VERSION} is needed: make it again "
+            f"{path} has schema version {found}, and {SCHEMA_VERSION} is needed: make it again "
             "with the command that made it and --overwrite."
         )
-    names = [content.get(name) for name in IDENTITY]
-    if not all(isinstance(name, str) and not UNPRINTABLE.search(name) for name in names):
-        raise UserError(f"{path} is damaged: {', '.join(IDENTITY)} are not all plain text.")
-    return content
 
 
-def is_whole(content: dict[str, Any]) -> bool:
-    """Are the values of a file those that were written?"""
-    return content.get(DIGEST) == digest(content)
+def _require(path: Path, record: Any, keys: dict[str, Any], what: str) -> None:
+    for key, kind in keys.items():
+        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
+            raise UserError(f"{path} is damaged: {what} has no valid '{key}'.")
+        if key in IDENTITY and UNPRINTABLE.search(record[key]):
+            raise UserError(f"{path} is damaged: '{key}' holds a control character.")
 
 
-def require_whole(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a file, which can be trusted; UserError where it was changed."""
-    if not is_whole(content):
-        raise UserError(f"{path} is damaged: its values are not those that were written.")
-    return content
+def _numeric(value: Any) -> bool:
+    """True where every leaf of lists and objects is a finite number, a text or null."""
+    if isinstance(value, dict):
+        return all(_numeric(item) for item in value.values())
+    if isinstance(value, list):
+        return all(_numeric(item) for item in value)
+    return value is None or isinstance(value, str) or _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -238,60 +313,41 @@ def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield path, read_result(path)
 
 
-class Key(NamedTuple):
-    """What tells results apart: who was asked what, after which histories, from which seed."""
-
-    model: str
-    target: str
-    distractor: str
-    history: str  # of `history_label`
-    seed: str  # "0", or "0 1 2" where several were pooled
-
-
-def result_key(result: dict[str, Any]) -> Key:
-    """The key of a result."""
-    seed = result["config"].get("seed", NOT_RECORDED)
-    return Key(
-        *(str(result[name]) for name in Key._fields[:3]),
-        history_label(result["config"]),
-        " ".join(map(str, seed)) if isinstance(seed, list) else str(seed),
-    )
-
-
-def history_label(config: dict[str, Any]) -> str:
-    """How histories were made, in a few words: `teacher`, `model, interleaved`, `teacher, cue`."""
-    words = [str(config.get("history", NOT_RECORDED))]
-    if config.get("mix", UNMIXED) != UNMIXED:
-        words.append(str(config["mix"]))
-    if config.get("switch_cue") is not None:
-        words.append("cue")
-    count = config.get("num_histories")
-    if count is not None:
-        words.append(f"{count} {'history' if count == 1 else 'histories'}")
-    return ", ".join(words)
-
-
-def by_text(name: str) -> tuple[int, str]:
-    """Sorts texts by length first, so that numbers in them come in their order."""
-    return len(name), name
-
-
 def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
     """Results below the folders, each with its `path`, by its key, sorted.
 
-    UserError where one key has two results, or one is damaged.
+    UserError where one key has two results, or one lacks a statistic or holds a damaged one.
     """
-    found: dict[Key, tuple[Path, dict[str, Any]]] = {}
+    found = {}  # the same file may be below two of the folders
     for path, result in (pair for folder in folders for pair in find_results(folder)):
-        other, first = found.setdefault(result_key(result), (path, result))
-        if other.resolve() != path.resolve():
+        found.setdefault(path.resolve(), result | {"path": str(path)})
+        for h, entry in result["stats_by_len"].items():
+            _require_statistics(path, entry, h)
+    results = list(found.values())
+    by_key: dict[Key, dict[str, Any]] = {}
+    for key, result in zip(make_keys(results), results):
+        first = by_key.setdefault(key, result)
+        if first is not result:
             raise UserError(
-                f"{other} and {path} hold the same model, target, distractor, history and seed, "
+                f"{first['path']} and {result['path']} hold the same {', '.join(key.fields)}, "
                 f"{_differences(first['config'], result['config'])}.\n"
                 "Give them apart, in a --result_dir for each."
             )
-    in_order = sorted(found, key=lambda key: (key[:-1], by_text(key.seed)))
-    return {key: found[key][1] | {"path": str(found[key][0])} for key in in_order}
+    in_order = sorted(by_key, key=lambda key: (key[:4], by_text(key[4]), key[5:]))
+    return {key: by_key[key] for key in in_order}
+
+
+def _require_statistics(path: Path, entry: Any, h: str) -> None:
+    lacking = [name for name in STATS_KEYS if isinstance(entry, dict) and name not in entry]
+    if lacking:
+        raise UserError(
+            f"{path} has no '{lacking[0]}' for h = {h}: it is damaged, or older than that "
+            "number.\nMake it again with: python experiment.py ... --overwrite"
+        )
+    what = f"the statistic for h = {h}"
+    _require(path, entry, STATS_KEYS, what)
+    _require(path, entry["clusters"], {"count": int, "unit": str}, what)
+    _require(path, entry, {name: str | None for name in entry if name.endswith("_reason")}, what)
 
 
 def _differences(config: dict[str, Any], other: dict[str, Any]) -> str:

@@ -1,194 +1,50 @@
 """What a history does to one target: the numbers that `--effects` stores for an example.
 
-A number is the log-odds of the reference label against the best other one (nats), for a generated
-answer the reference's log P. Every prompt has the past that the target's tokens read, and the
-target's own tokens, which are run again with the history hidden, or with states put in.
+Every number is one of `lm.targets`: what the target's tokens say of the reference when they are run
+again with the history hidden, or with states of the run without history put in, or the reverse.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from core.debug_log import Message
 from core.errors import UserError
 from core.records import cleaned
 from lm.attention import by_part, in_three, look, uniform
-from lm.engine import rows_within
-from lm.forward import Position
-from lm.interventions import Hidden, Interventions, Past, Patch, Resumed, Row, Run, stacked
+from lm.interventions import Hidden, Interventions, Past, Row
 from lm.prefix_tree import common_length
-from lm.prompts import Prefix, Prompt, Request
-from lm.spans import Range, Spans
+from lm.prompts import Prefix
+from lm.spans import Range, Spans, find_spans
+from lm.targets import NOTHING, Asked, Job, Parent, Target
+from lm.text import Renderer
 
-PARTS = ("position", "block", "turn", "route", "patch", "attention")
+FILLER = Path(__file__).with_name("filler.txt")  # written for this: it tells and asks nothing
 WINDOWS = 6  # windows of blocks where no width is given: each a sixth of the depth
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A prompt up to its answer position, and the answers that are compared behind it."""
+def measure_effects(
+    tool: Interventions,
+    renderer: Renderer,
+    conversations: Sequence[Sequence[Message]],
+    asked: Sequence[Asked],
+    parts: Iterable[str],
+    width: int | None = None,
+) -> list[dict[str, Any]]:
+    """`spans` and `effects` of a target after histories of 1, 2, ... turns, for the debug log.
 
-    ids: Prefix
-    answers: tuple[tuple[str, Prefix], ...]  # of labels, or the one reference
-    reference: str
-
-    @classmethod
-    def of(cls, prompt: Prompt, reference: str) -> "Asked":
-        """A prompt with its labels."""
-        ids = prompt.labels[0][1][: prompt.start]
-        answers = tuple((label, whole[prompt.start :]) for label, whole in prompt.labels)
-        return cls(ids, answers, reference)
-
-    def number(self, logprobs: Mapping[str, float]) -> float:
-        """Log-odds of the reference against the best other answer; its log P where it is alone."""
-        others = [value for name, value in logprobs.items() if name != self.reference]
-        return logprobs[self.reference] - max(others, default=0.0)
-
-
-@dataclass(frozen=True)
-class Parent:
-    """One row of a run that others resume."""
-
-    states: tuple[Tensor, ...]  # what each block has put out at the target's tokens [t, D]
-    past: Past  # with these tokens
-
-
-class Target:
-    """The target's tokens of one prompt behind the keys and values of what stands before them."""
-
-    def __init__(self, tool: Interventions, asked: Asked, past: Past, position: int | None = None):
-        """`position` is where the target's first token stands, by default behind the past."""
-        self.tool, self.asked, self.past = tool, asked, past
-        self.position = past.length if position is None else position
-        self.tokens = asked.ids[past.length :]
-
-    def parents(self, rows: Sequence[Row]) -> tuple[list[Parent], list[float]]:
-        """Rows run whole, as runs to resume, and the number of each."""
-
-        def work(which: Sequence[int]) -> list[tuple[Parent, float]]:
-            run = self._run(which, rows, None, 0, keep_states=True)
-            numbers = self._numbers(run, self.position + len(self.tokens))
-            states = zip(*run.states)  # by row
-            return [
-                (Parent(tuple(of_row), run.row(r)), number)
-                for r, (of_row, number) in enumerate(zip(states, numbers))
-            ]
-
-        found = self._in_batches(len(rows), len(self.tokens) + self.past.length, work)
-        return [parent for parent, _ in found], [number for _, number in found]
-
-    def numbers(
-        self, rows: Sequence[Row], parents: Sequence[Parent] | None = None, block: int = 0
-    ) -> list[float]:
-        """The number under each row; with parents the rows are resumed there at a block."""
-        return self._in_batches(
-            len(rows),
-            len(self.tokens) + self.past.length,
-            lambda which: self._numbers(
-                self._run(which, rows, parents, block), self.position + len(self.tokens)
-            ),
-        )
-
-    def last_numbers(self, rows: Sequence[Row], pasts: Sequence[Past]) -> list[float]:
-        """The same from the answer position alone, behind a past of its own for each row."""
-        position = self.position + len(self.tokens) - 1
-
-        def work(which: Sequence[int]) -> list[float]:
-            chosen = [rows[r] for r in which]
-            tokens, past = [self.tokens[-1:]] * len(which), stacked([pasts[r] for r in which])
-            reads = self._reads(len(which), 1)
-            run = self.tool.run(tokens, past, chosen, reads, position=position)
-            return self._numbers(run, position + 1)
-
-        return self._in_batches(len(rows), pasts[0].length + 1, work)
-
-    def patched_last(self, into: Parent, donor: Parent) -> list[float]:
-        """The number with the donor's state at the answer position put in, after each block."""
-        rows = [Row(patch=Patch(block, states[-1:])) for block, states in enumerate(donor.states)]
-        return self.last_numbers(rows, [into.past.without_last()] * len(rows))
-
-    def patched_target(self, into: Parent, donor: Parent, windows: Sequence[Range]) -> list[float]:
-        """The number with the donor's states at all aligned tokens put in, after each window."""
-        states = tuple(aligned(*of_block) for of_block in zip(into.states, donor.states))
-        parent = Parent(states, into.past)
-        return [self.numbers([Row()], [parent], end)[0] for _, end in windows]
-
-    def _in_batches(self, count: int, length: int, work: Callable[[Sequence[int]], list]) -> list:
-        """What is made of rows of this length, some at a time."""
-        plan = rows_within(lambda row: length)
-        batches = self.tool.runtime.batches(range(count), plan, work)
-        return [each for _, found in batches for each in found]
-
-    def _run(
-        self,
-        which: Sequence[int],
-        rows: Sequence[Row],
-        parents: Sequence[Parent] | None,
-        block: int,
-        keep_states: bool = False,
-    ) -> Run:
-        resumed = None
-        if parents and block:
-            chosen = [parents[r] for r in which]
-            states = torch.stack([parent.states[block - 1] for parent in chosen])
-            resumed = Resumed(block, states, stacked([parent.past for parent in chosen]))
-        return self.tool.run(
-            [self.tokens] * len(which),
-            self.past,
-            [rows[r] for r in which],
-            self._reads(len(which), len(self.tokens)),
-            position=self.position,
-            answer=len(self.tokens) - 1,
-            resumed=resumed,
-            keep_states=keep_states,
-        )
-
-    def _reads(self, rows: int, width: int) -> list[Position]:
-        first = {tokens[0] for _, tokens in self.asked.answers if tokens}
-        return [Position(row, width - 1, Request(first or {0})) for row in range(rows)]
-
-    def _numbers(self, run: Run, position: int) -> list[float]:
-        """The number of each row of a run that ends at the answer position."""
-        longer = [answer for answer in self.asked.answers if len(answer[1]) > 1]
-        behind = self._behind(run, longer, position) if longer else {}
-        found = []
-        for row, logprobs in enumerate(run.logprobs):
-            sums = {
-                name: (logprobs[tokens[0]] if tokens else 0.0) + behind.get((row, name), 0.0)
-                for name, tokens in self.asked.answers
-            }
-            found.append(self.asked.number(sums))
-        return found
-
-    def _behind(
-        self, run: Run, answers: Sequence[tuple[str, Prefix]], position: int
-    ) -> dict[tuple[int, str], float]:
-        """log P of each answer's tokens after its first, under each row of a run."""
-        width = max(len(tokens) for _, tokens in answers) - 1
-        padded = [(*tokens[:-1], *[0] * (width + 1 - len(tokens))) for _, tokens in answers]
-        count = len(answers)
-        rows = [replace(row, patch=None) for row in run.rows for _ in answers]
-        past = run.past.each(lambda states: states.repeat_interleave(count, dim=0))
-        reads = [
-            (row, name, column, token)
-            for row in range(len(run.rows))
-            for k, (name, tokens) in enumerate(answers)
-            for column, token in enumerate(tokens[1:])
-        ]
-        places = {name: k for k, (name, _) in enumerate(answers)}
-        positions = [
-            Position(row * count + places[name], column, Request({token}))
-            for row, name, column, token in reads
-        ]
-        tokens = padded * len(run.rows)
-        got = self.tool.run(tokens, past, rows, positions, position=position).logprobs
-        sums: dict[tuple[int, str], float] = {}
-        for (row, name, _, token), logprobs in zip(reads, got):
-            sums[row, name] = sums.get((row, name), 0.0) + logprobs[token]
-        return sums
+    Conversations and prompts are those at h = 0, 1, ...; `width` is that of a window of blocks.
+    """
+    ids = [renderer.tokens(renderer.render(messages)) for messages in conversations]
+    spans = [find_spans(renderer, *each) for each in list(zip(conversations, ids))[1:]]
+    filler = renderer.tokens(FILLER.read_text(encoding="utf-8"))
+    effects = Conversation(tool, asked, spans, width).measure(parts, filler)
+    return [{"spans": s.describe(), "effects": e} for s, e in zip(spans, effects)]
 
 
 def windows_of(depth: int, width: int | None = None) -> list[Range]:
@@ -247,17 +103,31 @@ class Conversation:
     @cached_property
     def none_run(self) -> tuple[Parent, float]:
         """The run without history, and its number."""
-        [parent], [number] = self.none.parents([Row()])
+        [parent], [number] = self.none.parents([NOTHING])
         return parent, number
 
     def measure(self, parts: Iterable[str], filler: Prefix) -> list[dict[str, Any]]:
         """The effects at h = 1, ..., H."""
         parts = set(parts)
         fillers = self._fillers(filler) if "position" in parts else {}
-        return [
-            Effects(self, h).measure(parts) | ({"filler": fillers[h]} if fillers else {})
-            for h in range(1, len(self.asked))
-        ]
+        after = {h: Effects(self, h) for h in range(1, len(self.asked))}
+        found = {h: effects.measure(parts) for h, effects in after.items()}
+        reverse = self._reverse(after) if "patch" in parts else {}
+        for h, numbers in found.items():
+            numbers |= {"filler": fillers[h]} if fillers else {}
+            numbers |= {"reverse_target": reverse[str(h)]} if reverse else {}
+        return [_stored(numbers) for numbers in found.values()]
+
+    def _reverse(self, after: Mapping[int, "Effects"]) -> dict[str, list[float]]:
+        """States of each run with history put into the one without, after each window."""
+        none, _ = self.none_run
+        return self.none.done(
+            [
+                job
+                for h, effects in after.items()
+                for job in patching(str(h), none, effects.full, self.windows)
+            ]
+        )
 
     def _fillers(self, filler: Prefix) -> dict[int, float]:
         asked = {
@@ -270,7 +140,7 @@ class Conversation:
         found = {}
         for h, each in asked.items():
             past = self.past_before(each.ids[: self.spans[h - 1].target[0]], trunk)
-            [found[h]] = Target(self.tool, each, past).numbers([Row()])
+            [found[h]] = Target(self.tool, each, past).numbers([NOTHING])
         return found
 
 
@@ -285,7 +155,7 @@ class Effects:
         past = conversation.past_before(asked.ids[: self.spans.target[0]], conversation.trunk)
         self.target = Target(self.tool, asked, past)
         self.everywhere = (0, self.tool.depth)
-        rows = [Row(), self._hidden(self.spans.history)]
+        rows = [NOTHING, self._hidden(self.spans.history)]
         (self.full, self.cut), self.numbers = self.target.parents(rows)
 
     def _hidden(self, keys: Range, *blocks: Range) -> Row:
@@ -297,43 +167,42 @@ class Effects:
         full, hidden = self.numbers
         none_run, none = self.conversation.none_run
         found: dict[str, Any] = {"none": none, "hidden": hidden, "full": full}
-        windows = [[first + 1, end] for first, end in self.windows]
         if parts & {"block", "patch"}:
-            found["windows"] = windows
-        if "block" in parts:
-            found |= self.by_window()
-        if "turn" in parts:
-            found |= self.by_turn()
+            found["windows"] = [[first + 1, end] for first, end in self.windows]
+        jobs = [
+            *(self.by_window() if "block" in parts else ()),
+            *(self.by_turn() if "turn" in parts else ()),
+            *(self.patched_target(none_run) if "patch" in parts else ()),
+        ]
+        found |= self.target.done(jobs)
         if "route" in parts:
             found["routes"] = self.routes()
         if "patch" in parts:
-            found |= self.patched(none_run)
+            found["patched_last"] = self.target.patched_last(self.full, none_run)
+            found["reverse_last"] = self.conversation.none.patched_last(none_run, self.full)
         if "attention" in parts:
             found |= self.looks()
-        return {name: _stored(value) for name, value in found.items()}
-
-    def by_window(self) -> dict[str, list[float]]:
-        """The history hidden within each window, and seen within it only."""
-        found: dict[str, list[float]] = {"hidden_by_window": [], "seen_by_window": []}
-        history, depth = self.spans.history, self.tool.depth
-        for first, end in self.windows:
-            rows = [
-                self._hidden(history, (first, end)),
-                self._hidden(history, (0, first), (end, depth)),
-            ]
-            numbers = self.target.numbers(rows, [self.full, self.cut], first)
-            for name, number in zip(found, numbers):
-                found[name].append(number)
         return found
 
-    def by_turn(self) -> dict[str, list[float]]:
+    def by_window(self) -> Iterator[Job]:
+        """The history hidden within each window, and seen within it only."""
+        history, depth = self.spans.history, self.tool.depth
+        for first, end in self.windows:
+            row = self._hidden(history, (first, end))
+            yield Job("hidden_by_window", row, self.full, first)
+            row = self._hidden(history, (0, first), (end, depth))
+            yield Job("seen_by_window", row, self.cut, first)
+
+    def by_turn(self) -> Iterator[Job]:
         """Each turn hidden at all blocks; its user text alone; its answer alone."""
         spans = {"turn": self.spans.turns, "user": self.spans.users, "answer": self.spans.answers}
-        rows = [self._hidden(keys) for ranges in spans.values() for keys in ranges]
-        numbers = iter(self.target.numbers(rows))
-        return {
-            f"hidden_by_{name}": [next(numbers) for _ in ranges] for name, ranges in spans.items()
-        }
+        for name, ranges in spans.items():
+            for keys in ranges:
+                yield Job(f"hidden_by_{name}", self._hidden(keys))
+
+    def patched_target(self, none: Parent) -> Iterator[Job]:
+        """States of the run without history put into the run with it, after each window."""
+        return patching("patched_target", self.full, none, self.windows)
 
     def routes(self) -> dict[str, float]:
         """The history hidden from the answer position; from the target's other tokens; from both.
@@ -342,22 +211,8 @@ class Effects:
         """
         direct = Row((Hidden(self.spans.history, self.everywhere, from_target=False),))
         pasts = [parent.past.without_last() for parent in (self.full, self.cut)]
-        cut_direct, cut_through = self.target.last_numbers([direct, Row()], pasts)
+        cut_direct, cut_through = self.target.last_numbers([direct, NOTHING], pasts)
         return {"direct": cut_direct, "through_target": cut_through, "both": self.numbers[1]}
-
-    def patched(self, none: Parent) -> dict[str, list[float]]:
-        """States of the run without history put into the run with it, and the reverse.
-
-        At the answer position after every block; at all aligned tokens of the target after the last
-        block of each window.
-        """
-        without, windows = self.conversation.none, self.windows
-        return {
-            "patched_last": self.target.patched_last(self.full, none),
-            "patched_target": self.target.patched_target(self.full, none, windows),
-            "reverse_last": without.patched_last(none, self.full),
-            "reverse_target": without.patched_target(none, self.full, windows),
-        }
 
     def looks(self) -> dict[str, Any]:
         """Attention of the answer position by part: mean over heads, and of each head."""
@@ -370,6 +225,13 @@ class Effects:
             "attention_by_head": heads,
             "attention_if_uniform": uniform(self.spans),
         }
+
+
+def patching(name: str, into: Parent, donor: Parent, windows: Sequence[Range]) -> Iterator[Job]:
+    """The donor's states put in at all aligned tokens of the target, after each window."""
+    states = tuple(aligned(*of_block) for of_block in zip(into.states, donor.states))
+    for _, end in windows:
+        yield Job(name, parent=Parent(states, into.past), block=end)
 
 
 def aligned(states: Tensor, donor: Tensor) -> Tensor:

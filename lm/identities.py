@@ -12,15 +12,14 @@ A part of `--effects` that rests on one that fails is left out, by name.
 
 import torch
 
+from core.records import EFFECT_PARTS
 from lm.attention import look
-from lm.effects import PARTS, Asked, Target
 from lm.interventions import Hidden, Interventions, Past, Row
 from lm.prompts import Prefix
-from lm.tree_engine import SLACK
+from lm.proof import HALF_SLACK, MISFITS, SLACK
+from lm.targets import Asked, Target
 
 SYSTEM, HISTORY, TOKENS = 2, 3, 8  # of the probe: shorter than any window of a sliding layer
-# What a model raises that has no ordinary keys and values, or takes no mask
-NOT_SUCH_A_MODEL = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def exact_parts(tool: Interventions) -> tuple[str, ...]:
@@ -34,13 +33,13 @@ def exact_parts(tool: Interventions) -> tuple[str, ...]:
         "patch": (probe.resumed, probe.patched),
         "attention": (probe.attention,),
     }
-    return tuple(part for part in PARTS if all(map(_holds, needed.get(part, ()))))
+    return tuple(part for part in EFFECT_PARTS if all(map(_holds, needed.get(part, ()))))
 
 
 def _holds(identity) -> bool:
     try:
         return identity()
-    except NOT_SUCH_A_MODEL:
+    except MISFITS:  # no ordinary keys and values, or no mask
         return False
 
 
@@ -53,7 +52,8 @@ class _Probe:
         self.tool, self.ids, self.others = tool, tuple(drawn[:TOKENS]), drawn[TOKENS:]
         self.begin = SYSTEM + HISTORY
         self.everywhere = (0, tool.depth)
-        self.slack = SLACK[tool.runtime.model.dtype.itemsize]
+        dtype = tool.runtime.model.dtype
+        self.slack = (HALF_SLACK if dtype.itemsize < 4 else SLACK) * torch.finfo(dtype).eps
 
     def target(self, ids: Prefix, past: Past, position: int | None = None) -> Target:
         """The end of a prompt, read by the log-odds of two tokens."""

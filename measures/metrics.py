@@ -9,6 +9,7 @@ import numpy as np
 from core.debug_log import Example, Logprob
 from core.records import PROPORTIONS, TEXT_SCORES
 from measures import layers, stats
+from measures.effects import effects_by_len
 from measures.scoring import label_score
 from measures.stats import Clusters, mean_and_interval
 
@@ -21,7 +22,7 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
     Raises ValueError unless the examples are the same targets, each once under a seed, at every
     history length 0..H. The statistics of each length are those of `stats.stats_by_len`.
     """
-    by_len = _by_len(examples)
+    by_len = by_length(examples)
     scores = {h: np.array([example["score"] for example in group]) for h, group in by_len.items()}
     at_0, later = (stats.find_clusters(*names) for names in _shared(by_len))
     return {
@@ -35,16 +36,17 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
         "bounded_labels_by_len": _bounded_labels(by_len),
         "cue_by_len": _cue(by_len, metric_name),
         "sensitivity_by_len": sensitivity_by_len(by_len, at_0, later),
+        "effects_by_len": effects_by_len(by_len, later),
     } | layers.aggregate(by_len, at_0, later)
 
 
-def _by_len(examples: Sequence[Example]) -> dict[str, list[Example]]:
+def by_length(examples: Sequence[Example]) -> dict[str, list[Example]]:
     """Examples by history length, in the order of the targets, so that lengths can be paired."""
     longest = max(example["config"]["history_len"] for example in examples)
     by_len: dict[str, list[Example]] = {str(h): [] for h in range(longest + 1)}
-    for example in sorted(examples, key=_identity):
+    for example in sorted(examples, key=identity):
         by_len[str(example["config"]["history_len"])].append(example)
-    first, *others = [list(map(_identity, group)) for group in by_len.values()]
+    first, *others = [list(map(identity, group)) for group in by_len.values()]
     if any(row != first for row in others):
         raise ValueError("the examples are not the same targets at every history length")
     if len(set(first)) < len(first):
@@ -52,7 +54,7 @@ def _by_len(examples: Sequence[Example]) -> dict[str, list[Example]]:
     return by_len
 
 
-def _identity(example: Example) -> tuple[int, int]:
+def identity(example: Example) -> tuple[int, int]:
     """Target and seed: what makes examples of two history lengths a pair."""
     return example["config"]["target_idx"], example["config"].get("seed", 0)
 
@@ -127,14 +129,16 @@ def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:
 
 def _shared(by_len: dict[str, list[Example]]) -> tuple[tuple[list, list], tuple[list, list]]:
     """Names of the target and of the history of each example, at h = 0 and at all other lengths."""
-    identities = list(map(_identity, by_len["0"]))
-    numbers = [example["config"].get("history_number") for example in by_len["0"]]
-    histories = [
-        (seed, target, None) if number is None else (seed, None, number)
-        for (target, seed), number in zip(identities, numbers)
-    ]
-    targets = [target for target, _ in identities]
-    return (targets, identities), (targets, histories)
+    targets = [identity(example)[0] for example in by_len["0"]]
+    seeds = [identity(example) for example in by_len["0"]]
+    return (targets, seeds), (targets, list(map(history_name, by_len["0"])))
+
+
+def history_name(example: Example) -> tuple[Any, ...]:
+    """What tells an example's history from others': seed and number, or seed and target."""
+    target, seed = identity(example)
+    number = example["config"].get("history_number")
+    return (seed, target, None) if number is None else (seed, None, number)
 
 
 def _stats_by_len(by_len: dict[str, list[Example]], metric_name: str) -> dict[str, Any]:

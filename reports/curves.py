@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from core import records
+from core import keys, records
+from core.errors import UserError
 from measures import stats
 from reports import style
 from reports.style import FigureStyle, NamedFigure
@@ -24,7 +25,7 @@ DRAWN_STATISTICS = (
     "percent_change_high",
     "p_holm",
 )
-BY = ("distractor", "model", "history", "seed")  # what lines can be
+BY = ("distractor", "model", "history", "seed")  # what lines can be, beside settings that differ
 ALWAYS = ("model", "target", "distractor")  # fields of a key that are named even where all agree
 SEEDS = (
     "Each seed draws its own histories and, under --limit, its own targets; nothing is pooled "
@@ -77,21 +78,35 @@ def load_groups(folders: Iterable[str | Path], by: str = BY[0]) -> list[Group]:
     return group_results(records.load_results(folders), by)
 
 
-def group_results(results: dict[records.Key, Record], by: str = BY[0]) -> list[Group]:
+def group_results(results: dict[keys.Key, Record], by: str = BY[0]) -> list[Group]:
     """Results of `records.load_results` in figures whose lines differ in `by` alone.
 
     Each result gets its `curves`, and under `names` the fields of its key that name it: history
     and seed are among them where they vary.
     """
-    varying = {field for field in BY if len({getattr(key, field) for key in results}) > 1}
-    groups: dict[records.Key, Group] = {}
+    check_field(results, by)
+    varying = varying_fields(results)
+    groups: dict[keys.Key, Group] = {}
     for key, result in results.items():
-        names = {k: v for k, v in key._asdict().items() if k in ALWAYS or k in varying}
+        names = {k: v for k, v in key.fields.items() if k in ALWAYS or k in varying}
         shared = {field: name for field, name in names.items() if field != by}
-        group = groups.setdefault(key._replace(**{by: ""}), Group(by, shared, {}))
+        group = groups.setdefault(key.without(by), Group(by, shared, {}))
         drawn = {"names": names, "curves": read_curves(result)}
-        group.lines[getattr(key, by)] = result | drawn
+        group.lines[key.fields[by]] = result | drawn
     return list(groups.values())
+
+
+def varying_fields(results: Iterable[keys.Key]) -> set[str]:
+    """Fields of keys that are not the same in all."""
+    fields = [key.fields for key in results]
+    return {name for name in fields[0] if len({each[name] for each in fields}) > 1}
+
+
+def check_field(results: Iterable[keys.Key], by: str) -> None:
+    """UserError unless `by` is what lines can be, or a setting in which the results differ."""
+    known = dict.fromkeys((*BY, *(name for key in results for name in key.settings)))
+    if by not in known:
+        raise UserError(f"--by {by}: the results given differ in {', '.join(known)} at most.")
 
 
 def in_words(names: dict[str, str]) -> list[str]:
@@ -107,7 +122,11 @@ def read_curves(result: Record) -> Curves:
     stats_by_len = result["stats_by_len"].values()
     curves = {name: [of_len[name] for of_len in stats_by_len] for name in DRAWN_STATISTICS}
     curves["metric"] = list(result["metric_by_len"].values())
-    return {name: np.array(values, dtype=float) for name, values in curves.items()}
+    try:
+        return {name: np.array(values, dtype=float) for name, values in curves.items()}
+    except (TypeError, ValueError) as error:
+        pair = " of ".join((result["distractor"], result["target"]))
+        raise UserError(f"the result {pair} is damaged: {error!r:.90}.") from error
 
 
 @dataclass(frozen=True)
@@ -142,7 +161,7 @@ def line_styles(groups: Iterable[Group]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes of each line, the same in every figure of these groups."""
     names = {name for group in groups for name in group.lines}
     seeds = any(group.by == "seed" for group in groups)
-    return style.line_styles(sorted(names, key=records.by_text if seeds else None))
+    return style.line_styles(sorted(names, key=keys.by_text if seeds else None))
 
 
 def draw_curve(
@@ -259,8 +278,15 @@ def study_figures(
             held = {
                 name: result for name, result in group.lines.items() if any(result[key].values())
             }
-            if held:
+            if not held:
+                continue
+            try:
                 yield draw(replace(group, lines=held), styles, look)
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                path = next(iter(held.values()))["path"]
+                raise UserError(
+                    f"{path} is damaged: {key} cannot be drawn ({error!r:.90})."
+                ) from error
 
 
 def draw_sensitivity(group: Group, styles: dict[str, Any], look: FigureStyle) -> NamedFigure:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core import records
+from core import keys
 from core.errors import UserError
 from measures import stats
 from reports import style, tables
@@ -16,6 +16,7 @@ from reports.style import FigureStyle, NamedFigure
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+CHANGE = "Change against h = 0"
 MISSING = "0.88"  # grey
 MARK = "{}\N{NO-BREAK SPACE}p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}{}"  # not to be broken
 LINE = 0.125  # inches: a line of text
@@ -34,20 +35,20 @@ class Heat:
     tests: int  # comparisons that p-values are corrected over
     by: str = BY[0]  # the field of the columns
     look: FigureStyle = style.PLAIN
+    what: str = CHANGE
 
 
 def split(frame: "DataFrame", by: str) -> Iterator[tuple[dict[str, str], "DataFrame"]]:
     """The rows of each map with the fields that name it: all but targets and columns."""
-    fields = [field for field in BY if field != by]
-    named = [each for each in fields if each in ALWAYS or frame[each].nunique() > 1]
-    in_order = [field for field in records.Key._fields if field in named]
+    fields = [field for field in tables.key_columns(frame) if field not in (by, "target")]
+    in_order = [each for each in fields if each in ALWAYS or frame[each].nunique() > 1]
     for _, cells in frame.groupby(fields):
         yield {field: str(cells[field].iloc[0]) for field in in_order}, cells
 
 
 def choose_length(frame: "DataFrame", h: int | None, by: str = BY[0]) -> int:
     """`h`, or the longest history that every pair has; UserError where a map has none of `h`."""
-    longest = int(frame.groupby(list(records.Key._fields))["h"].max().min())
+    longest = int(frame.groupby(tables.key_columns(frame))["h"].max().min())
     if h is None:
         h = longest
     if h < 1:
@@ -69,7 +70,8 @@ def grid_figures(
     """A map of each model (or what else is not in the columns), all on one colour scale."""
     chosen = frame[frame["h"] == h]
     limit = max(1.0, float(chosen["change_points"].abs().max()))
-    heat = Heat(h, limit, int(frame["p_value"].notna().sum()), by, look)
+    tests = int(frame["p_value"].notna().sum())
+    heat = Heat(h, limit, tests, by, look, frame.attrs.get("what", CHANGE))
     for names, cells in split(frame, by):
         yield draw_grid(names, cells, heat)
 
@@ -80,7 +82,7 @@ def draw_grid(names: dict[str, str], cells: "DataFrame", heat: Heat) -> NamedFig
     `cells` are rows of every length, so that a pair without this one is drawn as missing.
     """
     targets = sorted(cells["target"].unique())
-    across = sorted(cells[heat.by].unique(), key=records.by_text if heat.by == "seed" else None)
+    across = sorted(cells[heat.by].unique(), key=keys.by_text if heat.by == "seed" else None)
     found = {
         (targets.index(row["target"]), across.index(row[heat.by])): row
         for row in cells[cells["h"] == heat.h].to_dict("records")
@@ -103,7 +105,7 @@ def draw_grid(names: dict[str, str], cells: "DataFrame", heat: Heat) -> NamedFig
 
 
 def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> NamedFigure:
-    what = f"Change against h = 0 after h = {heat.h} turns"
+    what = f"{heat.what} after h = {heat.h} turns"
     marks = ", ".join(MARK.format(mark, end) for end, mark in reversed(tables.STARS))
     notes = [
         "Change in points of the metric",

@@ -93,8 +93,9 @@ def figure_stem(names: dict[str, str], *kind: str) -> str:
 
     `names` are those fields of a result's key that name the figure.
     """
-    written = {"model": lambda model: model.replace("/", "@"), "seed": "seed_{}".format}
-    parts = [written.get(field, str)(name) for field, name in names.items()]
+    written = {"model": lambda model: model.replace("/", "@")}
+    written |= dict.fromkeys(("target", "distractor", "history"), str)
+    parts = [written.get(field, f"{field}_{{}}".format)(name) for field, name in names.items()]
     return "__".join(re.sub(r"[^\w.@-]+", "_", part) for part in (*parts, *kind))
 
 

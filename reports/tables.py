@@ -6,7 +6,7 @@ for a small one has scanned all of it.
 
 from typing import TYPE_CHECKING, Any
 
-from core import records
+from core import keys
 from measures import stats
 
 if TYPE_CHECKING:  # pandas is slow to import, and --help does not need it
@@ -25,10 +25,7 @@ EXPLAINED = (
     "level of {alpha}."
 )
 
-KEYS = {name: name.capitalize() for name in records.Key._fields}
-ON_THE_LEFT = (*KEYS.values(), "Metric")  # columns of text
-
-Results = dict[records.Key, dict[str, Any]]  # of records.load_results
+Results = dict[keys.Key, dict[str, Any]]  # of records.load_results
 
 
 def make_frame(results: Results) -> "DataFrame":
@@ -56,10 +53,10 @@ def make_frame(results: Results) -> "DataFrame":
     return frame
 
 
-def _row(key: records.Key, result: dict[str, Any], h: int, entry: dict[str, Any]) -> dict[str, Any]:
+def _row(key: keys.Key, result: dict[str, Any], h: int, entry: dict[str, Any]) -> dict[str, Any]:
     reasons = [entry[name] for name in entry if name.endswith("_reason") and entry[name]]
     return (
-        key._asdict()
+        key.fields
         | {"h": h, "metric": result["metric_name"], "value": result["metric_by_len"][str(h)]}
         | {name: entry[name] for name in COPIED}
         | {"n": entry["n"], "n_targets": entry["n_targets"]}
@@ -67,6 +64,16 @@ def _row(key: records.Key, result: dict[str, Any], h: int, entry: dict[str, Any]
         | {"detectable_points": entry["detectable_points"]}
         | {"note": "; ".join(dict.fromkeys(reasons))}
     )
+
+
+def key_columns(frame: "DataFrame") -> list[str]:
+    """The columns that tell results apart: the fields of their keys."""
+    return list(frame.columns[: frame.columns.get_loc("h")])
+
+
+def heading(name: str) -> str:
+    """How the column of a key's field is headed."""
+    return name.capitalize().replace("_", " ")
 
 
 def stars(corrected: float | None) -> str:
@@ -82,7 +89,8 @@ def render(frame: "DataFrame", form: str) -> str:
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n")
     explained, cells = explain(frame), rounded(frame)
-    sides = ["left" if name in ON_THE_LEFT else "right" for name in cells]
+    texts = {*map(heading, key_columns(frame)), "Metric"}
+    sides = ["left" if name in texts else "right" for name in cells]
     if form == "markdown":
         cells = cells.map(lambda cell: cell.replace("|", r"\|"))
         levels = ", ".join(rf"{_literal(mark)} p < {end}" for end, mark in reversed(STARS))
@@ -111,23 +119,24 @@ def _literal(mark: str) -> str:
 def rounded(frame: "DataFrame") -> "DataFrame":
     """The columns that are read, as text; what is null is empty.
 
-    History and seed are among them where they vary.
+    History, seed and settings are among them where they vary.
     """
     import pandas
 
-    varying = [name for name in ("history", "seed") if frame[name].nunique() > 1]
+    others = key_columns(frame)[3:]
+    varying = [name for name in others if frame[name].nunique() > 1]
     rows = [
-        {KEYS[name]: row[name] for name in ("model", "target", "distractor", *varying)}
+        {heading(name): row[name] for name in ("model", "target", "distractor", *varying)}
         | {
             "h": str(row["h"]),
             "Metric": row["metric"],
-            "Value": _with_ends(row, "value", "low", "high", 3),
+            "Value": with_ends(row, "value", "low", "high", 3),
             "Change (points)": _change(row, "change_points", 1) + row["stars"],
             "Change (%)": _change(row, "percent_change", 1),
-            "p": _p(row["p_value"]),
-            "p (Holm)": _p(row["p_holm_table"]),
+            "p": p_text(row["p_value"]),
+            "p (Holm)": p_text(row["p_holm_table"]),
             "n": str(row["n"]),
-            "Detectable": _number(row["detectable_points"], 1),
+            "Detectable": number(row["detectable_points"], 1),
         }
         for row in frame.to_dict("records")
     ]
@@ -136,20 +145,22 @@ def rounded(frame: "DataFrame") -> "DataFrame":
 
 def _change(row: dict[str, Any], name: str, places: int) -> str:
     """A change with its interval; nothing at h = 0, where it is 0 by definition."""
-    return _with_ends(row, name, f"{name}_low", f"{name}_high", places) if row["h"] else ""
+    return with_ends(row, name, f"{name}_low", f"{name}_high", places) if row["h"] else ""
 
 
-def _with_ends(row: dict[str, Any], name: str, low: str, high: str, places: int) -> str:
-    ends = [_number(row[end], places) for end in (low, high)]
-    return _number(row[name], places) + (f" [{', '.join(ends)}]" if all(ends) else "")
+def with_ends(row: dict[str, Any], name: str, low: str, high: str, places: int) -> str:
+    """A number with its interval in brackets."""
+    ends = [number(row[end], places) for end in (low, high)]
+    return number(row[name], places) + (f" [{', '.join(ends)}]" if all(ends) else "")
 
 
-def _number(value: float, places: int) -> str:
+def number(value: float, places: int) -> str:
     """Rounded, without a minus before zero; empty for NaN."""
     return "" if value != value else f"{value:z.{places}f}"
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p-value to three places; empty for NaN."""
     if value != value:
         return ""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

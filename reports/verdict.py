@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import neg, pos
 from typing import TYPE_CHECKING, Any
 
+from core import records
 from measures import stats
 from reports import style, tables
 
@@ -23,7 +24,6 @@ SORTED_BY = {
     "p": "p_value", "p (Holm)": "p_holm_table", "n": "n", "Detectable": "detectable_points",
 }  # fmt: skip
 SIDES = ("target", "distractor")
-APART = ("model", "history", "seed")
 
 Record = dict[str, Any]
 Row = dict[str, Any]  # of tables.make_frame
@@ -31,7 +31,11 @@ Row = dict[str, Any]  # of tables.make_frame
 
 def identity(frame: "DataFrame") -> list[str]:
     """Columns that tell results apart beside target and distractor, and do so here."""
-    return [name for name in APART if frame[name].nunique() > 1]
+    return [name for name in _apart(frame) if frame[name].nunique() > 1]
+
+
+def _apart(frame: "DataFrame") -> list[str]:
+    return [name for name in tables.key_columns(frame) if name not in SIDES]
 
 
 def name_of(row: Row, apart: Sequence[str]) -> str:
@@ -170,8 +174,9 @@ def verdict_table(frame: "DataFrame") -> dict[str, Any]:
     all; it is under `shared` then.
     """
     cells = tables.rounded(frame)
-    shared = {name: frame[name].iloc[0] for name in APART if name not in identity(frame)}
-    columns = [name for name in cells if name.lower() not in shared]
+    shared = {name: frame[name].iloc[0] for name in _apart(frame) if name not in identity(frame)}
+    left_out = set(map(tables.heading, shared))
+    columns = [name for name in cells if name not in left_out]
     rows = [
         {
             "h": row["h"],
@@ -284,9 +289,10 @@ def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     """
     rows, skipped, failed = [], set(), {True: 0, False: 0}
     for result, name in zip(results, names):
-        row = {"name": name, **_left_out(result)}
-        skipped |= {(result["model"], result["target"], place) for place in row["targets"]}
-        failed[bool(result["reads_by_len"])] += sum(row["failures"])
+        with records.showing(result["path"], "what was left out"):
+            row = {"name": name, **_left_out(result)}
+            skipped |= {(result["model"], result["target"], place) for place in row["targets"]}
+            failed[bool(result["reads_by_len"])] += sum(row["failures"])
         rows.append(row)
     return {
         "rows": rows,
@@ -326,12 +332,13 @@ def other_scores(results: Sequence[Record], names: Sequence[str]) -> list[dict[s
     for key, title in titles.items():
         held = [(name, result) for name, result in zip(names, results) if result[key]]
         if held:
-            columns = list(next(iter(held[0][1][key].values())))
-            rows = [
-                {"name": name, "h": h, "values": [f"{scores[c]:.3f}" for c in columns]}
-                for name, result in held
-                for h, scores in result[key].items()
-            ]
+            with records.showing(held[0][1]["path"], key):
+                columns = list(next(iter(held[0][1][key].values())))
+                rows = [
+                    {"name": name, "h": h, "values": [f"{scores[c]:.3f}" for c in columns]}
+                    for name, result in held
+                    for h, scores in result[key].items()
+                ]
             labels = [style.METRICS.get(c, c.replace("_", " ")) for c in columns]
             found.append({"title": title, "columns": labels, "rows": rows})
     return found

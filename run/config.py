@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core.errors import UNPRINTABLE, UserError
+from core.records import EFFECT_PARTS
 from lm.bundled import BUNDLED
 from tasks.spec import EMBEDDED, Task
 
@@ -24,10 +25,11 @@ RANDOM = "random"  # the distractor of --history random
 HISTORIES = ("teacher", "model", RANDOM)
 MIXES = ("distractor", "target_first", "target_last", "interleaved")
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size", "concurrency")
-AT_LEAST_1 += ("max_tokens_total",)
+AT_LEAST_1 += ("max_tokens_total", "effect_window")
 # Flags that need a model in this process, and their values that do not
 LOCAL_ONLY = {"history": HISTORIES[:2], "sensitivity": (False,), "agree": (False,)}
 LOCAL_ONLY |= {"lens": ("logit",), "engine": ("auto",), "dtype": ("auto",), "device_map": (None,)}
+LOCAL_ONLY |= {"effects": (None,)}
 
 
 def _flag(default: Any, text: str, **options: Any) -> Any:
@@ -128,6 +130,15 @@ class RunConfig:
         "how often the lens' most likely token is the model's; costs one unembedding per block and "
         "prompt",
     )
+    effects: tuple[str, ...] | None = _flag(
+        None,
+        "what a history does, by hiding it and by patching states, a few times the work: all, or "
+        "the parts named here",
+        nargs="*", choices=EFFECT_PARTS,
+    )  # fmt: skip
+    effect_window: int | None = _flag(
+        None, "blocks of a window in which --effects hides the history (a sixth of all)", type=int
+    )
     on_overflow: str = _flag(
         "stop",
         "prompts longer than the context: stop, or skip their target",
@@ -199,6 +210,8 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
         parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
     if given.get("history") == "random" and given.setdefault("distractor", [RANDOM]) != [RANDOM]:
         parser.error("--history random replaces the distractor: leave out --distractor")
+    if given.get("effects") == []:
+        given["effects"] = EFFECT_PARTS
     if "model" not in given:
         given.setdefault("limit", DEMO_LIMIT)
     return RunConfig(
@@ -224,6 +237,8 @@ def check_settings(config: RunConfig) -> None:
         raise UserError("--switch_cue: the sentence is empty.")
     if config.served:
         _check_server(config)
+    if config.effects is not None and config.max_len < 1:
+        raise UserError("--effects: there is no history to hide under --max_len 0.")
     if config.agree and config.no_cosine:
         raise UserError("--agree reads layers and --no_cosine reads none: leave out one of them.")
 

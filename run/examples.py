@@ -21,6 +21,7 @@ from data import Case, HistoryTurn, TaskRows, Turn, conversation
 from lm.prompts import Outcome, Prefix, Prompt, layer_measures
 from measures import scoring
 from run.config import RunConfig
+from run.effects import effect_reads, effects_of
 from tasks.spec import MAX_NEW_TOKENS, Task, TaskSpec
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Query:
     outcome: Outcome | None = None
     text_scores: dict[str, float] | None = None  # of a generated answer
     reply_logprobs: dict[str, Logprob] | None = None  # where they are read
+    effects: Example | None = None  # `spans` and `effects`, where there is a history
     example: Example | None = None  # the entry of the debug log
 
     @property
@@ -76,6 +78,7 @@ def run_cases(
     score_texts(every)
     read_replies(queries, outcomes, config, lm)
     advance(sum(is_read_again(query.case, config) for query in queries))
+    read_effects(queries, config, lm, advance)
     for query in queries:
         query.example = make_example(query, config)
         if query.cued:
@@ -111,7 +114,7 @@ def reads_of(case: Case, config: RunConfig) -> int:
     cued = config.max_len * (config.switch_cue is not None)
     times = 1 + is_read_again(case, config)
     replies = len(case.history) if config.history == "model" else 0
-    return times * (config.max_len + 1) + cued + replies
+    return times * (config.max_len + 1) + cued + replies + effect_reads(config)
 
 
 def is_read_again(case: Case, config: RunConfig) -> bool:
@@ -160,6 +163,7 @@ def make_example(query: Query, config: RunConfig) -> Example:
         example |= layer_measures(outcome.layers, query.prediction, query.references[0])
     if query.reply_logprobs is not None:
         example["reply_logprobs"] = query.reply_logprobs
+    example |= query.effects or {}
     messages = messages_at(query.conversation, query.h, query.cue)
     example["rewritten_messages"] = cut_at_messages(query.prompt.text, messages)[1]
     return example
@@ -198,6 +202,20 @@ def judged(query: Query, how: str) -> Example:
         )
     metric = query.case.task.metric
     return scoring.judge_text(outcome.text, references, metric, query.text_scores)
+
+
+def read_effects(
+    queries: Sequence[Query], config: RunConfig, lm: "LanguageModel", advance: Advance
+) -> None:
+    """Give the queries with a history what it does, where that is asked for."""
+    if config.effects is None:
+        return
+    for case in dict.fromkeys(query.case for query in queries):
+        own = [query for query in queries if query.case is case]
+        found = effects_of(case, [query.prompt for query in own], config, lm)
+        for query, effects in zip(own[1:], found):
+            query.effects = effects
+        advance(effect_reads(config))
 
 
 # -- how likely answers are under a history

@@ -14,6 +14,7 @@ from core import records
 from core.errors import UserError
 from data import Case, Pair, TaskRows, Turn
 from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
+from run.effects import wanted_parts
 from run.journal import refuse_other_journals
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
 
@@ -30,6 +31,7 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
     return settings | {
         "served": config.served,
         "seed": list(config.seed),
+        "effects": wanted_parts(config),
         "target_metric": task.metric,
         "target_labels": list(task.labels),
         "max_new_tokens": task.max_new_tokens,

@@ -8,14 +8,16 @@ import tiny
 import torch
 from transformers import AutoTokenizer
 
+from core.records import EFFECT_PARTS
 from data import Turn, conversation
 from lm import interventions
 from lm.attention import parts_of
-from lm.effects import PARTS, Asked, Conversation, Target, filled
+from lm.effects import Conversation, filled
 from lm.identities import exact_parts
 from lm.interventions import Interventions, Row
 from lm.lens import find_parts
 from lm.spans import find_spans
+from lm.targets import Asked, Target
 from model import LanguageModel
 
 LABELS = ("A", "positive", "negative")  # of one, and of several tokens
@@ -137,7 +139,7 @@ def test_attention_by_part_is_that_of_eager_attention_over_the_whole_prompt(fami
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_model_is_refused_by_part(family):
-    wanted = {"mamba": (), WITH_SINKS: PARTS[:-1]}.get(family, PARTS)
+    wanted = {"mamba": (), WITH_SINKS: EFFECT_PARTS[:-1]}.get(family, EFFECT_PARTS)
     assert exact_parts(tool_of(language_model(family, engine="plain"))) == wanted
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import viz
 from core import records
+from core.keys import make_keys
 from reports import curves, grid, layers, style, tables
 
 LONG = "mmlu.high_school_european_history_{}/validation"
@@ -30,13 +31,6 @@ def settings():
         yield
 
 
-STATISTICS = (
-    *("n", "n_targets", "clusters", "interval", "test", "low", "high", "p_value", "p_holm"),
-    *("change_points", "change_points_low", "change_points_high", "detectable_points"),
-    *("percent_change", "percent_change_low", "percent_change_high"),
-)
-
-
 @cache
 def synthetic(lengths: int, blocks: int, seed: int) -> dict:
     """A result of random numbers with every part that is drawn."""
@@ -47,7 +41,7 @@ def synthetic(lengths: int, blocks: int, seed: int) -> dict:
     rows = {key: rng.normal(size=(lengths, blocks)).round(3).tolist() for key in "cdma"}
     for h, value in zip(hs, metric):
         change, p = 100 * (value - metric[0]), None if h == "0" else float(rng.uniform() ** 3)
-        entry = dict.fromkeys(STATISTICS)
+        entry = dict.fromkeys(records.STATS_KEYS)
         entry |= {"n": 100, "n_targets": 100, "clusters": {"unit": "targets", "count": 100}}
         entry |= {"low": value - 0.1, "high": value + 0.1, "interval": "95% Wilson"}
         entry |= {"change_points": change, "p_value": p, "p_holm": p}
@@ -86,7 +80,8 @@ def write(folder, lengths=3, blocks=4, model=MODEL, target=None, distractor=None
     names = {"model": model, "target": target, "distractor": distractor, "config": config}
     path = records.result_path(folder, model, target, distractor)
     seed = zlib.crc32(f"{target} {distractor} {config}".encode())
-    records.write_pair(path, synthetic(lengths, blocks, seed) | names, {})
+    records.write_json(path, synthetic(lengths, blocks, seed) | names)
+    records.write_json(records.debug_path(path), {})
     return path
 
 
@@ -350,9 +345,10 @@ def test_every_result_is_one_line_of_one_figure_and_lines_differ_in_one_field(ru
     found = [result["path"] for group in groups for result in group.lines.values()]
     assert sorted(found) == sorted(result["path"] for result in results.values())
     for group in groups:
-        keys = [records.result_key(result)._asdict() for result in group.lines.values()]
-        assert [key.pop(by) for key in keys] == list(group.lines)
-        assert keys == [group.names] * len(keys)
+        found = make_keys(list(group.lines.values()))
+        fields = [key.fields for key in found]
+        assert [each.pop(by) for each in fields] == list(group.lines)
+        assert fields == [group.names] * len(fields)
 
 
 @pytest.fixture

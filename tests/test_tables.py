@@ -51,8 +51,8 @@ def write(
     identity |= {"distractor": distractor, "metric_name": metric_name}
     path = records.result_path(folder, model, target, distractor)
     aggregates = metrics.aggregate(examples, metric_name)
-    result = identity | aggregates | {"config": config, "environment": {}}
-    records.write_pair(path, result, {})
+    records.write_json(path, identity | aggregates | {"config": config, "environment": {}})
+    records.write_json(records.debug_path(path), {})
     return path
 
 
@@ -154,13 +154,13 @@ def test_p_values_are_corrected_over_the_whole_table(tmp_path, capsys):
 
 
 def test_stars_are_for_corrected_p_values_only(tmp_path, capsys):
-    six_fewer = [0.0] * 6 + UNCHANGED[6:]  # p = 2 / 2**6 = 0.03125
-    write(tmp_path / "one", UNCHANGED, six_fewer)
+    five_fewer = [0.0] * 5 + UNCHANGED[5:]  # mid-p = 1 / 2**5 = 0.03125
+    write(tmp_path / "one", UNCHANGED, five_fewer)
     (row,) = rows_of(capsys, tmp_path / "one")[1:]
-    assert (row["p_value"], row["stars"]) == ("0.03125", "*")
+    assert (float(row["p_value"]), row["stars"]) == (pytest.approx(0.03125), "*")
     write(tmp_path / "two", UNCHANGED, UNCHANGED, distractor="quiz/test")
     row, _ = (row for row in rows_of(capsys, tmp_path / "one", tmp_path / "two") if row["h"] == "1")
-    assert (row["p_holm_table"], row["stars"]) == ("0.0625", "")
+    assert (float(row["p_holm_table"]), row["stars"]) == (pytest.approx(0.0625), "")
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_markdown_is_rounded_and_says_what_was_corrected(tmp_path, capsys):
     assert cells[:6] == [
         "org/name", "quiz/test", "posts/test", "1", "accuracy", "0.050 [0.014, 0.165]"
     ]  # fmt: skip
-    assert re.fullmatch(r"-45\.0 \[-60\.0, -\d\d\.\d]\*\*\*", cells[6])
-    assert cells[8] == cells[9] == "8e-06"  # 2 / 2**18
+    assert re.fullmatch(r"-45\.0 \[-60\.2, -30\.7]\*\*\*", cells[6])
+    assert cells[8] == cells[9] == "4e-06"  # mid-p: 1 / 2**18
     assert [cell.strip() for cell in first.strip("|").split("|")][6:10] == [""] * 4
     assert "over the 1 comparisons" in note
 
@@ -264,6 +264,19 @@ def test_two_results_of_one_pair_are_refused(tmp_path, capsys):
     assert len(text.splitlines()) == 2
 
 
+def test_a_result_without_tests_is_refused_in_two_plain_lines(tmp_path, capsys):
+    path = write(tmp_path, UNCHANGED, WORSE)
+    result = records.read_json(path)
+    for entry in result["stats_by_len"].values():
+        del entry["p_value"]
+    records.write_json(path, result)
+    for command in (table, draw):
+        assert command(tmp_path) == 2
+        text = capsys.readouterr().err
+        assert str(path) in text and "p_value" in text
+        assert len(text.splitlines()) == 2
+
+
 # --- grid
 
 
@@ -313,11 +326,11 @@ def test_cells_that_are_not_significant_are_hatched_and_the_caption_says_so(tmp_
 
 
 def test_a_cell_that_only_the_correction_takes_away_is_hatched(tmp_path):
-    six_fewer = [0.0] * 6 + UNCHANGED[6:]  # p = 0.03125, and twice that after Holm
-    write(tmp_path, UNCHANGED, six_fewer)
+    five_fewer = [0.0] * 5 + UNCHANGED[5:]  # p = 0.03125, and twice that after Holm
+    write(tmp_path, UNCHANGED, five_fewer)
     write(tmp_path, UNCHANGED, UNCHANGED, distractor="quiz/test")
     ((axes, _, _),) = grids_of(tmp_path).values()
-    assert cells_of(axes)[0, 0] == "(-15.0)"
+    assert cells_of(axes)[0, 0] == "(-12.5)"
 
 
 def test_the_stars_of_a_grid_are_those_of_the_table(tmp_path):

@@ -1,0 +1,260 @@
+"""Was it the switch? One history against another on the same targets, paired by target and seed.
+
+Where both sides read the same prompt at h = 0, as two distractors of one model do, the difference
+in differences is the difference at h; else, as between two models, the changes are compared.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from core import records
+from core.errors import UserError
+from core.keys import FIELDS, KNOWN, Key, differing
+from measures import layers, metrics, stats
+
+COLUMNS = (
+    "model", "target", "distractor", "against", "history", "seed", "h", "metric",
+    "difference_points", "low", "high", "p_value", "p_holm", "n", "clusters", "detectable_points",
+    "note",
+)  # fmt: skip
+OWN = "own"  # --against: the target's own task
+SHARED = "h = 0 is shared, so this is the difference of the changes too"
+CHANGES = "difference of the changes against h = 0"
+# What may differ between two sides, by what is compared: it follows from that, or changes no target
+FOLLOWS = {
+    "distractor": {"distractor_rows"},
+    "model": {"revision", "adapter", "prompt", "dtype", "engine", "open_thought"},
+    "history": {"distractor_rows"},
+    "scoring": {"max_new_tokens"},
+}
+CHANGES_NOTHING = {"max_len", "on_overflow", "no_cosine", "agree", "lens", "sensitivity", "engine"}
+
+Record = dict[str, Any]
+Row = dict[str, Any]  # of COLUMNS
+
+
+class Reading(NamedTuple):
+    """What is compared: the score, or one of `layers.EXAMPLE_KEYS` at a block from 1."""
+
+    name: str
+    block: int = 0
+
+
+SCORE = Reading("score")
+MEASURES = (SCORE.name, *layers.EXAMPLE_KEYS)
+
+
+class Side:
+    """One result of a contrast and the examples behind it."""
+
+    def __init__(self, key: Key, result: Record, by: str, reading: Reading = SCORE):
+        self.key, self.result, self.by, self.reading = key, result, by, reading
+        self.name = key.fields[by]
+
+    @property
+    def metric(self) -> str:
+        """Name of what is compared."""
+        name, block = self.reading
+        return self.result["metric_name"] if name == SCORE.name else f"{name} at block {block}"
+
+    @cached_property
+    def by_len(self) -> list[dict[Any, Record]]:
+        """Examples of each history length, by target and seed (by target where seeds compare)."""
+        path = records.debug_path(Path(self.result["path"]))
+        with records.showing(path, "examples"):
+            groups = metrics.by_length(records.read_debug(path)["debug_examples"])
+        pooled = " " in self.key.fields["seed"]
+        if self.by == "seed" and pooled:
+            raise UserError(f"{path} pools several seeds, and a contrast of seeds needs one each.")
+        return [
+            {metrics.identity(each)[: 1 if self.by == "seed" else 2]: each for each in group}
+            for group in groups.values()
+        ]
+
+    def value(self, example: Record) -> float:
+        """What is compared: a score, with the cue where the result has one, or a layer measure.
+
+        Differences are shown in points, so a layer measure is divided by 100 to keep its own unit.
+        """
+        if self.reading == SCORE:
+            return example["cued"]["score"] if "cued" in example else example["score"]
+        name, block = self.reading
+        values = example.get(layers.EXAMPLE_KEYS[name], [])
+        if not 1 <= block <= len(values) or values[block - 1] is None:
+            raise UserError(f"{self.result['path']} has no {self.metric} for every example.")
+        return values[block - 1] / 100
+
+
+def same_task(target: str, distractor: str) -> bool:
+    """Are target and distractor one task, so that nothing is switched?"""
+    return target.partition("/")[0] == distractor.partition("/")[0]
+
+
+def contrasts(
+    results: Mapping[Key, Record],
+    by: str = "distractor",
+    against: str | None = None,
+    reading: Reading = SCORE,
+) -> list[Row]:
+    """Rows of COLUMNS for every pair of results that differ in `by`, at every h >= 1.
+
+    By default every other distractor is compared with the target's own task where that was run,
+    else every pair. `p_holm` is corrected over all rows. UserError where two sides cannot be
+    compared, or none can.
+    """
+    pairs = list(_pairs(results, by, against, reading))
+    if not pairs:
+        raise UserError(
+            f"nothing to compare: no two of these results differ in {by} alone"
+            f"{'' if against is None else f', one of them {against}'}."
+        )
+    rows = [row for pair in pairs for row in contrast(*pair)]
+    if not rows:
+        raise UserError("nothing to compare: these results have no history (h = 0 only).")
+    return corrected(rows)
+
+
+def comparable(results: Mapping[Key, Record]) -> tuple[list[Row], list[str]]:
+    """Rows of every pair of distractors that can be compared, and why others cannot."""
+    rows, refused = [], []
+    for pair in _pairs(results, "distractor", None, SCORE):
+        try:
+            require_comparable(*pair)
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            rows += contrast(*pair)
+    return corrected(rows), refused
+
+
+def corrected(rows: list[Row]) -> list[Row]:
+    """Rows with their p-values corrected over all of them."""
+    for row, p_holm in zip(rows, stats.holm([row["p_value"] for row in rows])):
+        row["p_holm"] = p_holm
+    return rows
+
+
+def _pairs(
+    results: Mapping[Key, Record], by: str, against: str | None, reading: Reading
+) -> Iterator[tuple[Side, Side]]:
+    groups: dict[Key, list[Side]] = {}
+    for key, result in results.items():
+        if by not in key.fields:
+            raise UserError(f"--by {by}: these results do not differ in it.")
+        groups.setdefault(key.without(by), []).append(Side(key, result, by, reading))
+    for sides in groups.values():
+        second = _against(sides, by, against)
+        if second is not None:
+            yield from ((side, second) for side in sides if side is not second)
+        elif against is None:
+            yield from combinations(sides, 2)
+
+
+def _against(sides: Sequence[Side], by: str, against: str | None) -> Side | None:
+    """The side that the others are compared with; None for each with each."""
+    if by == "distractor" and against in (None, OWN):
+        own = (side for side in sides if same_task(side.key.fields["target"], side.name))
+        return next(own, None)
+    named = (side for side in sides if against in (side.name, side.name.partition("/")[0]))
+    return next(named, None)
+
+
+def contrast(first: Side, second: Side) -> list[Row]:
+    """Rows of one pair, `p_holm` still None; UserError where the sides cannot be compared."""
+    require_comparable(first, second)
+    by, binary = first.by, first.metric in records.PROPORTIONS
+    compared = list(_compared(first, second))
+    shared = np.array_equal(*compared[0]) if compared else True
+    named = first.key.fields
+    about = [f"{by} {first.name} against {second.name}"] if by not in FIELDS else []
+    about += [f"{name} {named[name]}" for name in first.key.settings if name != by]
+    clusters, rows = _clusters(first, second), []
+    for h, (after, before) in enumerate(compared[1:], 1):
+        if not shared:
+            after, before = after - compared[0][0] - before + compared[0][1], 0 * before
+        [entry] = stats.compare(after[None], before[None], clusters, binary=binary and shared)
+        rows.append(
+            {name: named[name] for name in FIELDS}
+            | {"against": second.name, "h": h, "metric": first.metric}
+            | {"difference_points": entry["change_points"]}
+            | {end: entry[f"change_points_{end}"] for end in ("low", "high")}
+            | {"p_value": entry["p_value"], "p_holm": None, "n": len(after)}
+            | {"clusters": clusters.count, "detectable_points": entry["detectable_points"]}
+            | {"note": "; ".join([*about, SHARED if shared else CHANGES, *_remarks(entry)])}
+        )
+    return [{name: row[name] for name in COLUMNS} for row in rows]
+
+
+def _remarks(entry: Row) -> list[str]:
+    """The test, and why what is null is null."""
+    names = ("change_points_low", "p_value", "detectable_points")
+    reasons = [entry[f"{name}_reason"] for name in names if entry[name] is None]
+    return list(dict.fromkeys([*([entry["test"]] if entry["test"] else []), *reasons]))
+
+
+def _compared(first: Side, second: Side) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Scores [N] of both sides at each h that both have, in the same order of targets."""
+    order = sorted(first.by_len[0])
+    for one, two in zip(first.by_len, second.by_len):
+        yield tuple(
+            np.array([side.value(group[each]) for each in order], dtype=float)
+            for side, group in ((first, one), (second, two))
+        )
+
+
+def _clusters(first: Side, second: Side) -> stats.Clusters:
+    """Examples that share a target, or a history of either side."""
+    order = sorted(first.by_len[0])
+    names = [
+        [metrics.history_name(side.by_len[0][each]) for each in order] for side in (first, second)
+    ]
+    return stats.find_clusters([each[0] for each in order], *names)
+
+
+# -- what may be compared
+
+
+def require_comparable(first: Side, second: Side) -> None:
+    """UserError with what differs beside the one thing that is compared."""
+    configs = [side.result["config"] for side in (first, second)]
+    pair = f"{first.result['path']} and {second.result['path']}"
+    if first.result["metric_name"] != second.result["metric_name"]:
+        names = " and ".join(side.result["metric_name"] for side in (first, second))
+        raise UserError(f"{pair} cannot be compared: their metrics are {names}.")
+    known = KNOWN | FOLLOWS.get(first.by, set()) | CHANGES_NOTHING | {first.by}
+    others = differing(configs, frozenset(known))
+    if others:
+        values = ", ".join(
+            f"{name} ({' and '.join(str(config.get(name)) for config in configs)})"
+            for name in others
+        )
+        raise UserError(
+            f"{pair} differ in more than {first.by}: {values}.\n"
+            "Run them alike; two runs of one pair that differ in one setting alone can be compared "
+            "by it (--by)."
+        )
+    one, two = (set(side.by_len[0]) for side in (first, second))
+    if one != two:
+        raise UserError(
+            f"{pair} have other targets: {len(one - two)} of {len(one)} are not in the second, "
+            f"{len(two - one)} of {len(two)} not in the first.\n{_why(first, second)}"
+        )
+
+
+def _why(first: Side, second: Side) -> str:
+    """What makes targets differ."""
+    results = [side.result for side in (first, second)]
+    told = []
+    for name in ("limit", "seed"):
+        values = [result["config"].get(name) for result in results]
+        if values[0] != values[1]:
+            told.append(f"--{name} is {values[0]} and {values[1]}")
+    skipped = [int(result.get("n_skipped", 0)) for result in results]
+    if any(skipped):
+        told.append(f"{skipped[0]} and {skipped[1]} targets were skipped")
+    return f"Run both with the same targets: {'; '.join(told) or 'their rows are not the same'}."

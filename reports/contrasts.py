@@ -1,0 +1,159 @@
+"""The table and the figure of contrasts: one history against another on the same targets."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from core.errors import UserError
+from core.keys import FIELDS
+from measures import stats
+from measures.contrasts import CHANGES, COLUMNS, Row, same_task
+from reports import style, tables
+from reports.style import FigureStyle, NamedFigure
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FORMATS = ("markdown", "csv", "json", "latex")
+ROW_HEIGHT = 0.19  # inches
+EXPLAINED = (
+    "Difference: what the distractor leaves of the metric less what the other side leaves, in "
+    "points, on the same targets; above 0 the first side left the target better. {shared} "
+    "Brackets: {confidence:.0%} intervals, each what its own test does not reject. p (Holm) and "
+    "the stars are corrected over the {tests} contrasts of this table. Detectable: the smallest "
+    "difference in points found with {power:.0%} power at an uncorrected level of {alpha}."
+)
+SHARED = "Both sides read the same prompt at h = 0, so it is the difference in differences too."
+OTHER = "Where h = 0 is not the same, the changes against h = 0 are compared."
+
+
+def render(rows: Sequence[Row], form: str) -> str:
+    """Contrasts as text: CSV and JSON in full precision, Markdown rounded for reading."""
+    if form == "json":
+        return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    import pandas
+
+    if form == "csv":
+        return pandas.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
+    cells = pandas.DataFrame([rounded(row) for row in rows])
+    shared = ("Model", "History", "Seed", "Metric")
+    cells = cells.drop(columns=[name for name in shared if cells[name].nunique() == 1])
+    if form == "latex":
+        caption = explain(rows).replace("%", r"\%")
+        return cells.to_latex(index=False, escape=True, caption=caption)
+    cells = cells.map(lambda cell: cell.replace("|", r"\|"))
+    return f"{cells.to_markdown(index=False, disable_numparse=True)}\n\n{explain(rows)}\n"
+
+
+def explain(rows: Sequence[Row]) -> str:
+    """What the columns of `rounded` are, and how many contrasts are corrected for."""
+    return EXPLAINED.format(
+        shared=OTHER if any(CHANGES in row["note"] for row in rows) else SHARED,
+        tests=sum(row["p_value"] is not None for row in rows),
+        confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA,
+    )  # fmt: skip
+
+
+def rounded(row: Row) -> dict[str, str]:
+    """A contrast as it is read; what is null is empty."""
+    known = {name: float("nan") if row[name] is None else row[name] for name in COLUMNS}
+    names = ("model", "target", "distractor", "against", "history", "seed")
+    return {tables.heading(name): str(row[name]) for name in names} | {
+        "h": str(row["h"]),
+        "Metric": row["metric"],
+        "Difference (points)": tables.with_ends(known, "difference_points", "low", "high", 1)
+        + tables.stars(row["p_holm"]),
+        "p": tables.p_text(known["p_value"]),
+        "p (Holm)": tables.p_text(known["p_holm"]),
+        "n": str(row["n"]),
+        "Detectable": tables.number(known["detectable_points"], 1),
+    }
+
+
+def make_frame(rows: Sequence[Row], results: tables.Results) -> "DataFrame":
+    """Contrasts against the target's own task as `grid` draws them, that task being the zero."""
+    import pandas
+
+    if not all(same_task(row["target"], row["against"]) for row in rows):
+        raise UserError(
+            "grid --contrast compares with the target's own task: run each target after itself too."
+        )
+    found = [
+        {name: row[name] for name in (*FIELDS, "h", "metric", "p_value", "note")}
+        | {"change_points": row["difference_points"], "stars": tables.stars(row["p_holm"])}
+        for row in rows
+    ]
+    own = [
+        {**key.fields, "h": int(h), "metric": result["metric_name"], "p_value": None}
+        | {"note": "", "change_points": 0.0, "stars": ""}
+        for key, result in results.items()
+        for h in result["metric_by_len"]
+        if h == "0" or same_task(key.fields["target"], key.fields["distractor"])
+    ]
+    frame = pandas.DataFrame(own + found)
+    frame["p_value"] = frame["p_value"].astype(float)
+    frame.attrs["what"] = "Difference to the target's own task"
+    return frame
+
+
+def contrast_figures(
+    rows: Sequence[Row], by: str, look: FigureStyle = style.PLAIN
+) -> Iterator[NamedFigure]:
+    """A figure for each model, history and seed (but for what is compared)."""
+    apart = [name for name in ("model", "history", "seed") if name != by]
+    shown = [name for name in apart if name == "model" or len({row[name] for row in rows}) > 1]
+    in_order = sorted(rows, key=lambda row: [row[name] for name in apart])
+    for _, group in groupby(in_order, key=lambda row: [row[name] for name in apart]):
+        group = list(group)
+        yield draw(group, {name: group[0][name] for name in shown}, by, look)
+
+
+def draw(rows: Sequence[Row], names: dict[str, str], by: str, look: FigureStyle) -> NamedFigure:
+    """A row for each pair and h with its interval, the other side as the zero line."""
+    figure, axes = style.new_figure(look)
+    axes.axvline(0, **style.ZERO)
+    for place, row in enumerate(rows):
+        _draw_row(axes, place, row)
+    labels = [style.wrap(label_of(row, by), 0.42 * look.inches) for row in rows]
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    sides = sorted({row["against"] for row in rows})
+    against = "the target's own task" if by == "distractor" and _own(rows) else " or ".join(sides)
+    axes.set_xlabel(style.wrap(f"Difference to {against} (points)", 0.5 * look.inches))
+    what = f"{by.capitalize()} against {against}, on the same targets"
+    notes = [
+        "Bars: 95% intervals, each what its own test does not reject",
+        f"Filled: p < {stats.ALPHA} after Holm's correction over all {len(rows)} contrasts",
+    ]
+    if not look.paper:
+        figure.supxlabel(style.wrap(". ".join(notes), look.inches - 0.2))
+    titles = [*names.values(), what]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    style.finish(figure, look, titles, max(0.6, ROW_HEIGHT * lines))
+    kind = ("contrast",) if by == "distractor" else ("contrast", f"by_{by}")
+    caption = style.as_sentences([", ".join([what, *names.values()]), *notes])
+    return NamedFigure(style.figure_stem(names, *kind), figure, caption)
+
+
+def _own(rows: Sequence[Row]) -> bool:
+    return all(same_task(row["target"], row["against"]) for row in rows)
+
+
+def _draw_row(axes: Any, place: int, row: Row) -> None:
+    colour = style.COLOURS[0] if row["difference_points"] >= 0 else style.COLOURS[1]
+    if row["low"] is not None:
+        axes.hlines(place, row["low"], row["high"], color=colour, linewidth=1.5)
+    filled = bool(tables.stars(row["p_holm"]))
+    face = colour if filled else "white"
+    axes.plot(row["difference_points"], place, "o", color=colour, markerfacecolor=face)
+
+
+def label_of(row: Row, by: str) -> str:
+    """`target after distractor, h = 2`, with the side that is compared."""
+    name = row.get(by, "")
+    what = f"{row['target']} after {row['distractor']}"
+    if by != "distractor":
+        what += f", {name} against {row['against']}" if name else f" ({row['note'].split(';')[0]})"
+    return f"{what}, h\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row['h']}"

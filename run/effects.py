@@ -1,0 +1,52 @@
+"""The effects of a history in a run: which parts of them, and each example's own."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from core.debug_log import Example
+from core.records import EFFECT_PARTS
+from data import Case
+from lm.prompts import Prompt
+from run.config import RunConfig
+
+if TYPE_CHECKING:
+    from model import LanguageModel
+
+
+def wanted_parts(config: RunConfig) -> list[str] | None:
+    """The parts that a run asks for, in one order; None for none."""
+    if config.effects is None:
+        return None
+    return [part for part in EFFECT_PARTS if part in config.effects]
+
+
+def say_left_out(config: RunConfig, lm: "LanguageModel") -> None:
+    """Name the parts that are asked for and not exact for this model; the rest is run."""
+    left_out = [part for part in wanted_parts(config) or () if part not in lm.exact_effects]
+    if left_out:
+        print(
+            f"{type(lm.model).__name__}: --effects {' '.join(left_out)} would not be exact for "
+            "this model and is left out.",
+            file=sys.stderr,
+        )
+
+
+def effect_reads(config: RunConfig) -> int:
+    """What the effects of a case count for in the progress: a prompt for each length from 1."""
+    return 0 if config.effects is None else config.max_len
+
+
+def effects_of(
+    case: Case, prompts: Sequence[Prompt], config: RunConfig, lm: "LanguageModel"
+) -> list[Example]:
+    """`spans` and `effects` of a case's examples at h = 1, 2, ...; `prompts` from h = 0.
+
+    [] where the run asks for none, or the model allows none.
+    """
+    parts = [part for part in wanted_parts(config) or () if part in lm.exact_effects]
+    if not parts:
+        return []
+    messages = [case.messages(h) for h in range(len(prompts))]
+    reference = case.target.references[0]
+    return lm.effects(messages, prompts, reference, parts, config.effect_window)

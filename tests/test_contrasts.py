@@ -1,0 +1,252 @@
+"""Claims about contrasts: the same targets, paired, tested by what other libraries test."""
+
+import csv
+import io
+import itertools
+import json
+
+import matplotlib
+import numpy as np
+import pytest
+import scipy.stats
+from statsmodels.stats.contingency_tables import mcnemar
+
+import viz
+from core import records
+from core.errors import UserError
+from measures import contrasts, metrics
+
+matplotlib.use("agg")
+OWN, OTHER = "quiz/dev", "posts/test"
+TURNS = [{"role": ("user", "assistant")[i % 2], "content": ""} for i in range(9)]
+BASE = [1.0, 0.0] * 15
+WORSE = [0.0] * 20 + [1.0, 0.0] * 5
+BETTER = [1.0] * 20 + [0.0] * 10
+
+
+def write(
+    folder, *rows, target="quiz/test", distractor=OTHER, model="org/name", metric="accuracy",
+    seed=0, targets=None, shared=None, cued=None, **config,
+):  # fmt: skip
+    """Write a result and its log: a row of scores for each h; returns the result's path."""
+    examples = []
+    for h, row in enumerate(rows):
+        for place, score in enumerate(row):
+            idx = place if targets is None else targets[place]
+            number = {} if shared is None else {"history_number": place % shared}
+            made = {"history_len": h, "target_idx": idx, "history_idx": [], "seed": seed} | number
+            examples.append(
+                {"prompt_text": "", "model_prediction": "", "expected_answer": "", "top5": []}
+                | {"config": made, "score": float(score), "conversation": 0}
+                | {"margin": [0.0, score]}
+            )
+            if cued is not None:
+                examples[-1]["cued"] = {"score": float(cued[h][place])}
+    names = {"model": model, "target": target, "distractor": distractor, "metric_name": metric}
+    names["schema_version"] = records.SCHEMA_VERSION
+    settings = {"history": "teacher", "seed": [seed], "prompt": "chat", "limit": None} | config
+    path = records.result_path(folder, model, target, distractor)
+    found = metrics.aggregate(examples, metric) | {"config": settings, "environment": {}}
+    records.write_json(path, names | found)
+    log = {"debug_examples": examples, "conversations": [TURNS]}
+    records.write_json(records.debug_path(path), names | log)
+    return path
+
+
+def rows_of(*folders, **options):
+    return contrasts.contrasts(records.load_results(folders), **options)
+
+
+def pair(tmp_path, own, other, base=BASE, **more):
+    write(tmp_path, base, own, distractor=OWN, **more)
+    write(tmp_path, base, other, **more)
+    return rows_of(tmp_path)
+
+
+# --- one distractor against another
+
+
+def test_another_distractor_is_compared_with_the_targets_own_task(tmp_path):
+    (row,) = pair(tmp_path, BETTER, WORSE)
+    assert tuple(row) == contrasts.COLUMNS
+    assert (row["distractor"], row["against"], row["h"], row["n"]) == (OTHER, OWN, 1, 30)
+    assert row["difference_points"] == pytest.approx(100 * (np.mean(WORSE) - np.mean(BETTER)))
+    assert row["high"] < 0 and row["p_value"] < 0.05 and "h = 0 is shared" in row["note"]
+
+
+def test_without_the_own_task_every_pair_is_compared(tmp_path):
+    for name in ("posts/test", "reviews/test", "tweetqa/test"):
+        write(tmp_path, BASE, WORSE, distractor=name)
+    assert [(row["distractor"], row["against"]) for row in rows_of(tmp_path)] == [
+        ("posts/test", "reviews/test"), ("posts/test", "tweetqa/test"),
+        ("reviews/test", "tweetqa/test"),
+    ]  # fmt: skip
+    named = rows_of(tmp_path, against="tweetqa")
+    assert [row["against"] for row in named] == ["tweetqa/test"] * 2
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "rouge"])
+def test_a_distractor_against_itself_is_exactly_0_with_p_1(tmp_path, metric):
+    (row,) = pair(tmp_path, WORSE, WORSE, metric=metric)
+    assert (row["difference_points"], row["p_value"], row["p_holm"]) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(("metric", "shared"), [("accuracy", None), ("rouge", None), ("rouge", 9)])
+def test_swapping_the_sides_changes_every_sign_and_nothing_else(tmp_path, metric, shared):
+    rng = np.random.default_rng(3)
+    one, two = rng.random((2, 30)).round() if metric == "accuracy" else rng.random((2, 30))
+    for name, row in (("posts/test", one), ("reviews/test", two)):
+        write(tmp_path, BASE, row, distractor=name, metric=metric, shared=shared)
+    (there,) = rows_of(tmp_path, against="posts")
+    (back,) = rows_of(tmp_path, against="reviews")
+    for name in ("p_value", "n", "clusters", "detectable_points", "metric", "h"):
+        assert there[name] == back[name], name
+    ends = [there["difference_points"], there["low"], there["high"]]
+    assert ends == pytest.approx([-back["difference_points"], -back["high"], -back["low"]])
+
+
+def test_accuracy_is_tested_by_mcnemar(tmp_path):
+    (row,) = pair(tmp_path, BETTER, WORSE)
+    gained, lost = (int((np.subtract(WORSE, BETTER) == sign).sum()) for sign in (1, -1))
+    exact = mcnemar([[0, gained], [lost, 0]], exact=True).pvalue
+    seen = scipy.stats.binom.pmf(gained, gained + lost, 0.5)
+    assert row["p_value"] == pytest.approx(exact - seen)
+
+
+def test_scores_are_tested_by_every_flip_of_signs(tmp_path):
+    one, two = np.random.default_rng(4).random((2, 9)).round(2)
+    (row,) = pair(tmp_path, one, two, base=[0.5] * 9, metric="rouge")
+    changes = two - one
+    sums = [abs(np.dot(signs, changes)) for signs in itertools.product((-1, 1), repeat=9)]
+    assert row["p_value"] == np.mean(np.array(sums) >= abs(changes.sum()) - 1e-12)
+
+
+def test_targets_that_share_a_history_on_either_side_are_one_cluster(tmp_path):
+    write(tmp_path, BASE, BETTER, distractor=OWN, shared=10)
+    write(tmp_path, BASE, WORSE, shared=15)
+    assert rows_of(tmp_path)[0]["clusters"] == 5  # the same by 10 or by 15
+
+
+def test_p_values_are_corrected_over_all_that_was_scanned(tmp_path):
+    write(tmp_path, BASE, BASE, BETTER, distractor=OWN)
+    write(tmp_path, BASE, WORSE, WORSE)
+    write(tmp_path, BASE, BASE, BASE, distractor="reviews/test")
+    rows = rows_of(tmp_path)
+    assert len(rows) == 4
+    smallest = min(rows, key=lambda row: row["p_value"])
+    assert smallest["p_holm"] == pytest.approx(min(1, 4 * smallest["p_value"]))
+
+
+# --- other things that can be compared
+
+
+def test_models_are_compared_by_their_changes(tmp_path):
+    write(tmp_path, BASE, BETTER, model="org/a", revision="1")
+    write(tmp_path, BETTER, BETTER, model="org/b", revision="2")
+    (row,) = rows_of(tmp_path, by="model")
+    assert (row["model"], row["against"]) == ("org/a", "org/b")
+    assert row["difference_points"] == pytest.approx(100 * (np.mean(BETTER) - np.mean(BASE)))
+    assert "difference of the changes" in row["note"]
+
+
+def test_histories_are_compared_and_a_cue_by_its_own_scores(tmp_path):
+    write(tmp_path / "teacher", BASE, WORSE)
+    write(tmp_path / "cue", BASE, WORSE, cued=[BASE, BETTER], switch_cue="New task.")
+    (row,) = rows_of(tmp_path, by="history", against="teacher")
+    assert (row["history"], row["against"]) == ("teacher, cue", "teacher")
+    assert row["difference_points"] == pytest.approx(100 * np.mean(np.subtract(BETTER, WORSE)))
+
+
+def test_seeds_are_compared_on_the_same_targets(tmp_path):
+    write(tmp_path / "0", BASE, WORSE, seed=0)
+    write(tmp_path / "1", BASE, BETTER, seed=1)
+    (row,) = rows_of(tmp_path, by="seed")
+    assert (row["seed"], row["against"], row["n"]) == ("0", "1", 30)
+
+
+def test_any_setting_that_differs_can_be_compared(tmp_path):
+    write(tmp_path / "chat", BASE, WORSE)
+    write(tmp_path / "plain", BASE, BETTER, prompt="plain")
+    (row,) = rows_of(tmp_path, by="prompt")
+    assert row["against"] == "plain" and row["note"].startswith("prompt chat against plain")
+
+
+def test_a_layer_measure_is_compared_at_a_block_in_its_own_unit(tmp_path):
+    write(tmp_path, BASE, BETTER, distractor=OWN)
+    write(tmp_path, BASE, WORSE)
+    (row,) = rows_of(tmp_path, reading=contrasts.Reading("margin", 2))
+    assert row["difference_points"] == pytest.approx(np.mean(np.subtract(WORSE, BETTER)))
+    assert row["metric"] == "margin at block 2"
+    with pytest.raises(UserError, match="no margin at block 3"):
+        rows_of(tmp_path, reading=contrasts.Reading("margin", 3))
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({}, {"targets": range(1, 31)}, "other targets: 1 of 30 .* their rows are not the same"),
+        ({"seed": 0}, {"seed": 7, "targets": range(5, 35)}, "nothing to compare"),
+        ({"limit": 30}, {"limit": 40}, "differ in more than distractor: limit .40 and 30"),
+        ({}, {"prompt": "plain"}, "differ in more than distractor: prompt .plain and chat"),
+        ({}, {"metric": "rouge"}, "their metrics are"),
+    ],
+)
+def test_what_differs_in_more_than_what_is_compared_is_refused(tmp_path, first, second, said):
+    write(tmp_path, BASE, BETTER, distractor=OWN, **first)
+    write(tmp_path, BASE, WORSE, **second)
+    with pytest.raises(UserError, match=f"(?s){said}"):
+        rows_of(tmp_path)
+
+
+def test_skipped_targets_are_named_where_targets_differ(tmp_path):
+    write(tmp_path, BASE, BETTER, distractor=OWN)
+    path = write(tmp_path, BASE[:28], WORSE[:28])
+    records.write_json(path, records.read_json(path) | {"n_skipped": 2})
+    with pytest.raises(UserError, match=r"(?s)2 of 30 .* 2 and 0 targets were skipped"):
+        rows_of(tmp_path)
+
+
+def test_a_field_in_which_nothing_differs_is_refused(tmp_path, capsys):
+    write(tmp_path, BASE, WORSE)
+    assert viz.main(["contrast", "--result_dir", str(tmp_path), "--by", "dtype"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) <= 2
+
+
+# --- table and figure
+
+
+def shown(capsys, *arguments):
+    assert viz.main([*map(str, arguments)]) == 0
+    return capsys.readouterr().out
+
+
+def test_csv_and_json_hold_the_same_numbers_under_the_same_names(tmp_path, capsys):
+    pair(tmp_path, BETTER, WORSE)
+    command = ("contrast", "--result_dir", tmp_path, "--format")
+    (row,) = csv.DictReader(io.StringIO(shown(capsys, *command, "csv")))
+    (same,) = json.loads(shown(capsys, *command, "json"))
+    assert tuple(row) == tuple(same) == contrasts.COLUMNS
+    assert float(row["difference_points"]) == same["difference_points"]
+    text = shown(capsys, *command, "markdown")
+    assert "difference in differences too" in text and "over the 1 contrasts" in text
+    assert shown(capsys, "table", "--result_dir", tmp_path, "--contrast") == text
+
+
+def test_a_figure_has_a_row_for_each_pair_and_h_and_a_line_at_0(tmp_path, capsys):
+    write(tmp_path / "in", BASE, BASE, BETTER, distractor=OWN)
+    write(tmp_path / "in", BASE, WORSE, WORSE)
+    out = tmp_path / "out"
+    paths = shown(capsys, "contrast", "--result_dir", tmp_path / "in", "--out_dir", out, "--paper")
+    names = {"pdf", "svg", "png", "txt"}
+    assert {path.suffix[1:] for path in out.iterdir()} == names and str(out) in paths
+    assert all(path.stem == "org@name__contrast" for path in out.iterdir())
+
+
+def test_a_grid_of_contrasts_has_the_own_task_as_its_zero(tmp_path, capsys):
+    write(tmp_path / "in", BASE, BETTER, distractor=OWN)
+    write(tmp_path / "in", BASE, WORSE)
+    arguments = ("grid", "--contrast", "--result_dir", tmp_path / "in", "--out_dir", tmp_path / "o")
+    assert "grid__h1.png" in shown(capsys, *arguments)

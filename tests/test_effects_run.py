@@ -1,0 +1,170 @@
+"""Effects from flags to files: what is stored, what it adds up to, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from test_experiment import path_of, run
+
+import viz
+from core import records
+from measures import effects, stats
+from run.config import RunConfig, parse_args
+
+PARTS = {
+    "position": {"filler"},
+    "block": {"windows", "hidden_by_window", "seen_by_window"},
+    "turn": {"hidden_by_turn", "hidden_by_user", "hidden_by_answer"},
+    "route": {"routes"},
+    "patch": {"windows", "patched_last", "patched_target", "reverse_last", "reverse_target"},
+    "attention": {"attention", "attention_by_head", "attention_if_uniform"},
+}
+ALWAYS = {"none", "hidden", "full"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, model):
+    """Results of a label task and of a generation task, with every effect."""
+    out_dir = tmp_path_factory.mktemp("effects")
+    assert run(out_dir, model, ("quiz", "posts"), "reviews", "--effects") == 0
+    return out_dir
+
+
+def result_and_log(folder, target):
+    path = path_of(folder, target, "reviews")
+    return records.read_result(path), records.read_debug(records.debug_path(path))
+
+
+@pytest.mark.parametrize("target", ["quiz", "posts"])
+def test_every_effect_is_in_the_log_and_its_aggregates_in_the_result(folder, target):
+    result, log = result_and_log(folder, target)
+    for example in log["debug_examples"]:
+        h = example["config"]["history_len"]
+        assert ("effects" in example) == ("spans" in example) == (h > 0)
+        if h:
+            assert set(example["effects"]) == ALWAYS | set().union(*PARTS.values())
+            assert len(example["spans"]["turns"]) == len(example["effects"]["hidden_by_turn"]) == h
+    assert set(result["effects_by_len"]) == {"0", "1", "2"}
+    assert {"n", "means", "contrasts", "restored", "attention"} < set(result["effects_by_len"]["1"])
+
+
+def test_without_and_with_history_are_the_margins_of_the_labels(folder):
+    _, log = result_and_log(folder, "quiz")
+    zero = {e["config"]["target_idx"]: e for e in log["debug_examples"] if "effects" not in e}
+    for example in log["debug_examples"]:
+        if "effects" in example:
+            numbers = example["effects"]
+            assert numbers["full"] == pytest.approx(margin(example), abs=1e-3)
+            without = zero[example["config"]["target_idx"]]
+            assert numbers["none"] == pytest.approx(margin(without), abs=1e-3)
+
+
+def margin(example):
+    scores = dict(example["label_logprobs"])
+    return scores.pop(example["expected_answer"]) - max(scores.values())
+
+
+def test_one_turn_hidden_of_one_is_the_history_hidden(folder):
+    _, log = result_and_log(folder, "quiz")
+    for example in log["debug_examples"]:
+        if example["config"]["history_len"] == 1:
+            found = example["effects"]
+            assert found["hidden_by_turn"] == pytest.approx([found["hidden"]], abs=1e-4)
+            assert found["routes"]["both"] == found["hidden"]
+
+
+@pytest.mark.parametrize("parts", [["block"], ["patch", "position"]])
+def test_parts_are_chosen_by_name(tmp_path, model, parts):
+    assert run(tmp_path, model, "quiz", "reviews", "--effects", *parts, "--limit", "2") == 0
+    result, log = result_and_log(tmp_path, "quiz")
+    wanted = set().union(*(PARTS[part] for part in parts))
+    assert set(log["debug_examples"][-1]["effects"]) == ALWAYS | wanted
+    assert set(result["config"]["effects"]) == set(parts)
+
+
+def test_a_run_without_them_has_none(tmp_path, model):
+    assert run(tmp_path, model, "quiz", "reviews", "--limit", "2") == 0
+    result, log = result_and_log(tmp_path, "quiz")
+    assert result["effects_by_len"] == {} and "spans" not in log["debug_examples"][-1]
+
+
+def test_verify_recomputes_them_and_sees_one_changed_number(folder, tmp_path, capsys):
+    path = path_of(folder, "quiz", "reviews")
+    assert viz.main(["verify", "--debug_file", str(records.debug_path(path))]) == 0
+    copy = tmp_path / path.name
+    copy.write_bytes(path.read_bytes())
+    log = json.loads(records.debug_path(path).read_text())
+    log["debug_examples"][-1]["effects"]["hidden_by_window"][0] += 0.01
+    records.debug_path(copy).write_text(json.dumps(log))
+    assert viz.main(["verify", "--debug_file", str(records.debug_path(copy))]) == 1
+    assert "effects_by_len" in capsys.readouterr().out
+
+
+def test_a_history_is_needed(tmp_path, model, capsys):
+    assert run(tmp_path, model, "quiz", "reviews", "--effects", "--max_len", "0") == 2
+    assert "--effects" in capsys.readouterr().err
+
+
+def test_no_value_means_all_parts():
+    assert parse_args([]).effects is None
+    assert set(parse_args(["--effects"]).effects) == set(PARTS)
+    assert parse_args(["--effects", "turn"]).effects == ("turn",)
+    assert RunConfig().effects is None
+
+
+# --- aggregates, by hand
+
+
+def clusters(count):
+    return stats.find_clusters(range(count), range(count))
+
+
+def example(**numbers):
+    return {"effects": numbers}
+
+
+def test_position_length_and_content_add_up_to_the_total():
+    group = [
+        example(none=0.1 * k, hidden=k % 3, filler=k**0.5, full=0.2 * k - 1) for k in range(12)
+    ]
+    found = effects.effects_by_len({"0": [{}] * 12, "1": group}, clusters(12))["1"]["contrasts"]
+    parts = [found[name]["mean"] for name in ("position", "length", "content")]
+    assert sum(parts) == pytest.approx(found["total"]["mean"], abs=1e-6)
+    assert found["seen"]["mean"] == pytest.approx(
+        np.mean([e["effects"]["full"] - e["effects"]["hidden"] for e in group]), abs=1e-6
+    )
+
+
+def test_p_values_are_corrected_over_the_lengths():
+    rng = np.random.default_rng(0)
+    by_len = {"0": [{}] * 9}
+    for h, shift in (("1", 0.3), ("2", 0.5)):
+        by_len[h] = [example(none=0.0, hidden=float(rng.normal(shift)), full=1.0) for _ in range(9)]
+    found = effects.effects_by_len(by_len, clusters(9))
+    entries = [found[h]["contrasts"]["position"] for h in "12"]
+    assert [e["p_holm"] for e in entries] == stats.holm([e["p_value"] for e in entries])
+
+
+def test_a_restored_share_is_a_ratio_of_means():
+    part, whole = np.array([1.0, 2.0, 0.0, 1.0]), np.array([2.0, 3.0, 1.0, 2.5])
+    found = effects.ratio_of_means(part, whole, clusters(4))
+    assert found["share"] == pytest.approx(4 / 8.5)
+    assert found["low"] < found["share"] < found["high"]
+
+
+def test_its_interval_is_that_of_fieller():
+    """At either end the mean of part - r whole is just not away from 0."""
+    rng = np.random.default_rng(1)
+    whole = rng.normal(3, 1, 30)
+    part = 0.5 * whole + rng.normal(0, 1, 30)
+    found = effects.ratio_of_means(part, whole, clusters(30))
+    for end in ("low", "high"):
+        rest = (part - found[end] * whole)[:, None]
+        _, around = stats.mean_and_interval(rest, clusters(30))
+        assert min(abs(around["low"][0]), abs(around["high"][0])) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("whole", [[1.0, -1.0, 0.5, -0.6], [0.0, 0.0, 0.0, 0.0]])
+def test_no_share_of_a_change_that_is_not_clearly_there(whole):
+    found = effects.ratio_of_means(np.array([1.0, 2.0, 0.0, 1.0]), np.array(whole), clusters(4))
+    assert found == {"share": None, "low": None, "high": None}
