@@ -17,6 +17,7 @@ from typing import Any
 
 from core.debug_log import Conversation, messages_at
 from core.errors import UserError, is_text
+from measures.intrusion import Switch
 from measures.scoring import find_number
 from tasks.answers import References, RowError, each_row, read_labels, read_texts, same_form
 from tasks.cells import OPTIONS, Field, as_text, is_missing, option_lines, parse_field, reach
@@ -254,6 +255,12 @@ class Pair:
     def __str__(self) -> str:
         return f"{self.target.spec} after {self.distractor.spec}"
 
+    @cached_property
+    def switch(self) -> Switch:
+        """What tells an answer to the distractor from one to the target."""
+        tasks = (self.target.spec.task, self.distractor.spec.task)
+        return Switch.between(*(task.describe() for task in tasks))
+
 
 @dataclass(frozen=True)
 class HistoryTurn:
@@ -298,6 +305,11 @@ class Case:
     def labels(self) -> tuple[str, ...]:
         """The target task's labels; () for a generation task."""
         return self.task.labels
+
+    @property
+    def distractor_labels(self) -> tuple[str, ...]:
+        """Labels of the distractor that are none of the target's; () where it has none."""
+        return self.pair.switch.others if self.labels else ()
 
     @cached_property
     def conversation(self) -> Conversation:

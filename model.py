@@ -9,6 +9,7 @@ Paper: Gupta et al., arXiv 2402.18216.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +30,16 @@ from lm.lens import Lens, block_output, check_blocks, find_parts, proved_lens
 from lm.loading import load
 from lm.memory import release_memory, run_halving
 from lm.prefix_tree import common_length
-from lm.prompts import Layers, Outcome, Prefix, Prompt, Request, requests_of
+from lm.prompts import (
+    Fork,
+    Layers,
+    Outcome,
+    Prefix,
+    Prompt,
+    Request,
+    other_odds,
+    requests_of,
+)
 from lm.proof import choose_engine
 from lm.targets import Asked
 from lm.text import Renderer, nested
@@ -96,6 +106,11 @@ class LanguageModel:
         """The text scored for each label; where one begins another, with what ends an answer."""
         return self.renderer.continuations(labels)
 
+    def scored_end(self, labels: Sequence[str]) -> str:
+        """What is scored behind each of these labels: mostly nothing, see `continuations`."""
+        label, text = next(iter(self.continuations(labels).items()))
+        return text.removeprefix(self.continuation(label))
+
     def encode(
         self,
         messages: Sequence[Message],
@@ -125,6 +140,19 @@ class LanguageModel:
             raise UserError(f"labels {names} cannot be told apart by this model's tokens.")
         return Prompt(text, ids, tuple(full.items()), start, max_new_tokens, baseline, escaped)
 
+    def beside(self, prompt: Prompt, labels: Sequence[str]) -> Prompt:
+        """The prompt with labels of another task to be scored behind it, as its own are.
+
+        Those whose tokens begin a label of its own, or the other way round, are left out.
+        """
+        own, found = dict(prompt.labels), {}
+        for label in labels:
+            end = self.scored_end(tuple(own))
+            ids = self.renderer.tokens(prompt.text + self.continuation(label) + end)
+            if not nested([ids, *own.values()]):
+                found[label] = ids
+        return replace(prompt, others=tuple(found.items())) if found else prompt
+
     @property
     def context(self) -> int | None:
         """Longest sequence of the model in tokens; None where its configuration states no limit."""
@@ -141,20 +169,34 @@ class LanguageModel:
         return dict(zip(labels, map(self.tokenizer.decode, ([token] for token in fork.tokens))))
 
     def tokens_needed(
-        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int, more: int = 0
+        self,
+        messages: Sequence[Message],
+        labels: Sequence[str],
+        others: Sequence[str],
+        max_new_tokens: int,
+        more: int = 0,
     ) -> int:
-        """Tokens of a prompt with its longest label, or the longest answer it may get.
+        """Tokens of a prompt with its longest label, of its own or others, or the longest answer it
+        may get.
 
         `more` tokens are yet to come into the prompt.
         """
-        return self.encode(messages, labels, max_new_tokens).longest + more
+        prompt = self.encode(messages, labels, max_new_tokens)
+        return self.beside(prompt, others).longest + more
 
     def surely_fits(
-        self, messages: Sequence[Message], labels: Sequence[str], max_new_tokens: int, more: int = 0
+        self,
+        messages: Sequence[Message],
+        labels: Sequence[str],
+        others: Sequence[str],
+        max_new_tokens: int,
+        more: int = 0,
     ) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
         form = self.renderer.answers
-        shown = [form.opening + self.renderer.escape(label)[0] + form.end for label in labels]
+        shown = [
+            form.opening + self.renderer.escape(label)[0] + form.end for label in (*labels, *others)
+        ]
         behind = max([max_new_tokens, *(len(label.encode()) for label in shown)])
         most = len(self.render(messages).encode()) + behind + more + 8
         return self.context is None or most <= self.context
@@ -230,10 +272,11 @@ class LanguageModel:
         self, prompt: Prompt, readings: Mapping[Prefix, Reading], layers: Layers | None
     ) -> Outcome:
         here = readings[prompt.ids]
-        scores = {
-            label: sum(readings[ids[:k]].logprobs[ids[k]] for k in range(prompt.start, len(ids)))
-            for label, ids in prompt.labels
-        }
+        scores = {label: _logprob(readings, ids, prompt.start) for label, ids in prompt.labels}
+        others = {}
+        for label, ids in prompt.others:
+            own, shared = (_logprob(readings, *each) for each in prompt.relative(ids))
+            others[label] = own - shared
         answer = here.answer[: prompt.answer] if prompt.answer else ()
         return Outcome(
             top5=tuple(self.tokenizer.decode([token]) for token in here.top_tokens),
@@ -241,6 +284,7 @@ class LanguageModel:
             label_logprobs=scores or None,
             text=self._text(answer) if prompt.answer else None,
             reply=self._reply(answer),
+            other_logprobs=others,
         )
 
     def _layers(
@@ -262,31 +306,37 @@ class LanguageModel:
         view = self.lens.view(states)
         cosines = self.lens.cosines(view).tolist()
         drift = self.lens.drift(states, baselines).tolist()
-        labels = self._label_logits(prompts, readings)
+        labels = self._label_logits({p: p.fork for p in prompts}, readings)
+        others = self._label_logits({p: p.fork_of_all for p in prompts}, readings)
         agree = [None] * len(prompts)
         if self.agree:
             own = torch.tensor([readings[prompt.ids].top_tokens[:1] for prompt in prompts])
             agree = (self.lens.top_tokens(view).cpu() == own).tolist()
         return [
-            Layers(tuple(c), tuple(d), labels.get(prompt), None if a is None else tuple(a))
+            Layers(
+                tuple(c),
+                tuple(d),
+                labels.get(prompt) and dict(zip(dict(prompt.labels), labels[prompt])),
+                None if a is None else tuple(a),
+                other_odds(prompt, others[prompt]) if prompt in others else {},
+            )
             for prompt, c, d, a in zip(prompts, cosines, drift, agree)
         ]
 
     def _label_logits(
-        self, prompts: Sequence[Prompt], readings: Mapping[Prefix, Reading]
-    ) -> dict[Prompt, dict[str, tuple[float, ...]]]:
-        """Lens logits of the labels of each prompt that has a fork, those of one task together."""
+        self, forks: Mapping[Prompt, Fork | None], readings: Mapping[Prefix, Reading]
+    ) -> dict[Prompt, list[tuple[float, ...]]]:
+        """Lens logits of the tokens of each fork that is there, those of equal tokens together."""
         groups: dict[tuple[int, ...], list[Prompt]] = {}
-        for prompt in prompts:
-            if prompt.fork:
-                groups.setdefault(prompt.fork.tokens, []).append(prompt)
+        for prompt, fork in forks.items():
+            if fork:
+                groups.setdefault(fork.tokens, []).append(prompt)
         found = {}
         for tokens, group in groups.items():
-            view = self.lens.view(_stack(readings, [prompt.fork.prefix for prompt in group]))
+            view = self.lens.view(_stack(readings, [forks[prompt].prefix for prompt in group]))
             logits = self.lens.token_logits(view, tokens).transpose(1, 2).tolist()  # [P, T, L]
             for prompt, rows in zip(group, logits):
-                names = (label for label, _ in prompt.labels)
-                found[prompt] = dict(zip(names, map(tuple, rows)))
+                found[prompt] = list(map(tuple, rows))
         return found
 
     def _text(self, answer: Prefix) -> str:
@@ -316,10 +366,7 @@ class LanguageModel:
             for k in range(start, len(ids)):
                 requests.setdefault(ids[:k], Request()).next_tokens.add(ids[k])
         readings = self.engine.read(requests) if requests else {}
-        return [
-            sum(readings[ids[:k]].logprobs[ids[k]] for k in range(start, len(ids)))
-            for ids, start in sequences
-        ]
+        return [_logprob(readings, ids, start) for ids, start in sequences]
 
     # -- effects
 
@@ -444,6 +491,11 @@ def prove_lens(model, kind: str = "logit") -> Lens:
     check_finite(logits, model)
     check_blocks(outputs, name)
     return proved_lens(parts, block_output(outputs[0])[0], logits, name, kind)
+
+
+def _logprob(readings: Mapping[Prefix, Reading], ids: Prefix, start: int) -> float:
+    """log P of the tokens of a sequence from a position on."""
+    return sum(readings[ids[:k]].logprobs[ids[k]] for k in range(start, len(ids)))
 
 
 def _stack(readings: Mapping[Prefix, Reading], prefixes: Sequence[Prefix]) -> Tensor:

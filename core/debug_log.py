@@ -74,6 +74,9 @@ class Example(TypedDict, total=False):
     decision_layer: int | None
     agree: list[int]
     reply_logprobs: dict[str, Logprob]
+    distractor_logprobs: dict[str, float]  # of its labels, for a label task
+    intrusion_by_block: Row  # lens log-odds of the distractor's likeliest label
+    intruded: bool | None  # is this an answer to the previous task? None where that is not told
     rewritten_messages: int  # that do not stand in the prompt as they were said
     cued: "Example"  # the same prompt with the cue, as far as it differs
     spans: dict[str, Any]  # token ranges of system, turns and target, see `lm.spans`

@@ -203,9 +203,11 @@ class PlainEngine(Engine):
             return read_forward(runtime.model, runtime.blocks, positions, use_cache=False, **inputs)
 
         longest_first = sorted(requests, key=len, reverse=True)  # short memory shows at once
-        for prefixes, read in runtime.batches(longest_first, rows_within(len), read_batch):
-            readings |= zip(prefixes, read)
-            advance(sum(requests[prefix].is_prompt for prefix in prefixes))
+        for late in (False, True):
+            items = [prefix for prefix in longest_first if requests[prefix].late == late]
+            for prefixes, read in runtime.batches(items, rows_within(len), read_batch):
+                readings |= zip(prefixes, read)
+                advance(sum(requests[prefix].is_prompt for prefix in prefixes))
         asked = [(p, requests[p].answer) for p in longest_first if requests[p].answer]
         alone = self.answering == "alone" or runtime.regimes.alone
         plan = rows_within(lambda each: len(each[0]) + each[1], alone)

@@ -30,16 +30,21 @@ class Path:
 class PrefixTree:
     """Paths that hold every given sequence, each shared prefix once."""
 
-    def __init__(self, sequences: Iterable[Tokens]):
+    def __init__(self, sequences: Iterable[Tokens], late: Iterable[Tokens] = ()):
+        """Paths of the `late` sequences come in generations behind all others, and leave those as
+        they would be without them.
+        """
         self.paths: list[Path] = []
         self.size = 0  # number of nodes
         self._branches: dict[tuple[int, int], Path] = {}  # (parent node, first token) -> path
         self._firsts: list[int] = []
-        for sequence in sorted(set(sequences), key=len, reverse=True):
-            self._insert(sequence)
+        for group in (sequences, late):
+            earliest = max((path.generation + 1 for path in self.paths), default=0)
+            for sequence in sorted(set(group), key=len, reverse=True):
+                self._insert(sequence, earliest)
 
-    def _insert(self, sequence: Tokens) -> None:
-        node, depth, generation = -1, 0, 0
+    def _insert(self, sequence: Tokens, generation: int) -> None:
+        node, depth = -1, 0
         while depth < len(sequence):
             path = self._branches.get((node, sequence[depth]))
             if path is None:
@@ -50,7 +55,8 @@ class PrefixTree:
                 self.size += len(path.tokens)
                 return
             shared = common_length(path.tokens, sequence[depth:])
-            node, depth, generation = path.first + shared - 1, depth + shared, path.generation + 1
+            node, depth = path.first + shared - 1, depth + shared
+            generation = max(generation, path.generation + 1)
 
     def node_of(self, sequence: Tokens) -> int:
         """Node of a sequence's last token; KeyError where the tree does not hold it."""

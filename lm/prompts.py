@@ -6,6 +6,7 @@ A prefix is a tuple of token ids, and a Request what an engine reads after it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Request:
     is_prompt: bool = False  # a prompt ends here: its top tokens are wanted
     answer: int = 0  # most tokens of its greedy continuation; 0: none is wanted
     states: bool = False  # what each block puts out here is wanted
+    late: bool = False  # run behind all others, so that no digit of theirs depends on it
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,21 @@ class Prompt:
     answer: int = 0  # most tokens of its greedy answer; 0 for a label task
     baseline: "Prompt | None" = None  # the same target without history; None: this is it
     escaped: int = 0  # special tokens in what was said, which are read as text
+    # Labels of other tasks, scored beside its own: not what the prompt is, but what is read of it
+    others: tuple[tuple[str, Prefix], ...] = field(default=(), compare=False)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest sequence that the model has to read."""
-        return max([len(self.ids) + self.answer, *(len(ids) for _, ids in self.labels)])
+        behind = (len(ids) for _, ids in (*self.labels, *self.others))
+        return max([len(self.ids) + self.answer, *behind])
+
+    def relative(self, ids: Prefix) -> tuple[tuple[Prefix, int], tuple[Prefix, int]]:
+        """What the score of another label is made of: log P of its tokens, less that of what the
+        prompt has in their place up to `start`, each from the position where they part.
+        """
+        parts = min(self.start, common_length(self.ids, ids))
+        return (ids, parts), (self.ids[: self.start], parts)
 
     def label_tokens(self, label: str) -> int:
         """Number of tokens that the score of a label sums over."""
@@ -50,14 +62,16 @@ class Prompt:
     @cached_property
     def fork(self) -> "Fork | None":
         """Where the labels part; None where no single token tells them all apart."""
-        sequences = [ids for _, ids in self.labels]
-        if len(sequences) < 2:
-            return None
-        shared = min(common_length(sequences[0], ids) for ids in sequences[1:])
-        tokens = tuple(ids[shared : shared + 1] for ids in sequences)
-        if () in tokens or len(set(tokens)) < len(tokens):
-            return None
-        return Fork(sequences[0][:shared], tuple(token for (token,) in tokens))
+        found = _fork([ids for _, ids in self.labels])
+        return found if found and len(set(found.tokens)) == len(found.tokens) else None
+
+    @cached_property
+    def fork_of_all(self) -> "Fork | None":
+        """Where its labels and those of other tasks part, first its own; None without others.
+
+        Some may go on with one token.
+        """
+        return _fork([ids for _, ids in (*self.labels, *self.others)]) if self.others else None
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,15 @@ class Fork:
     tokens: tuple[int, ...]
 
 
+def _fork(sequences: Sequence[Prefix]) -> Fork | None:
+    """Where sequences stop being the same; None for one alone, or where one of them ends there."""
+    if len(sequences) < 2:
+        return None
+    shared = min(common_length(sequences[0], ids) for ids in sequences[1:])
+    tokens = tuple(ids[shared : shared + 1] for ids in sequences)
+    return None if () in tokens else Fork(sequences[0][:shared], sum(tokens, ()))
+
+
 @dataclass(frozen=True)
 class Layers:
     """What the blocks of a model hold at the end of a prompt: one number per block each, NaN where
@@ -81,6 +104,8 @@ class Layers:
     drift: tuple[float, ...]  # cosine of the block's output with its output at the baseline's end
     label_logits: dict[str, tuple[float, ...]] | None  # of each label's token, at the fork
     agree: tuple[bool, ...] | None  # is the lens' likeliest token the model's? Where asked for
+    # Log-odds (nats) of each label of another task against the likeliest of its own
+    other_odds: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,6 +120,8 @@ class Outcome:
     # Of a server: labels that are not among the likeliest first tokens, and what log P they are
     # below
     label_bounds: dict[str, float] | None = None
+    # log P of other tasks' labels, from the position of its own
+    other_logprobs: dict[str, float] = field(default_factory=dict)
 
 
 def requests_of(prompts: Sequence[Prompt]) -> dict[Prefix, Request]:
@@ -112,7 +139,26 @@ def requests_of(prompts: Sequence[Prompt]) -> dict[Prefix, Request]:
         for _, ids in prompt.labels:
             for k in range(prompt.start, len(ids)):
                 requests.setdefault(ids[:k], Request()).next_tokens.add(ids[k])
+    for prompt in prompts:
+        for ids, start in chain.from_iterable(prompt.relative(other) for _, other in prompt.others):
+            for k in range(start, len(ids)):
+                requests.setdefault(ids[:k], Request(late=True)).next_tokens.add(ids[k])
+        if prompt.fork_of_all:
+            requests.setdefault(prompt.fork_of_all.prefix, Request(late=True)).states = True
     return requests
+
+
+def other_odds(prompt: Prompt, logits: Sequence[Row]) -> dict[str, tuple[float, ...]]:
+    """Log-odds (nats) at each block of every other task's label against the likeliest label of the
+    prompt, from logits at `fork_of_all`; without those that go on as one of its own does.
+    """
+    count, tokens = len(prompt.labels), prompt.fork_of_all.tokens
+    best = np.max(np.array(logits[:count], dtype=float), axis=0)
+    return {
+        label: tuple((np.array(row, dtype=float) - best).tolist())
+        for (label, _), token, row in zip(prompt.others, tokens[count:], logits[count:])
+        if token not in tokens[:count]
+    }
 
 
 # -- one example

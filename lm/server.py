@@ -89,6 +89,10 @@ class ServerModel:
         said = tuple((each["role"], each["content"]) for each in messages)
         return ServerPrompt(said, self.render(messages), tuple(labels), max_new_tokens, baseline)
 
+    def beside(self, prompt: ServerPrompt, labels: Sequence[str]) -> ServerPrompt:
+        """The prompt as it is: a server is not asked for labels of another task."""
+        return prompt
+
     def require_likelihood(self, labels: tuple[str, ...]) -> None:
         """UserError unless the server can score these labels."""
         if self.abilities.prompt_logprobs.there:

@@ -38,7 +38,7 @@ class TreeEngine(Engine):
         self, requests: Mapping[Prefix, Request], advance: Advance
     ) -> dict[Prefix, Reading]:
         """Paths of their prefix tree, ancestors first, then answers continued from their nodes."""
-        tree = PrefixTree(requests)
+        tree = PrefixTree(*([p for p in requests if requests[p].late == late] for late in (0, 1)))
         at = {tree.node_of(prefix): prefix for prefix in requests}
         answered = [node for node, prefix in at.items() if requests[prefix].answer]
         store = KeyValueStore(tree, answered)

@@ -10,6 +10,7 @@ from core.debug_log import Example, Logprob
 from core.records import PROPORTIONS, TEXT_SCORES
 from measures import layers, stats
 from measures.effects import effects_by_len
+from measures.intrusion import intrusion_by_len
 from measures.scoring import label_score
 from measures.stats import Clusters, mean_and_interval
 
@@ -37,6 +38,7 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
         "cue_by_len": _cue(by_len, metric_name),
         "sensitivity_by_len": sensitivity_by_len(by_len, at_0, later),
         "effects_by_len": effects_by_len(by_len, later),
+        "intrusion_by_len": intrusion_by_len(by_len, at_0, later),
     } | layers.aggregate(by_len, at_0, later)
 
 

@@ -39,6 +39,11 @@ def text_scores(prediction: str, references: Sequence[str]) -> dict[str, float]:
     return {name: max(scores[name] for scores in found) for name in TEXT_SCORES}
 
 
+def best_rouge(text: str, references: Sequence[str]) -> float:
+    """ROUGE-L F1 of a text with the best of these references."""
+    return max(_scorer().score(each, text)["rougeL"].fmeasure for each in references)
+
+
 def _text_scores(prediction: str, reference: str) -> dict[str, float]:
     rouge = _scorer().score(reference, prediction)
     same = texts.bare(prediction) == texts.bare(reference) != ""

@@ -12,12 +12,13 @@ from core import records
 from core.debug_log import Conversation, Example, cut_at_messages, messages_at
 from core.errors import UserError
 from measures import metrics, scoring
+from measures.intrusion import Switch, is_intruded
 
 IDENTITY = ("model", "target", "distractor", "metric_name", "n")
 BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
 # What of an example follows from what else it holds, beside its score
 OF_TEXTS = ("scores", "extracted", "format_failure", "generated_label", "generated_score")
-FOLLOWING = (*OF_TEXTS, "rewritten_messages", "cued")
+FOLLOWING = (*OF_TEXTS, "intruded", "rewritten_messages", "cued")
 COLUMNS = ("quantity", "h", "values", "stored", "recomputed", "difference", "verdict")
 
 Record = dict[str, Any]  # a result or a log
@@ -64,7 +65,11 @@ class Judge:
 
     def follows(self, example: Example, cue: str | None = None) -> Example:
         """The values that follow, of a prompt with this cue or without."""
-        return self.rescored(example) | {"rewritten_messages": self.rewritten(example, cue)}
+        found = self.rescored(example)
+        return found | {
+            "intruded": self.intruded(example | found),
+            "rewritten_messages": self.rewritten(example, cue),
+        }
 
     def rescored(self, example: Example) -> Example:
         """Score and prediction."""
@@ -82,6 +87,13 @@ class Judge:
         text, references = example["model_prediction"], example["references"]
         scores = scoring.text_scores(text, references)
         return scoring.judge_text(text, references, self.metric_name, scores)
+
+    def intruded(self, example: Example) -> bool | None:
+        """Is its answer one to the previous task?"""
+        tasks = self.config["tasks"]
+        switch = Switch.between(tasks["target"], tasks["distractor"])
+        how, place = self.config.get("scoring", "likelihood"), example["conversation"]
+        return is_intruded(example, switch, how, self.conversations[place])
 
     def rewritten(self, example: Example, cue: str | None) -> int:
         """Messages of a prompt's conversation that do not stand in its text, in order."""

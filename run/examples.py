@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from core.debug_log import (
     Conversation,
     Example,
@@ -17,9 +19,11 @@ from core.debug_log import (
     messages_at,
 )
 from core.errors import UserError
+from core.records import cleaned
 from data import Case, HistoryTurn, TaskRows, Turn, conversation
 from lm.prompts import Outcome, Prefix, Prompt, layer_measures
 from measures import scoring
+from measures.intrusion import is_intruded
 from run.config import RunConfig
 from run.effects import effect_reads, effects_of
 from tasks.spec import MAX_NEW_TOKENS, Task, TaskSpec
@@ -33,7 +37,7 @@ Sequences = dict[str, tuple[Prefix, int]]  # name of a reply -> prompt and reply
 # What is kept of a prompt with the cue, inside the example without it
 OF_CUED = {"prompt_text", "model_prediction", "score", "label_logprobs", "scores", "extracted"}
 OF_CUED |= {"format_failure", "generated_text", "generated_label", "generated_score"}
-OF_CUED |= {"escaped_special_tokens", "rewritten_messages"}
+OF_CUED |= {"escaped_special_tokens", "rewritten_messages", "distractor_logprobs", "intruded"}
 
 
 @dataclass(eq=False)
@@ -124,7 +128,10 @@ def is_read_again(case: Case, config: RunConfig) -> bool:
 
 def ask(queries: Sequence[Query], lm: "LanguageModel", advance: Advance) -> dict[Prompt, Outcome]:
     """Give each query its outcome; equal prompts are read once -> the outcome of each prompt."""
-    prompts = list(dict.fromkeys(query.prompt for query in queries))  # h = 0 is one for all pairs
+    others: dict[Prompt, dict[str, None]] = {}  # h = 0 is one prompt for all pairs
+    for query in queries:
+        others.setdefault(query.prompt, {}).update(dict.fromkeys(query.case.distractor_labels))
+    prompts = [lm.beside(prompt, labels) for prompt, labels in others.items()]
     outcomes = dict(zip(prompts, lm.run(prompts, advance)))
     advance(len(queries) - len(prompts))
     for query in queries:
@@ -164,9 +171,27 @@ def make_example(query: Query, config: RunConfig) -> Example:
     if query.reply_logprobs is not None:
         example["reply_logprobs"] = query.reply_logprobs
     example |= query.effects or {}
+    example |= other_task(query)
+    example["intruded"] = is_intruded(example, case.pair.switch, config.scoring, query.conversation)
     messages = messages_at(query.conversation, query.h, query.cue)
     example["rewritten_messages"] = cut_at_messages(query.prompt.text, messages)[1]
     return example
+
+
+def other_task(query: Query) -> Example:
+    """Log-probabilities of the distractor's labels, and what the lens reads of the likeliest one;
+    nothing where one of them was not read.
+    """
+    labels, outcome = query.case.distractor_labels, query.outcome
+    if not labels or not set(labels) <= set(outcome.other_logprobs):
+        return {}
+    found: Example = {
+        "distractor_logprobs": {label: outcome.other_logprobs[label] for label in labels}
+    }
+    odds = outcome.layers.other_odds if outcome.layers else {}
+    if set(labels) <= set(odds):
+        found["intrusion_by_block"] = cleaned(np.max([odds[label] for label in labels], axis=0))
+    return found
 
 
 def describe_history(query: Query) -> ExampleConfig:

@@ -192,9 +192,11 @@ def _overflows(case: Case, h: int, config: RunConfig, lm: "LanguageModel") -> bo
     return not lm.surely_fits(*asked) and lm.tokens_needed(*asked) > lm.context
 
 
-def _longest(case: Case, h: int, config: RunConfig) -> tuple[list, tuple[str, ...], int, int]:
-    """The longest conversation asked at h turns, the texts that are read behind it, the most tokens
-    of its answer, and the most tokens that are yet to come into it.
+def _longest(
+    case: Case, h: int, config: RunConfig
+) -> tuple[list, tuple[str, ...], tuple[str, ...], int, int]:
+    """The longest conversation asked at h turns, the texts that are read behind it, the labels of
+    the distractor, the most tokens of its answer, and the most tokens that are yet to come into it.
 
     Replies of the model's own are not known yet: each may be as long as its task allows. Until then
     one token stands in for each.
@@ -207,4 +209,5 @@ def _longest(case: Case, h: int, config: RunConfig) -> tuple[list, tuple[str, ..
         unknown = [replace(past, turn=Turn(past.turn.prompt, ("?",))) for past in case.history]
         case = replace(case, history=tuple(unknown))
     behind = case.labels or (case.target.references[:1] if config.sensitivity else ())
-    return case.messages(h, cue), behind, config.answer_tokens(case.task), replies
+    most = config.answer_tokens(case.task)
+    return case.messages(h, cue), behind, case.distractor_labels, most, replies

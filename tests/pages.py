@@ -99,6 +99,7 @@ def examples_of(
                         "top5": [" A", " B", "<b>", " the", "\n"],
                         "cosines": [0.1 + 0.01 * h, 0.5, 0.7, 1.0],
                         "rewritten_messages": 0,
+                        "intruded": None,
                         **make(i, h, seed),
                     }
                 )
@@ -121,7 +122,11 @@ def write_pair(
     identity |= {"target": target, "distractor": distractor, "metric_name": metric}
     seeds = sorted({example["config"]["seed"] for example in examples})
     config = {"seed": seeds, "history": "teacher", "prompt": "chat", "dtype": "float32"}
-    config["tasks"] = {"target": {"name": target, "prompt": QUESTION.get(target)}}
+    labels = LABELS if metric == "accuracy" else []
+    config["tasks"] = {
+        "target": {"name": target, "prompt": QUESTION.get(target), "labels": labels},
+        "distractor": {"name": target, "labels": labels},  # an answer tells nothing of the task
+    }
     environment = {"device": "cpu", "git_commit": "0123abc", "packages": {"numpy": "2.4.6"}}
     path = records.result_path(folder, model, target, distractor)
     path = path.with_name(f"{seeds[0]}_{path.name}") if seeds[0] else path

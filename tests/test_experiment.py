@@ -214,8 +214,9 @@ def test_zero_turns_give_the_same_numbers_for_every_distractor(grid, target):
         [e for e in examples_of(grid, target, distractor) if e["config"]["history_len"] == 0]
         for distractor in DISTRACTORS
     )
+    of_distractor = {"config", "distractor_logprobs", "intrusion_by_block", "intruded"}
     for one, other in zip(first, second, strict=True):
-        assert one | {"config": None} == other | {"config": None}
+        assert {**one, **dict.fromkeys(of_distractor)} == {**other, **dict.fromkeys(of_distractor)}
 
 
 # --- the same numbers
@@ -369,8 +370,9 @@ def test_a_run_that_is_interrupted_before_anything_is_finished_leaves_nothing(
 
 
 def tokens_read(example):
-    """Tokens of an example's prompt with its longest label behind it."""
-    texts = [example["prompt_text"] + label for label in example["label_logprobs"]]
+    """Tokens of an example's prompt with the longest label of either task behind it."""
+    labels = (*example["label_logprobs"], *example.get("distractor_logprobs", ()))
+    texts = [example["prompt_text"] + label for label in labels]
     return max(len(tiny.tokenizer()(text, add_special_tokens=False).input_ids) for text in texts)
 
 

@@ -84,6 +84,7 @@ def content_of(make, cosines: bool) -> tuple[list[dict], dict]:
                 "prompt_text": prompt_of(h, target),
                 "conversation": target,
                 "rewritten_messages": 0,
+                "intruded": None,
                 "config": {"history_len": h, "target_idx": target, "history_idx": list(range(h))},
                 "top5": [" A", " B", f" {target % 2}"],
             }
@@ -114,7 +115,9 @@ def write_pair(
     examples, aggregates = content_of(make, cosines)
     identity = {"model": model, "target": target, "distractor": distractor}
     identity["metric_name"] = metric_of(make)
-    rest = {"schema_version": records.SCHEMA_VERSION, "config": {}, "environment": {}}
+    task = {"name": "quiz", "labels": []}
+    config = {"tasks": {"target": task, "distractor": task}}
+    rest = {"schema_version": records.SCHEMA_VERSION, "config": config, "environment": {}}
     path = records.result_path(out_dir, model, target, distractor)
     records.write_json(path, identity | aggregates | rest)
     log = identity | {"conversations": CONVERSATIONS, "debug_examples": examples}
@@ -170,7 +173,8 @@ def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     text = capsys.readouterr().out
     assert "MISMATCH" not in text
     quantities = {line.split()[0] for line in text.splitlines()[1:-1]}
-    expected = {*IDENTITY, *BY_LEN, "score", "rewritten_messages"} - set(records.SOMETIMES)
+    expected = {*IDENTITY, *BY_LEN, "score"} - set(records.SOMETIMES)
+    expected |= {"intruded", "rewritten_messages"}
     if make is label_example:
         expected |= {"model_prediction"}
     else:
