@@ -782,7 +782,10 @@ def case_and_needed(lm, target, **settings):
                 m | ({"content": "?"} if m["role"] == "assistant" else {}) for m in messages
             ]
         text = lm.render(messages)
-        behind = [len(lm.renderer.tokens(text + label)) for label in (*case.labels, *case.distractor_labels)]
+        behind = [
+            len(lm.renderer.tokens(text + label))
+            for label in (*case.labels, *case.distractor_labels)
+        ]
         if not case.labels or config.scoring != "likelihood":
             behind.append(len(lm.renderer.tokens(text)) + case.task.max_new_tokens)
         if not case.labels and config.sensitivity:
