@@ -36,7 +36,7 @@ PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
     "numpy",
 )  # fmt: skip
-LAYER_ROWS = ("cosines", "drift", "margin", "agree", "decision_layer")
+LAYER_ROWS = ("cosines", "drift", "margin", "agree", "decision_layer", "intrusion_by_block")
 LAYER_KEYS = (
     *("cos_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
     *("decision_layer_by_len", "layer_stats_by_len"),

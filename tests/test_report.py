@@ -233,7 +233,7 @@ def test_settings_that_all_share_are_shown_once_and_others_by_target(page):
     assert part.count("float32") == 1
     assert part.count("0123abc") == 1
     for target, prompt in QUESTION.items():
-        assert part.count(f"target {target}") == 2  # once as a target's task, once as a distractor's
+        assert part.count(f"target {target}") == 2  # as a target and as distractor
         assert html.escape(prompt.partition("\n")[0]) in part
 
 
