@@ -53,7 +53,7 @@ class RunConfig:
     server: str | None = _flag(
         None,
         "address of an OpenAI-compatible server that has the model, such as "
-        "http://localhost:8000/v1 (OPENAI_BASE_URL, if --model is given and no local path)",
+        "http://localhost:8000/v1 (OPENAI_BASE_URL, if --model is given and not a local path)",
         type=str,
     )
     task_file: str | None = _flag(
@@ -104,8 +104,8 @@ class RunConfig:
                         choices=("auto", "chat", "plain"))  # fmt: skip
     open_thought: str = _flag(
         "refuse",
-        "a template that opens a thought before an answer and shows none in a history: refuse it, "
-        "close the thought (close), or read the answer inside it (keep)",
+        "if a chat template opens a thought before an answer but shows none in a history: refuse it, "
+        "close the thought, or keep it open",
         choices=("refuse", "close", "keep"),
     )
     max_new_tokens: int | None = _flag(
@@ -148,9 +148,9 @@ class RunConfig:
     allow_pickle: bool = _flag(
         False, "read weights from pytorch_model.bin if there are no safetensors"
     )
-    concurrency: int = _flag(8, "requests to a server at the same time")
+    concurrency: int = _flag(8, "number of requests to a server at a time")
     max_tokens_total: int | None = _flag(
-        None, "stop before a server has read and written more tokens than this", type=int
+        None, "stop before a server reads and writes more tokens than this", type=int
     )
     batch_size: int = _flag(4, "target examples that are run together")
     device: str = _flag("auto", "torch device; auto is an accelerator if there is one")
