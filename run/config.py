@@ -104,7 +104,7 @@ class RunConfig:
                         choices=("auto", "chat", "plain"))  # fmt: skip
     open_thought: str = _flag(
         "refuse",
-        "if a chat template opens a thought before an answer but shows none in a history: refuse it, "
+        "if a chat template opens a thought before an answer and shows none in a history: refuse, "
         "close the thought, or keep it open",
         choices=("refuse", "close", "keep"),
     )
