@@ -158,12 +158,14 @@ def make_parser() -> argparse.ArgumentParser:
     heat.add_argument("--h", type=int, help="history length (default: longest that all pairs have)")
     heat.set_defaults(run=run_grid)
     compared = commands.add_parser(
-        "contrast", help="one history against another on the same targets: was it the switch?"
+        "contrast", help="was it the switch? compare histories on the same targets"
     )
     add_contrast(compared)
     for command in (table, heat):
         command.add_argument(
-            "--contrast", action="store_true", help="against the target's own task, not h = 0"
+            "--contrast",
+            action="store_true",
+            help="compare with the target's own task instead of h = 0",
         )
     one_page = commands.add_parser(
         "report", help="one HTML page with all results and their examples"

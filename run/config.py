@@ -132,12 +132,12 @@ class RunConfig:
     )
     effects: tuple[str, ...] | None = _flag(
         None,
-        "what a history does, by hiding it and by patching states, a few times the work: all, or "
-        "the parts named here",
+        "measure why and where a history acts, by hiding it and patching states: all parts, or "
+        "those named here; takes a few times as long",
         nargs="*", choices=EFFECT_PARTS,
     )  # fmt: skip
     effect_window: int | None = _flag(
-        None, "blocks of a window in which --effects hides the history (a sixth of all)", type=int
+        None, "width of the windows of --effects, in blocks (a sixth of the model)", type=int
     )
     on_overflow: str = _flag(
         "stop",
