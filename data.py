@@ -9,10 +9,10 @@ the h-turn history is the beginning of the longer ones.
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 from core.debug_log import Conversation, messages_at
@@ -47,9 +47,14 @@ class TaskRows:
     turns: tuple[Turn, ...]
 
     @cached_property
+    def questions(self) -> frozenset[str]:
+        """The different prompts among the rows."""
+        return frozenset(turn.question for turn in self.turns)
+
+    @property
     def distinct(self) -> int:
         """Number of different prompts among the rows."""
-        return len({turn.question for turn in self.turns})
+        return len(self.questions)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -213,25 +218,29 @@ def roles(mix: str, max_len: int) -> tuple[str, ...]:
     return tuple(second if k % 2 else "distractor" for k in range(max_len))
 
 
-def draw_history(
-    rows: TaskRows, target: Turn, max_len: int, seed: int, number: int
-) -> tuple[int, ...]:
-    """Indices of the `max_len` rows that a history takes from a task, in their order.
+def draw_rows(rows: TaskRows, seed: int, number: int, asked: set[str]) -> Iterator[int]:
+    """Indices of the rows that a history takes from a task, in the order of their drawing.
 
     The draw depends on the seed, the task and the number alone, so that every process and
-    every target task gets the same one. Rows that ask what the target asks are passed over,
-    wherever they come from. Needs `rows.distinct > max_len`.
+    every target task gets the same one. Rows that ask what is in `asked` are passed over, and what
+    they ask goes into it. Ends only where the caller does: there must be rows left.
     """
     rng = random.Random(f"history/{seed}/{rows.spec}/{number}")
-    chosen: dict[int, None] = {}  # a dict keeps the order of drawing
-    asked = {target.question}
-    while len(chosen) < max_len:
+    while True:
         index = rng.randrange(len(rows.turns))
         question = rows.turns[index].question
         if question not in asked:
             asked.add(question)
-            chosen[index] = None
-    return tuple(chosen)
+            yield index
+
+
+def draw_history(
+    rows: TaskRows, target: Turn, max_len: int, seed: int, number: int
+) -> tuple[int, ...]:
+    """Indices of the `max_len` rows that a history takes from one task, none of which asks what the
+    target asks. Needs `rows.distinct > max_len`.
+    """
+    return tuple(islice(draw_rows(rows, seed, number, {target.question}), max_len))
 
 
 def conversation(target: Turn, history: Sequence[Turn] = ()) -> Conversation:
@@ -355,16 +364,11 @@ def plan_cases(
 def _history(
     pair: Pair, target_idx: int, seed: int, number: int, shape: Sequence[str]
 ) -> tuple[HistoryTurn, ...]:
-    """The turns of one history; where both roles are one task they are drawn together."""
+    """The turns of one history: no question twice, and none that the target asks."""
     tables = {"distractor": pair.distractor, "target": pair.target}
-    target = pair.target.turns[target_idx]
-    if pair.target is pair.distractor:
-        one = iter(draw_history(pair.target, target, len(shape), seed, number))
-        drawn = {"distractor": one, "target": one}
-    else:
-        drawn = {
-            role: iter(draw_history(rows, target, shape.count(role), seed, number))
-            for role, rows in tables.items()
-        }
-    found = ((role, next(drawn[role])) for role in shape)
+    asked = {pair.target.turns[target_idx].question}
+    draws = {
+        table: draw_rows(table, seed, number, asked) for table in (pair.distractor, pair.target)
+    }
+    found = ((role, next(draws[tables[role]])) for role in shape)
     return tuple(HistoryTurn(role, idx, tables[role].turns[idx]) for role, idx in found)

@@ -275,14 +275,12 @@ def finish(
     for pair, journal in journals.items():
         cases = [case for place in plan for case in place if case.pair is pair]
         kept = journal.read_all([case.key for case in cases])
-        log = gather(kept, [case.key for case in cases if case.key in kept.examples])
+        gone = {target_idx for target_idx, _ in kept.skipped}  # under one seed, so under all
+        log = gather(kept, [case.key for case in cases if case.target_idx not in gone])
         if not log["debug_examples"]:
             empty.append(pair)
             continue
-        skipped = sorted(
-            {case.target_idx for case in dropped if case.pair is pair}
-            | {target_idx for target_idx, _ in kept.skipped}
-        )
+        skipped = sorted({case.target_idx for case in dropped if case.pair is pair} | gone)
         made = {"config": describe_config(pair, config, lm), "environment": environment}
         write_pair(result_path(config, pair), pair, log, skipped, made)
     for pair in journals:

@@ -7,7 +7,7 @@ its place in the log and its own part of it by `history_len`.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from core.errors import UserError
 
@@ -29,6 +29,7 @@ class ExampleConfig(TypedDict):
 
     history_len: int
     target_idx: int
+    cluster: NotRequired[str]  # of a task that names a column for it
     target_dataset: str
     target_split: str
     distractor_dataset: str

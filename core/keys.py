@@ -102,3 +102,17 @@ def history_label(config: dict[str, Any]) -> str:
 def by_text(name: str) -> tuple[int, str]:
     """Sorts texts by length first, so that numbers in them come in their order."""
     return len(name), name
+
+
+def dataset(name: str) -> str:
+    """A task's name without its split: `mmlu.anatomy` of `mmlu.anatomy/test`."""
+    return name.partition("/")[0]
+
+
+def same_task(target: str, distractor: str) -> bool:
+    """Are two tasks one, so that nothing is switched?
+
+    Two subjects of a data set are two tasks, as in the paper; a subject and the whole are one.
+    """
+    one, other = dataset(target), dataset(distractor)
+    return one == other or other == one.partition(".")[0] or one == other.partition(".")[0]

@@ -14,7 +14,7 @@ import numpy as np
 
 from core import records
 from core.errors import UserError
-from core.keys import FIELDS, KNOWN, Key, differing
+from core.keys import FIELDS, KNOWN, Key, dataset, differing, same_task
 from measures import layers, metrics, stats
 
 COLUMNS = (
@@ -90,11 +90,6 @@ class Side:
         return values[block - 1] / 100
 
 
-def same_task(target: str, distractor: str) -> bool:
-    """Are target and distractor one task, so that nothing is switched?"""
-    return target.partition("/")[0] == distractor.partition("/")[0]
-
-
 def contrasts(
     results: Mapping[Key, Record],
     by: str = "distractor",
@@ -158,8 +153,9 @@ def _pairs(
 def _against(sides: Sequence[Side], by: str, against: str | None) -> Side | None:
     """The side that the others are compared with; None for each with each."""
     if by == "distractor" and against in (None, OWN):
-        own = (side for side in sides if same_task(side.key.fields["target"], side.name))
-        return next(own, None)
+        target = sides[0].key.fields["target"]
+        own = [side for side in sides if same_task(target, side.name)]
+        return min(own, key=lambda side: dataset(side.name) != dataset(target), default=None)
     named = (side for side in sides if against in (side.name, side.name.partition("/")[0]))
     return next(named, None)
 
@@ -213,7 +209,8 @@ def _clusters(first: Side, second: Side) -> stats.Clusters:
     names = [
         [metrics.history_name(side.by_len[0][each]) for each in order] for side in (first, second)
     ]
-    return stats.find_clusters([each[0] for each in order], *names)
+    targets = [metrics.target_name(first.by_len[0][each]) for each in order]
+    return stats.find_clusters(targets, *names)
 
 
 # -- what may be compared

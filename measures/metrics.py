@@ -1,8 +1,9 @@
 """Aggregates over examples, computed by the run and again by viz, so that they cannot disagree."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -130,8 +131,12 @@ def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:
 
 
 def _shared(by_len: dict[str, list[Example]]) -> tuple[tuple[list, list], tuple[list, list]]:
-    """Names of the target and of the history of each example, at h = 0 and at all other lengths."""
-    targets = [identity(example)[0] for example in by_len["0"]]
+    """Names of the target and of the history of each example, at h = 0 and at all other lengths.
+
+    Targets of one name are one cluster: the same row, rows with an equal prompt, such as a line per
+    annotator, or rows with an equal value in the column that the task names.
+    """
+    targets = list(map(target_name, by_len["0"]))
     seeds = [identity(example) for example in by_len["0"]]
     return (targets, seeds), (targets, list(map(history_name, by_len["0"])))
 
@@ -143,12 +148,27 @@ def history_name(example: Example) -> tuple[Any, ...]:
     return (seed, target, None) if number is None else (seed, None, number)
 
 
+def target_name(example: Example) -> Hashable:
+    """What makes targets one: the value of the task's cluster column, or else an equal prompt.
+
+    Of an example at h = 0, where the prompt is the target's own.
+    """
+    return example["config"].get("cluster", _question(example))
+
+
+def _question(example: Example) -> Hashable:
+    """The prompt as prompts are compared; examples made by hand may have none."""
+    text = example.get("prompt_text")
+    return example["config"]["target_idx"] if text is None else normalize("NFC", text)
+
+
 def _stats_by_len(by_len: dict[str, list[Example]], metric_name: str) -> dict[str, Any]:
     """Statistics of each history length; examples of one target or one history are clustered."""
     scores = np.array([[example["score"] for example in group] for group in by_len.values()])
     _, (targets, histories) = _shared(by_len)
     found = stats.stats_by_len(scores, targets, histories, binary=metric_name in PROPORTIONS)
-    return dict(zip(by_len, found))
+    different = len(set(map(_question, by_len["0"])))
+    return {h: entry | {"n_targets": different} for h, entry in zip(by_len, found)}
 
 
 # -- task-switch sensitivity
@@ -173,7 +193,7 @@ def sensitivity_by_len(
     there has the ratios upside down. Beside them stands the reference's own log-likelihood.
 
     An entry holds `sum` and `per_token`, each a mean over examples with its interval. A reply of no
-    token has no mean per token, and is left out there and counted.
+    token, with whatever it is compared, is left out of both and counted.
     """
     if not all("reply_logprobs" in each for group in by_len.values() for each in group):
         return {}
@@ -197,9 +217,9 @@ def sensitivity_by_len(
 
 
 def _values(logprob: Logprob) -> tuple[float, float]:
-    """A reply's log-likelihood (nats), as a sum and per token."""
+    """A reply's log-likelihood (nats), as a sum and per token; NaN for a reply of no token."""
     total, tokens = logprob["sum"], logprob["tokens"]
-    return total, total / tokens if tokens else np.nan
+    return (total, total / tokens) if tokens else (np.nan, np.nan)
 
 
 def _both(rows: Sequence[Any], clusters: Clusters) -> dict[str, dict[str, Any]]:

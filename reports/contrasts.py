@@ -6,9 +6,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from core.keys import FIELDS
+from core.keys import FIELDS, same_task
 from measures import stats
-from measures.contrasts import CHANGES, COLUMNS, Row, same_task
+from measures.contrasts import CHANGES, COLUMNS, Row
 from reports import style, tables
 from reports.style import FigureStyle, NamedFigure
 

@@ -9,6 +9,7 @@ from operator import neg, pos
 from typing import TYPE_CHECKING, Any
 
 from core import records
+from core.keys import same_task
 from measures import stats
 from reports import style, tables
 
@@ -44,11 +45,6 @@ def name_of(row: Row, apart: Sequence[str]) -> str:
     return f"{row['target']} after {row['distractor']}" + "".join(f" ({each})" for each in more)
 
 
-def same_task(row: Row) -> bool:
-    """Are target and distractor one task, so that nothing is switched?"""
-    return row["target"].partition("/")[0] == row["distractor"].partition("/")[0]
-
-
 # -- the verdict
 
 
@@ -62,8 +58,8 @@ def make_verdict(frame: "DataFrame", results: Sequence[Record]) -> dict[str, Any
     tested = [row for row in rows if row["p_value"] == row["p_value"]]
     found = [row for row in tested if row["stars"]]
     fell, rose = ([row for row in found if sign * row["change_points"] > 0] for sign in (-1, 1))
-    switches = [row for row in rows if not same_task(row)]
-    falls = [row for row in fell if not same_task(row)]
+    switches = [row for row in rows if not same_task(row["target"], row["distractor"])]
+    falls = [row for row in fell if not same_task(row["target"], row["distractor"])]
     return {
         "sentence": _count(found, tested, len(fell), len(rose)) if rows else NO_HISTORY,
         "untested": _reasons(rows, "p_value"),
@@ -71,8 +67,12 @@ def make_verdict(frame: "DataFrame", results: Sequence[Record]) -> dict[str, Any
         "compared": len(rows),
         "switches": len(switches),
         "hurt": _largest(falls or switches, neg),
-        "helped": _largest([row for row in rose if not same_task(row)], pos),
-        "control": _largest([row for row in rows if same_task(row)], abs),
+        "helped": _largest(
+            [row for row in rose if not same_task(row["target"], row["distractor"])], pos
+        ),
+        "control": _largest(
+            [row for row in rows if same_task(row["target"], row["distractor"])], abs
+        ),
         "power": _power(rows),
     }
 

@@ -198,9 +198,11 @@ def describe_history(query: Query) -> ExampleConfig:
     """Which rows of which tasks a prompt is made of."""
     case, past = query.case, query.case.history[: query.h]
     target, distractor = case.pair.target.spec, case.pair.distractor.spec
+    cluster = case.target.cluster
     return {
         "history_len": query.h,
         "target_idx": case.target_idx,
+        **({} if cluster is None else {"cluster": cluster}),
         "target_dataset": target.dataset,
         "target_split": target.split,
         "distractor_dataset": distractor.dataset,

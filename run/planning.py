@@ -34,6 +34,7 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
         "effects": wanted_parts(config),
         "target_metric": task.metric,
         "target_labels": list(task.labels),
+        "target_cluster": task.cluster,
         "max_new_tokens": task.max_new_tokens,
     }
 
@@ -80,8 +81,11 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
 def require_rows(pair: Pair, config: RunConfig) -> None:
     """UserError where a pair's tasks have too few different rows for its longest history."""
     shape = data.roles(config.mix, config.max_len)
+    apart = pair.target.questions.isdisjoint(pair.distractor.questions)
     for role, table in (("distractor", pair.distractor), ("target", pair.target)):
-        needed = len(shape) if pair.target is pair.distractor else shape.count(role)
+        needed = shape.count(role)
+        if needed and not apart:  # a row in both is shown once, in either role
+            needed = len(shape)
         if needed and table.distinct <= needed:
             raise UserError(
                 f"--max_len {config.max_len}: '{table.spec}' has only {table.distinct} different "
@@ -159,7 +163,10 @@ def in_batches(plan: Sequence[Sequence[Case]], size: int) -> list[list[Case]]:
 def drop_overflowing(
     plan: list[list[Case]], lm: "LanguageModel", config: RunConfig
 ) -> tuple[list[list[Case]], list[Case]]:
-    """The plan without cases too long for the model, and these; UserError under `stop`."""
+    """The plan without cases too long for the model, and these; UserError under `stop`.
+
+    A target that is too long under one seed goes under all of them.
+    """
     longest = config.max_len
     dropped = [case for cases in plan for case in cases if _overflows(case, longest, config, lm)]
     if dropped and config.on_overflow == "stop":
@@ -171,8 +178,9 @@ def drop_overflowing(
             f"context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too "
             "long.\nUse a smaller --max_len, or --on_overflow skip to leave them out at every h."
         )
-    gone = set(dropped)
-    return [[case for case in cases if case not in gone] for cases in plan], dropped
+    gone = {(case.pair, case.target_idx) for case in dropped}
+    kept = [[case for case in cases if (case.pair, case.target_idx) not in gone] for cases in plan]
+    return kept, dropped
 
 
 def require_targets(

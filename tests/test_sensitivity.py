@@ -72,16 +72,17 @@ def test_without_a_history_all_three_are_exactly_0():
             assert [found[name][unit][key] for key in ("mean", "low", "high")] == [0, 0, 0]
 
 
-def test_an_empty_reply_has_no_mean_per_token_and_is_counted():
+def test_an_empty_reply_is_left_out_of_both_and_counted():
     empty = [((0, 0), (0, 0), (-6, 2)), WITHOUT[1]]
     found = aggregate(empty, [((0, 0), (-8, 4), (-10, 2)), WITH[1]])["1"]
     excluded = {name: tuple(found[name][unit]["excluded"] for unit in UNITS) for name in found}
     assert excluded == {
-        "tau": (0, 1), "confidence": (0, 1), "loss": (0, 0), "reference_logprob": (0, 0)
+        "tau": (1, 1), "confidence": (1, 1), "loss": (0, 0), "reference_logprob": (0, 0)
     }  # fmt: skip
-    assert means(found)["tau"] == (0.5, 1)  # (0 + 1) / 2, and the second alone
-    assert means(found)["confidence"] == (7.5, 1)  # (0 + 8, -1 + 8) / 2
-    assert found["tau"]["per_token"]["low"] is None
+    assert means(found)["tau"] == (1, 1)  # the second alone
+    assert means(found)["confidence"] == (7, 1)
+    for unit in UNITS:
+        assert found["tau"][unit]["low"] is None
 
 
 def test_pairs_are_of_one_target():
