@@ -8,6 +8,8 @@
 Paper: Gupta et al., arXiv 2402.18216.
 """
 
+import core  # isort: skip  # noqa: F401  before torch, which reads what it sets
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property

@@ -2,6 +2,7 @@
 
     python scripts/bench.py --data_root DIR               # mmlu/test on mmlu/test
     python scripts/bench.py --task quiz --distractor quiz # no data needed
+    python scripts/bench.py --busy                        # beside a process that takes the cores
 
 Every round runs all rows in turn; the first round is dropped and medians are printed, so that a
 machine whose speed drifts treats all rows alike. Compare ratios, not seconds.
@@ -9,7 +10,9 @@ machine whose speed drifts treats all rows alike. Compare ratios, not seconds.
 
 import argparse
 import copy
+import os
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -20,7 +23,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import core  # isort: skip  # noqa: F401  before torch, which reads what it sets
+
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import data
 from data import Case, Pair, plan_cases
@@ -278,6 +284,92 @@ def compare_grid(lm: LanguageModel, args: argparse.Namespace) -> None:
     print(f"one grid {grid:.2f} s per target, single runs {nine:.2f} s, ratio {ratio:.2f}")
 
 
+# -- beside another process
+
+FORWARD = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from model import load_model
+import torch
+lm, spent = load_model(sys.argv[2], lens=None), []
+ids = torch.arange(5, 5 + int(sys.argv[3]))[None]
+with torch.inference_mode():
+    for _ in range(8):
+        start = time.perf_counter()
+        lm.model(ids)
+        spent.append(time.perf_counter() - start)
+print(sorted(spent[1:])[3])
+"""
+LOAD = "import torch; a = torch.randn(1500, 1500)\nwhile True: a @ a"
+
+
+def compare_waiting(args: argparse.Namespace) -> None:
+    """Seconds of a forward by itself and beside a process that multiplies matrices, with threads
+    that spin for each other and with threads that sleep; each in a process of its own.
+    """
+    print(f"{'OMP_WAIT_POLICY':18}{'tokens':>8}{'alone':>10}{'busy':>10}   s, median of 7 forwards")
+    for policy in ("ACTIVE", "PASSIVE"):
+        for tokens in (30, 200):
+            alone = forward_seconds(args.model, policy, tokens)
+            load = subprocess.Popen([sys.executable, "-c", LOAD])
+            try:
+                busy = forward_seconds(args.model, policy, tokens)
+            finally:
+                load.kill()
+                load.wait()
+            print(f"{policy:18}{tokens:8}{alone:10.2f}{busy:10.2f}", flush=True)
+
+
+def forward_seconds(model: str, policy: str, tokens: int) -> float:
+    """Median seconds of a forward, in a process that waits by this policy."""
+    root = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", FORWARD, root, model, str(tokens)]
+    environment = os.environ | {"OMP_WAIT_POLICY": policy}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+# -- on an accelerator
+
+PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312, "L4": 121, "A10": 125, "4090": 165}  # bf16
+SHAPE_7B = {
+    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32000,
+}  # fmt: skip
+
+
+def compare_throughput(args: argparse.Namespace) -> None:
+    """Tokens/s of the tree in bfloat16 for a model and for a random Llama of 7B parameters, and
+    the share of the card's peak that they are: 2 x parameters operations a token.
+    """
+    rows = [data.load_rows(spec.parse_spec(name)) for name in (args.task, args.distractor)]
+    plan = plan_cases([Pair(*rows)], args.max_len[0], [args.seed], args.n)
+    lm = load_model(args.model, dtype="bfloat16", device=args.device)
+    device = next(lm.model.parameters()).device
+    print_throughput(args.model, lm, plan, args)
+    shape = SHAPE_7B if device.type == "cuda" else SHAPE_7B | {"num_hidden_layers": 1}
+    config = LlamaConfig(**shape | {"vocab_size": len(lm.tokenizer)})
+    with torch.device(device):
+        large = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16)
+    large = LanguageModel(large, lm.tokenizer)
+    print_throughput(f"Llama, {shape['num_hidden_layers']} blocks of 7B's", large, plan, args)
+
+
+def print_throughput(
+    name: str, lm: LanguageModel, plan: Sequence[Sequence[Case]], args: argparse.Namespace
+) -> None:
+    """A line of tokens/s, with the share of the peak where the card's is known."""
+    prompts = [p for cases in plan for p in encode_cases(lm, cases, args.max_len[0])]
+    row = Row(name, lm.run, tree_tokens)
+    measure([row], [prompts], args.repeats)
+    speed = tree_tokens(prompts) / statistics.median(row.seconds)
+    parameters = sum(p.numel() for p in lm.model.parameters())
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    peak = next((peak for part, peak in PEAK_TFLOPS.items() if part in card), None)
+    share = f", {2 * parameters * speed / peak / 1e10:.1f} % of the peak" if peak else ""
+    print(f"{name}: {speed:.0f} tokens/s on {card}{share}, {row.peak_mib} MiB")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -296,7 +388,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="auto", choices=("auto", *DTYPES))
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--busy", action="store_true", help="a forward beside another process")
+    parser.add_argument("--throughput", action="store_true", help="bfloat16 against the peak")
     args = parser.parse_args()
+    if args.busy:
+        return compare_waiting(args)
+    if args.throughput:
+        return compare_throughput(args)
     lm = load_model(args.model, dtype=args.dtype, device=args.device)
     facts = lm.facts()
     print(
