@@ -19,7 +19,7 @@ import data
 from core import records
 from core.errors import OutOfMemory, Terminated, UserError
 from data import Case, Pair
-from measures import metrics
+from measures import metrics, ties
 from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
 from run.effects import say_left_out
 from run.examples import Query, random_rows, reads_of, run_cases
@@ -49,6 +49,8 @@ from run.team import Team, joined, rank_here
 
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel
+
+HALVES = ("bfloat16", "float16")
 
 
 def run(config: RunConfig) -> list[Path]:
@@ -317,7 +319,8 @@ def write_pair(
         "distractor": str(pair.distractor.spec),
         "metric_name": pair.target.spec.task.metric,
     }
-    aggregates = metrics.aggregate(log["debug_examples"], identity["metric_name"])
+    rounding = made["environment"].get("rounding")
+    aggregates = metrics.aggregate(log["debug_examples"], identity["metric_name"], rounding)
     counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
     log, result = identity | log, identity | aggregates | counts | made
     records.write_json(records.debug_path(path), log)
@@ -364,10 +367,27 @@ def print_table(paths: Sequence[Path]) -> None:
         note = f"  ({skipped} skipped)" if skipped else ""
         print(f"{names}  {result['metric_name']:{room}}  {result['n']:5}{numbers}{note}")
     made = results[-1]["environment"].get
+    if made("dtype") in HALVES and made("rounding"):
+        print(rounding_line(results))
     print(
         f"\n{made('engine')} engine, {made('seconds')} s, peak memory {made('peak_memory_mib')} MiB"
     )
     print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
+
+
+def rounding_line(results: Sequence[Mapping[str, Any]]) -> str:
+    """What rounding does in half precision, and to how many predictions it may have done it."""
+    made = results[-1]["environment"]
+    gaps = ", ".join(
+        f"{road.replace('_', ' ')} by {gap:.2g}"
+        for road, gap in made["rounding"].items()
+        if gap is not None
+    )
+    close, count = ties.close_calls(results)
+    return (
+        f"\n{made['dtype']}: roads to one log P differ on a probe, {gaps} nats; "
+        f"{close} of {count} label predictions have no larger margin."
+    )
 
 
 def terminate(number: int, frame: object) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from core.debug_log import Example, Logprob
 from core.records import PROPORTIONS, TEXT_SCORES
-from measures import layers, stats
+from measures import layers, stats, ties
 from measures.effects import effects_by_len
 from measures.intrusion import intrusion_by_len
 from measures.scoring import label_score
@@ -18,8 +18,14 @@ from measures.stats import Clusters, mean_and_interval
 MOST_FREQUENT = 5  # most frequent tokens that are kept
 
 
-def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
+def aggregate(
+    examples: Sequence[Example],
+    metric_name: str,
+    rounding: Mapping[str, float | None] | None = None,
+) -> dict[str, Any]:
     """Every aggregate of a result file, from the examples of one pair.
+
+    `rounding` is that of `ties.ties_by_len`.
 
     Raises ValueError unless the examples are the same targets, each once under a seed, at every
     history length 0..H. The statistics of each length are those of `stats.stats_by_len`.
@@ -37,6 +43,7 @@ def aggregate(examples: Sequence[Example], metric_name: str) -> dict[str, Any]:
         "reads_by_len": _reads(by_len),
         "bounded_labels_by_len": _bounded_labels(by_len),
         "cue_by_len": _cue(by_len, metric_name),
+        "ties_by_len": ties.ties_by_len(by_len, rounding),
         "sensitivity_by_len": sensitivity_by_len(by_len, at_0, later),
         "effects_by_len": effects_by_len(by_len, later),
         "intrusion_by_len": intrusion_by_len(by_len, at_0, later),

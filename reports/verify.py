@@ -33,7 +33,9 @@ def verify(path: Path) -> list[tuple[str, ...]]:
     try:
         judge = Judge(metric_name, result["config"], log["conversations"])
         judged = [judge.judged(example) for example in examples]
-        aggregates = metrics.aggregate(judged, metric_name) | {"metric_name": metric_name}
+        rounding = result["environment"].get("rounding")
+        aggregates = metrics.aggregate(judged, metric_name, rounding) | {"metric_name": metric_name}
+        aggregates |= {name: {} for name in records.LATER if not result[name]}
         digest = records.digest(result, log)
     except (AttributeError, LookupError, OverflowError, TypeError) as error:
         raise UserError(f"{path} is damaged: it cannot be scored ({error!r:.90}).") from error

@@ -10,6 +10,7 @@ from test_engine import MOST, prompts_of_a_conversation, runtime, tokens
 from test_experiment import examples_of, result_of, run
 from test_lens import own_logits
 
+import viz
 from lm.engine import PlainEngine
 from lm.prompts import Request
 from lm.tree_engine import TreeEngine
@@ -113,3 +114,38 @@ def test_what_float16_cannot_hold_stops_the_run(tmp_path, capsys):
         capsys.readouterr().err
     )
     assert not list((tmp_path / "half").rglob("*.json"))
+
+
+# --- what is said of the rest
+
+
+def test_ties_and_close_calls_are_counted_by_length_and_verified(tmp_path, capsys):
+    model = tiny.save_model(tmp_path / "tiny-llama")
+    assert run(tmp_path / "half", model, "quiz", ["reviews", "posts"], "--dtype", "bfloat16") == 0
+    said = capsys.readouterr().out
+    close = 0
+    for name in ("reviews", "posts"):
+        result = result_of(tmp_path / "half", "quiz", name)
+        gaps = result["environment"]["rounding"]
+        assert set(gaps) == {"tree_and_plain", "batch_and_single"}
+        for h, counted in result["ties_by_len"].items():
+            margins = []
+            for example in examples_of(tmp_path / "half", "quiz", name):
+                if example["config"]["history_len"] == int(h):
+                    *_, second, best = sorted(example["label_logprobs"].values())
+                    margins.append(best - second)
+            expected = [sum(m == 0 for m in margins), sum(m <= max(gaps.values()) for m in margins)]
+            assert [counted["tied"], counted["close"]] == expected
+            close += counted["close"]
+    assert f"; {close} of 24 label predictions have no larger margin." in said
+    logs = map(str, (tmp_path / "half").rglob("*_debug.json"))
+    assert viz.main(["verify", "--debug_file", *logs]) == 0
+    assert "ties_by_len" in capsys.readouterr().out
+
+
+def test_in_float32_nothing_is_said_of_rounding(tmp_path, capsys):
+    model = tiny.save_model(tmp_path / "tiny-llama")
+    assert run(tmp_path / "full", model, "quiz", "reviews") == 0
+    assert "roads to" not in capsys.readouterr().out
+    counts = result_of(tmp_path / "full", "quiz", "reviews")["ties_by_len"].values()
+    assert all(each["tied"] == 0 for each in counts)

@@ -176,7 +176,7 @@ def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     expected = {*IDENTITY, *BY_LEN, "score"} - set(records.SOMETIMES)
     expected |= {"intruded", "rewritten_messages"}
     if make is label_example:
-        expected |= {"model_prediction"}
+        expected |= {"model_prediction", "ties_by_len"}
     else:
         expected |= {"scores", "scores_by_len"}
     if make is number_example:
