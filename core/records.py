@@ -45,10 +45,8 @@ LAYER_KEYS = (
 EFFECT_PARTS = ("position", "block", "turn", "route", "patch", "attention")
 TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len", "bounded_labels_by_len")
 # {} where there is nothing of the kind
-OF_ANSWERS = ("cue_by_len", "sensitivity_by_len", "effects_by_len", "intrusion_by_len")
-OF_ANSWERS += ("ties_by_len",)
+OF_ANSWERS = ("cue_by_len", "ties_by_len", "sensitivity_by_len", "effects_by_len", "intrusion_by_len")
 SOMETIMES = (*TEXT_KEYS, *OF_ANSWERS, *LAYER_KEYS)
-LATER = ("ties_by_len",)  # results of older versions have none: read as {}
 RESULT_KEYS = {
     "model": str,
     "target": str,
@@ -218,7 +216,7 @@ def _too_deep(value: Any) -> bool:
 
 def read_result(path: Path) -> dict[str, Any]:
     """A result file with every key of the schema; UserError where one is missing or wrong."""
-    result = {name: {} for name in LATER} | read_json(path)
+    result = read_json(path)
     _require_version(path, result, "the result")
     _require(path, result, RESULT_KEYS, "the result")
     metric = result["metric_by_len"]

@@ -35,7 +35,6 @@ def verify(path: Path) -> list[tuple[str, ...]]:
         judged = [judge.judged(example) for example in examples]
         rounding = result["environment"].get("rounding")
         aggregates = metrics.aggregate(judged, metric_name, rounding) | {"metric_name": metric_name}
-        aggregates |= {name: {} for name in records.LATER if not result[name]}
         digest = records.digest(result, log)
     except (AttributeError, LookupError, OverflowError, TypeError) as error:
         raise UserError(f"{path} is damaged: it cannot be scored ({error!r:.90}).") from error
