@@ -71,7 +71,7 @@ def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, 
             [Target(result, log, order[row], groups[row], states[row]) for row in chosen]
         )
         with records.showing(result["path"], "its pair"):
-            pairs.append(describe_pair(result, name, states))
+            pairs.append(describe_pair(result, name, states) | count_intruded(result))
     texts, rows = Texts(), []
     for turn in zip_longest(*sampled):  # a row of every pair, so that a limit cuts all alike
         for number, target in enumerate(turn):
@@ -178,6 +178,12 @@ def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> di
     }
 
 
+def count_intruded(result: Record) -> dict[str, Any]:
+    """How many of all answers are to the previous task, by history length; where that is told."""
+    entries = result["intrusion_by_len"].values()
+    return {"intruded": [entry["intruded"] for entry in entries]} if entries else {}
+
+
 def make_row(target: Target, texts: Texts) -> dict[str, Any]:
     """A target's longest conversation, its prompts as the model read them, and what came of each.
 
@@ -226,6 +232,8 @@ def make_answer(example: Example, at_0: float, texts: Texts) -> dict[str, Any]:
         found["layer"] = example["decision_layer"]
     if example.get("format_failure"):
         found["failed"] = True
+    if example.get("intruded"):
+        found["intruded"] = True
     if "generated_text" in example:
         found["text"] = texts(example["generated_text"])
     if "cued" in example:

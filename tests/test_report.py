@@ -375,6 +375,19 @@ def test_turns_that_prompts_share_are_embedded_once(page):
     assert len(turns) == histories + 2 * TARGETS
 
 
+def test_intruded_answers_are_marked_and_counted_over_all_examples(tmp_path):
+    examples = examples_of("posts/test", "quiz/test")
+    for example in examples:
+        place = example["config"]
+        example["intruded"] = place["history_len"] > 0 and place["target_idx"] % 3 == 0
+    write_pair(tmp_path, "posts/test", "quiz/test", examples=examples)
+    data = embedded(page_of(tmp_path, tmp_path))
+    assert data["pairs"][0]["intruded"] == [0, 4, 4]
+    for row in data["rows"]:
+        marked = [at.get("intruded", False) for at in row["at"]]
+        assert marked == [h > 0 and row["target"] % 3 == 0 for h in LENGTHS]
+
+
 def test_flips_are_counted_over_all_examples_and_both_ways(page):
     data = embedded(page)
     for pair in data["pairs"]:

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no chromium and chromedriver: a browser shows the report"
 )
 FLIPPED = [i for i in range(TARGETS) if len({right(i, h) for h in LENGTHS}) > 1]
+INTRUDED = (2, 7)  # targets of the pooled pair, at h = 2
 QUIZ = "quiz/test after posts/test (seed 0)"
 POSTS = "posts/test after quiz/test (seed 0)"
 
@@ -46,6 +47,8 @@ def results(tmp_path_factory):
     for example in pooled:
         scores, expected = example["label_logprobs"], example["expected_answer"]
         example |= scoring.judge_labels(scores, expected, "both", "neither")
+        place = example["config"]
+        example["intruded"] = place["target_idx"] in INTRUDED and place["history_len"] == 2
     write_pair(folder, distractor="quiz/dev", examples=pooled)
     return folder
 
@@ -408,6 +411,22 @@ def test_a_format_failure_says_what_the_text_lacks(browser):
     failures = texts(browser, ".answers tbody tr:has(td)")
     [line] = [text.split("\t") for text in failures if text.startswith("Format")]
     assert line[1:] == ["failed: no single label in the text"] * len(LENGTHS)
+
+
+def test_answers_to_the_previous_task_are_marked_counted_and_filtered(browser):
+    choose(browser, "pair", QUIZ)
+    assert not one(browser, "[name=intruded]").is_displayed()
+    choose(browser, "pair", "quiz/test after quiz/dev")
+    marks = texts(browser, ".list .mark.intruded")
+    assert len(marks) == 2 * len(INTRUDED) and all("↩" in mark for mark in marks)  # of two seeds
+    counts = [text for text in texts(browser, ".flips tr") if "previous task" in text]
+    assert [text.split("\t")[1:] for text in counts] == [["0", "0", "4"]]
+    one(browser, "[name=intruded]").click()
+    assert sorted(open_rows(browser)) == sorted([*INTRUDED, *INTRUDED])
+    one(browser, ".list tbody tr").click()
+    assert "at h = 2" in one(browser, ".conversation h3").text
+    [line] = [row for row in texts(browser, ".answers tr") if row.startswith("Task")]
+    assert line.split("\t")[3] == "answers the previous task"
 
 
 # --- how it looks

@@ -42,6 +42,7 @@ class Example {
       this.line("Text", (at) => (at.text === undefined ? null : this.said(at.text))),
       this.line(this.pair.graded ? this.pair.metric : "Right?", (at, h) => this.verdict(h)),
       this.line("Format", (at) => (at.failed ? `failed: no ${sought} in the text` : null)),
+      this.line("Task", (at, h) => (h && at.intruded ? "answers the previous task" : null)),
       this.line("With the cue", (at) => (at.cued ? this.withCue(at.cued) : null)),
       this.row.labelled ? this.probabilities() : null,
       this.line(decided, (at) => (at.layer === undefined ? null : String(at.layer ?? "none"))),

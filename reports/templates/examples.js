@@ -1,5 +1,5 @@
 /* The embedded examples: their texts, and the marks of what became of them. */
-const MARKS = { right: "✓", wrong: "✗", lost: "▼", gained: "▲", scored: "" };
+const MARKS = { right: "✓", wrong: "✗", lost: "▼", gained: "▲", scored: "", intruded: "↩" };
 const FOR_LABELS = {
   right: "right", wrong: "wrong", lost: "right at h = 0, wrong now", gained: "wrong at h = 0, right now",
 };
@@ -12,6 +12,7 @@ async function unpack(text) {
 }
 
 const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(3)}`;
+const isIntruded = ({ intruded }) => intruded === true;
 const isFlip = ({ state }) => state === "lost" || state === "gained";
 
 function markOf(name, text, spoken = null) {
@@ -60,7 +61,14 @@ class Examples {
     return this.strings[row.messages.at(-1)[1]].trim();
   }
 
-  /* The mark of one history length: a sign for right and wrong, a number for a score. */
+  /* The mark of one history length, with a sign where the answer is to the previous task. */
+  markAt(row, h) {
+    const made = element("span", {}, this.stateOf(row, h));
+    if (h && isIntruded(row.at[h])) made.append(markOf("intruded", MARKS.intruded, "answers the previous task"));
+    return made;
+  }
+
+  /* A sign for right and wrong, a number for a score. */
   stateOf(row, h) {
     const { state, score, change } = row.at[h];
     if (!this.pairs[row.pair].graded) return markOf(state, MARKS[state], FOR_LABELS[state]);

@@ -20,6 +20,8 @@ class Explorer {
     const pairs = this.examples.pairs.map((pair, k) => option(k, `${pair.name} (n = ${pair.n})`));
     this.pair = element("select", { name: "pair" }, ...pairs, option("", "all pairs"));
     this.flip = element("input", { type: "checkbox", name: "flipped" });
+    this.intruded = element("input", { type: "checkbox", name: "intruded" });
+    this.intrudedLabel = element("label", {}, this.intruded, "answers to the previous task only");
     this.reference = element("select", { name: "reference" });
     this.seed = element("select", { name: "seed" });
     this.search = element("input", { type: "search", name: "search", placeholder: "words in prompt or answer" });
@@ -28,7 +30,7 @@ class Explorer {
     this.referenceLabel = labelled("Reference ", this.reference);
     this.seedLabel = labelled("Seed ", this.seed);
     const form = element("form", { class: "filters screen" }, labelled("Pair ", this.pair),
-      element("label", {}, this.flip, "flipped only"), this.referenceLabel, this.seedLabel,
+      element("label", {}, this.flip, "flipped only"), this.intrudedLabel, this.referenceLabel, this.seedLabel,
       labelled("Find ", this.search), this.count);
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", (event) => {
@@ -58,6 +60,7 @@ class Explorer {
     return element("p", { class: "key" }, entry("right", "right"), entry("wrong", "wrong"),
       entry("lost", `flipped down: right at h = 0 and wrong now, or a score that fell by ${this.examples.threshold} or more`),
       entry("gained", `flipped up: wrong at h = 0 and right now, or a score that rose by ${this.examples.threshold} or more`),
+      entry("intruded", "answers the previous task"),
       element("span", {}, element("kbd", {}, "↑"), " ", element("kbd", {}, "↓"), " or ", element("kbd", {}, "j"),
         " ", element("kbd", {}, "k"), " move, ", element("kbd", {}, "Enter"), " opens, ",
         element("kbd", {}, "←"), " ", element("kbd", {}, "→"), " change h, ", element("kbd", {}, "Esc"), " closes"));
@@ -69,6 +72,8 @@ class Explorer {
     const labels = chosen.filter((row) => row.labelled).map((row) => this.examples.strings[row.references[0]]);
     this.offer(this.reference, [...new Set(labels)].sort());
     this.offer(this.seed, [...new Set(chosen.map((row) => row.seed))].sort((a, b) => a - b));
+    this.intrudedLabel.hidden = !chosen.some((row) => row.at.some(isIntruded));
+    if (this.intrudedLabel.hidden) this.intruded.checked = false;
     this.countFlips(this.examples.pairs[value === "" ? -1 : Number(value)]);
     this.fill();
   }
@@ -89,7 +94,8 @@ class Explorer {
     const heads = pair.lost.map((_, h) => element("th", { class: "number" }, `h = ${h}`));
     this.flips.replaceChildren(element("table", { class: "data flips" },
       element("thead", {}, element("tr", {}, element("th", {}, `Flipped examples, of all ${pair.n}`), ...heads)),
-      element("tbody", {}, line("lost", "down", pair.lost), line("gained", "up", pair.gained))));
+      element("tbody", {}, line("lost", "down", pair.lost), line("gained", "up", pair.gained),
+        pair.intruded ? line("intruded", "answers to the previous task (at h = 0: by chance)", pair.intruded) : null)));
   }
 
   wanted(row) {
@@ -97,6 +103,7 @@ class Explorer {
     const reference = this.reference.value;
     return (this.pair.value === "" || row.pair === Number(this.pair.value)) &&
       (!this.flip.checked || row.at.some(isFlip)) &&
+      (!this.intruded.checked || row.at.slice(1).some(isIntruded)) &&
       (reference === "" || (row.labelled && this.examples.strings[row.references[0]] === reference)) &&
       (this.seed.value === "" || row.seed === Number(this.seed.value)) &&
       words.every((word) => row.words.includes(word));
@@ -136,7 +143,7 @@ class Explorer {
   line(row, k, { every, several, lengths }) {
     const reference = this.examples.strings[row.references[0]];
     const cells = Array.from({ length: lengths }, (_, h) =>
-      element("td", { class: "state" }, row.at[h] ? this.examples.stateOf(row, h) : ""));
+      element("td", { class: "state" }, row.at[h] ? this.examples.markAt(row, h) : ""));
     const made = element("tr", { tabindex: k ? -1 : 0, "aria-selected": "false" },
       element("td", {}, `row ${row.target}`), several ? element("td", {}, String(row.seed)) : null,
       every ? element("td", {}, this.examples.pairs[row.pair].name) : null,
@@ -177,7 +184,7 @@ class Explorer {
   openFirst(k) {
     if (!this.shown.length) return;
     const { at } = this.shown[k];
-    const flip = at.findIndex(isFlip);
+    const flip = at.findIndex((each, h) => (this.intruded.checked ? h && isIntruded(each) : isFlip(each)));
     this.h = flip < 0 ? at.length - 1 : flip;
     this.openRow(k);
   }
