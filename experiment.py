@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import data
 from core import records
 from core.errors import OutOfMemory, Terminated, UserError
+from core.terminal import escape_unprintable, restart_in_utf_8
 from data import Case, Pair
 from measures import metrics, ties
 from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
@@ -397,6 +398,7 @@ def terminate(number: int, frame: object) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; exit status 0 done, 2 an error the user can fix, 130 or 143 interrupted."""
+    escape_unprintable()
     config = parse_args(argv, __doc__)
     rank = rank_here()
     signal.signal(signal.SIGTERM, terminate)
@@ -419,4 +421,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    restart_in_utf_8()
     sys.exit(main())

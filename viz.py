@@ -19,6 +19,7 @@ from pathlib import Path
 
 from core import records
 from core.errors import UserError
+from core.terminal import escape_unprintable, restart_in_utf_8
 from measures import contrasts
 from reports import contrasts as contrast_report
 from reports import curves, grid, layers, page, style, tables, verify
@@ -249,6 +250,7 @@ def add_looks(
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    escape_unprintable()
     arguments = make_parser().parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -258,4 +260,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    restart_in_utf_8()
     sys.exit(main())

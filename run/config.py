@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.errors import UNPRINTABLE, UserError
+from core.errors import UNPRINTABLE, UserError, is_text
 from core.records import EFFECT_PARTS
 from lm.bundled import BUNDLED
 from tasks.spec import EMBEDDED, Task
@@ -229,6 +229,8 @@ def check_settings(config: RunConfig) -> None:
     for name, value in dataclasses.asdict(config).items():
         for text in filter(lambda each: isinstance(each, str), _listed(value)):
             bare = text.replace("\n", " ") if name == "switch_cue" else text
+            if not is_text(bare):
+                raise UserError(f"--{name} {text!r:.80}: is not UTF-8; rename what it names.")
             if UNPRINTABLE.search(bare):
                 raise UserError(f"--{name} {text!r:.80}: contains a control character.")
     if len(set(config.seed)) < len(config.seed):

@@ -1,0 +1,64 @@
+"""Claims about terminals and locales that are not UTF-8, each with a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+import experiment
+
+ROOT = Path(experiment.__file__).parent
+TASK = """
+own:
+  source: Zeilen_ü.jsonl
+  prompt: "Q: {text}"
+  reference: label
+  labels: [gut, schlecht]
+"""
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+LOCALES = {"ASCII output": {"PYTHONIOENCODING": "ascii"}, "ASCII locale": ASCII}
+
+
+def python(folder, settings, *words):
+    """What a program says and its exit status, under these environment variables."""
+    command = [sys.executable, *map(str, words)]
+    found = subprocess.run(command, capture_output=True, cwd=folder, env=os.environ | settings)
+    return found.returncode, found.stdout + found.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("Größe")
+    tiny.save_model(folder / "modèle")
+    (folder / "Größe.yaml").write_text(TASK, encoding="utf-8")
+    rows = [{"text": f"té{i}", "label": i % 2} for i in range(4)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "Zeilen_ü.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("kind", LOCALES)
+def test_names_with_other_letters_run_and_are_shown_as_far_as_they_can_be(folder, kind):
+    out_dir = f"Ergebnisse_ü_{kind.split()[1]}"
+    asked = "--task_file Größe.yaml --target own --distractor reviews --model modèle"
+    flags = f"{asked} --max_len 1 --limit 2 --device cpu --no_cosine --quiet".split()
+    program = ROOT / "experiment.py"
+    status, said = python(folder, LOCALES[kind], program, *flags, "--out_dir", out_dir)
+    assert (status, b"Traceback" in said) == (0, False), said.decode()
+    [result] = (folder / out_dir).rglob("test_vs_reviews_test.json")
+    assert json.loads(result.read_text(encoding="utf-8"))["config"]["model"] == "modèle"
+    viz = ROOT / "viz.py"
+    for words in (["table", "--result_dir", out_dir], ["table", "--result_dir", "fehlt_ü"]):
+        status, said = python(folder, LOCALES[kind], viz, *words)
+        assert status == (2 if "fehlt_ü" in words else 0)
+        assert b"Traceback" not in said
+
+
+def test_a_name_that_is_not_utf_8_is_refused_by_that_word(folder):
+    words = ["--model", os.fsdecode(b"mod\xe8le"), "--quiet"]
+    status, said = python(folder, {}, ROOT / "experiment.py", *words)
+    assert status == 2 and b"--model" in said and b"is not UTF-8" in said
