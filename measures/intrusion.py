@@ -1,11 +1,14 @@
 """Intrusion: answers to the previous task instead of the target's.
 
-An answer is told by its form. Where the distractor has labels, a written answer is intruded if it
-holds exactly one of them and no label of the target, and a label task that is scored by likelihood
-if a label of the distractor is more likely than every label of the target. Where it has none, an
-answer is intruded if its ROUGE-L with a reply that the history shows is higher than with every
-reference. That is a proxy: it sees copied words, not a task. The form can also come up by chance,
-so a rate says something beside the one at h = 0, without any history.
+A written answer is told by its form. Where the distractor has labels, it is intruded if it holds
+exactly one of them and no label of the target. Where it has none, it is intruded if its ROUGE-L
+with a reply that the history shows is higher than with every reference. That is a proxy: it sees
+copied words, not a task. The form can also come up by chance, so a rate says something beside the
+one at h = 0, without any history.
+
+Where the target has labels too, their log-probabilities are compared with the distractor's. Short
+labels are more likely than long ones whatever was said before, so that it is the change against
+h = 0 which tells of an intrusion, and the sign of the margin does not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,27 +44,16 @@ class Switch:
 # -- one example
 
 
-def is_intruded(
-    example: Example, switch: Switch, how: str, conversation: Conversation
-) -> bool | None:
-    """Is this an answer to the previous task? None where that cannot be told.
-
-    `how` labels are scored decides what is read of a label task: generate, its written answer; else
-    the log-probabilities of both tasks' labels.
-    """
-    text = example.get("generated_text") if how == "generate" else None
-    if not switch.labels:
-        text = example["model_prediction"]
-    if not switch.tells:
+def is_intruded(example: Example, switch: Switch, conversation: Conversation) -> bool | None:
+    """Is the written answer one to the previous task? None where that cannot be told."""
+    text = example.get("generated_text") if switch.labels else example["model_prediction"]
+    if text is None or not switch.tells:
         return None
-    if not switch.labelled:
-        replies = shown_replies(example, conversation)
-        return None if text is None or not replies else is_copied(text, replies, example)
-    if text is not None:
+    if switch.labelled:
         other = scoring.find_label(text, switch.others)
         return other is not None and scoring.find_label(text, switch.labels) is None
-    odds = margin(example)
-    return None if odds is None else odds > 0
+    replies = shown_replies(example, conversation)
+    return is_copied(text, replies, example) if replies else None
 
 
 def is_copied(text: str, replies: Sequence[str], example: Example) -> bool:
@@ -103,7 +95,7 @@ def intrusion_by_len(
     `format_failures` counts the answers in no form at all: they are not among the intruded.
     """
     every = [example for group in by_len.values() for example in group]
-    if all(example.get("intruded") is None for example in every):
+    if all(example.get("intruded") is None and margin(example) is None for example in every):
         return {}
     return {h: _entry(group, later if int(h) else at_0) for h, group in by_len.items()}
 
@@ -112,7 +104,7 @@ def _entry(group: Sequence[Example], clusters: Clusters) -> dict[str, Any]:
     told = [example.get("intruded") for example in group]
     found = {"n": sum(flag is not None for flag in told), "intruded": told.count(True)}
     if all("format_failure" in example for example in group):
-        failed = [example["format_failure"] and not example["intruded"] for example in group]
+        failed = [example["format_failure"] and not example.get("intruded") for example in group]
         found["format_failures"] = sum(failed)
     margins = [margin(example) for example in group]
     rows = [example.get("intrusion_by_block") for example in group]
@@ -123,7 +115,7 @@ def _rate(told: Sequence[bool | None], clusters: Clusters) -> dict[str, Any]:
     """Share of True among those that are told, with its interval."""
     there = np.array([flag is not None for flag in told])
     if not there.any():
-        reason = "no prompt shows a reply of the distractor"
+        reason = "no answer is written here, or no reply of the distractor is shown"
         return {f"{name}{end}": value for name in ("rate", "low", "high")
                 for end, value in (("", None), ("_reason", reason))}  # fmt: skip
     flags = np.array(told)[there].astype(float)

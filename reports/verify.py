@@ -93,8 +93,7 @@ class Judge:
         """Is its answer one to the previous task?"""
         tasks = self.config["tasks"]
         switch = Switch.between(tasks["target"], tasks["distractor"])
-        how, place = self.config.get("scoring", "likelihood"), example["conversation"]
-        return is_intruded(example, switch, how, self.conversations[place])
+        return is_intruded(example, switch, self.conversations[example["conversation"]])
 
     def rewritten(self, example: Example, cue: str | None) -> int:
         """Messages of a prompt's conversation that do not stand in its text, in order."""

@@ -172,7 +172,7 @@ def make_example(query: Query, config: RunConfig) -> Example:
         example["reply_logprobs"] = query.reply_logprobs
     example |= query.effects or {}
     example |= other_task(query)
-    example["intruded"] = is_intruded(example, case.pair.switch, config.scoring, query.conversation)
+    example["intruded"] = is_intruded(example, case.pair.switch, query.conversation)
     messages = messages_at(query.conversation, query.h, query.cue)
     example["rewritten_messages"] = cut_at_messages(query.prompt.text, messages)[1]
     return example

@@ -67,7 +67,7 @@ SHOWN = conversation(Turn("?", ()), [Turn("A house?", ("an old house by the sea"
     ],
 )  # fmt: skip
 def test_a_text_with_exactly_one_label_of_the_distractor_is_intruded(text, intruded):
-    assert is_intruded(written(text), between("posts", "reviews"), "likelihood", SHOWN) is intruded
+    assert is_intruded(written(text), between("posts", "reviews"), SHOWN) is intruded
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,9 @@ def test_a_text_with_exactly_one_label_of_the_distractor_is_intruded(text, intru
 def test_a_text_with_a_label_of_the_target_is_none_of_the_distractor_s(text, intruded):
     example = written("B", generated_text=text, label_logprobs={"A": -1, "B": -2})
     example["distractor_logprobs"] = {"negative": -0.5, "positive": -3}
-    switch = between("quiz", "reviews")
-    assert is_intruded(example, switch, "generate", SHOWN) is intruded
-    for how in ("likelihood", "both"):  # the metric is read off the log-probabilities
-        assert is_intruded(example, switch, how, SHOWN) is True
+    assert is_intruded(example, between("quiz", "reviews"), SHOWN) is intruded
+    del example["generated_text"]  # labels by likelihood alone: their margin tells, not its sign
+    assert is_intruded(example, between("quiz", "reviews"), SHOWN) is None
 
 
 @pytest.mark.parametrize(
@@ -87,15 +86,15 @@ def test_a_text_with_a_label_of_the_target_is_none_of_the_distractor_s(text, int
 )
 def test_without_labels_it_is_told_by_what_a_text_shares_with_the_replies(text, intruded):
     switch = between("posts", "news")
-    assert is_intruded(written(text), switch, "likelihood", SHOWN) is intruded
+    assert is_intruded(written(text), switch, SHOWN) is intruded
     own = written(text)
     own["config"] = {"history_len": 1, "history_role": ["target"]}
-    assert is_intruded(own, switch, "likelihood", SHOWN) is None  # no reply of the distractor
+    assert is_intruded(own, switch, SHOWN) is None  # no reply of the distractor
 
 
 def test_of_label_tasks_without_labels_on_the_other_side_nothing_is_told():
     example = written("A", label_logprobs={"A": -1.0})
-    assert is_intruded(example, between("quiz", "posts"), "likelihood", SHOWN) is None
+    assert is_intruded(example, between("quiz", "posts"), SHOWN) is None
 
 
 # --- aggregates
@@ -219,7 +218,7 @@ def entries_of(folder, target, distractor):
 
 def test_a_label_task_has_margins_and_a_written_one_rates(folder):
     for entry in entries_of(folder, "quiz", "reviews").values():
-        assert entry["n"] == 4 and entry["intruded"] == 4 * entry["rate"]
+        assert entry["n"] == 4 and entry["intruded"] == 4 * entry["rate"]  # of the texts
         assert len(entry["margin_by_block"]) == 3 and isinstance(entry["margin"], float)
     for h, entry in entries_of(folder, "posts", "quiz").items():
         told = [
@@ -234,14 +233,19 @@ def test_pairs_of_one_task_have_none_and_their_examples_say_so(folder):
     for target in ("quiz", "posts"):
         assert entries_of(folder, target, target) == {}
         assert {each["intruded"] for each in examples_of(folder, target, target)} == {None}
-    assert entries_of(folder, "quiz", "posts") == {}
+
+
+def test_a_text_after_a_task_without_labels_is_told_from_the_first_reply_on(folder):
+    entries = entries_of(folder, "quiz", "posts")
+    assert [entry["n"] for entry in entries.values()] == [0, 4, 4]
+    assert entries["0"]["rate"] is None and entries["0"]["rate_reason"]
 
 
 def test_a_margin_follows_from_the_logged_log_probabilities(folder):
     for each in examples_of(folder, "quiz", "reviews"):
         assert set(each["distractor_logprobs"]) == set(SENTIMENTS)
         odds = max(each["distractor_logprobs"].values()) - max(each["label_logprobs"].values())
-        assert intrusion.margin(each) == odds and each["intruded"] == (odds > 0)
+        assert intrusion.margin(each) == odds
 
 
 def test_verify_recomputes_intrusion_and_sees_an_edit(folder, tmp_path):
@@ -253,7 +257,11 @@ def test_verify_recomputes_intrusion_and_sees_an_edit(folder, tmp_path):
     content["debug_examples"][1]["distractor_logprobs"] = {"negative": 1.0, "positive": 2.0}
     (tmp_path / log.name).write_text(json.dumps(content))
     wrong = {row[0].split()[0] for row in verify.verify(tmp_path / log.name) if row[-1] != "ok"}
-    assert {"intruded", "intrusion_by_len"} <= wrong
+    assert "intrusion_by_len" in wrong
+    content["debug_examples"][1]["intruded"] = True
+    (tmp_path / log.name).write_text(json.dumps(content))
+    wrong = {row[0].split()[0] for row in verify.verify(tmp_path / log.name) if row[-1] != "ok"}
+    assert "intruded" in wrong
 
 
 def test_the_pair_decides_which_labels_are_the_distractor_s():
