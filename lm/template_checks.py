@@ -178,7 +178,10 @@ def _stop_text(spaces: str, ending: str, last: str, marks: Mapping[int, str]) ->
     UserError where that is nothing, or a full stop or quote that an answer may hold as well.
     """
     own = last if last.strip() and ending.startswith(last.rstrip()) else ending
-    own = re.split("|".join(map(re.escape, marks.values())), own.strip())[0].strip()
+    any_mark = (
+        "|".join(map(re.escape, filter(str.strip, marks.values()))) or "(?!)"
+    )  # found nowhere
+    own = re.split(any_mark, own.strip())[0].strip()
     if not own and "\n" not in spaces:
         raise refused("writes nothing that would end an answer before the next question")
     if own and not own.split()[0].strip(PUNCTUATION):

@@ -170,12 +170,12 @@ class Renderer:
         """What this tokenizer puts before every text, such as a beginning-of-text token."""
         bare, whole = self.tokens("a"), tuple(self.tokenizer("a").input_ids)
         starts = range(len(whole) - len(bare) + 1)
-        length = next((n for n in starts if whole[n : n + len(bare)] == bare), len(whole))
+        length = next((n for n in starts if whole[n : n + len(bare)] == bare), None)
         text = "".join(self.tokenizer.convert_ids_to_tokens(whole[:length]))
-        if self.tokens(text + "a")[:length] != whole[:length]:
+        if length is None or self.tokens(text + "a")[:length] != whole[:length]:
             raise UserError(
-                f"--prompt plain: this model's tokenizer puts {text!r} before a text, "
-                "which cannot be written as a part of it."
+                "--prompt plain: what this model's tokenizer puts before a text cannot be written "
+                f"as a part of it ({text!r})."
             )
         return text
 

@@ -128,6 +128,11 @@ FIT = {
     "ChatGLM with rounds": (ROUNDS, "", " ", "\n[Round"),
     "Harmony": (HARMONY, "<|channel|>final<|message|>", "", "<|end|>"),
     "tools": ("{% if tools %}{{ tools | tojson }}{% endif %}" + CHATML, "", "", "<|im_end|>"),
+    "answers in tags": (
+        form("<|user|>{{ m.content }}<|end|>",
+             "<|assistant|><answer>{{ m.content }}</answer><|end|>", "<|assistant|>"),
+        "<answer>", "", "</answer>",
+    ),
     "an end that is no token": (
         CHATML.replace("<|im_end|>", "<|fim_turn|>"), "", "", "<|fim_turn|>",
     ),
@@ -507,6 +512,27 @@ def test_tokens_beyond_the_embeddings_are_refused(folder, capsys):
     said = refusal(capsys)
     assert "<|im_start|>" in said and "320 embeddings" in said
     assert run(place, "--prompt", "plain")[0] == 0
+
+
+def test_a_tokenizer_without_any_mark_has_the_text_that_ends_an_answer():
+    raw = tokenizer_with(marks=[]).backend_tokenizer
+    bare = json.loads(raw.to_str()) | {"added_tokens": []}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw.from_str(json.dumps(bare)))
+    tokenizer.chat_template = CHATML
+    assert not tokenizer.added_tokens_decoder
+    assert Renderer(tokenizer).answers.stop_text == "<|im_end|>"
+
+
+def test_a_beginning_that_cannot_be_written_is_refused():
+    class Odd(PreTrainedTokenizerFast):
+        def __call__(self, text, add_special_tokens=True, **settings):
+            found = super().__call__(text, add_special_tokens=False, **settings)
+            if add_special_tokens:
+                found["input_ids"] = [7, 8]
+            return found
+
+    with pytest.raises(UserError, match="cannot be written"):
+        Renderer(Odd(tokenizer_object=tokenizer_with().backend_tokenizer), "plain")
 
 
 @pytest.mark.parametrize("before", [["[gMASK]", "<sop>"], ["<|im_start|>"], ["<s>"], []])
