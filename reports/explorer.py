@@ -181,7 +181,8 @@ def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> di
 def count_intruded(result: Record) -> dict[str, Any]:
     """How many of all answers are to the previous task, by history length; where that is told."""
     entries = result["intrusion_by_len"].values()
-    return {"intruded": [entry["intruded"] for entry in entries]} if entries else {}
+    told = any(entry["n"] for entry in entries)
+    return {"intruded": [entry["intruded"] for entry in entries]} if told else {}
 
 
 def make_row(target: Target, texts: Texts) -> dict[str, Any]:
