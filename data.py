@@ -9,8 +9,8 @@ the h-turn history is the beginning of the longer ones.
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, product
 from typing import Any
@@ -19,8 +19,10 @@ from core.debug_log import Conversation, messages_at
 from core.errors import UserError, is_text
 from measures.intrusion import Switch
 from measures.scoring import find_number
+from measures.texts import normalised_words
 from tasks.answers import References, RowError, each_row, read_labels, read_texts, same_form
 from tasks.cells import OPTIONS, Field, as_text, is_missing, option_lines, parse_field, reach
+from tasks.kinds import PLAIN, TEACHER, Fits, Kind
 from tasks.sources import Table, read_table
 from tasks.spec import Task, TaskSpec
 
@@ -218,20 +220,25 @@ def roles(mix: str, max_len: int) -> tuple[str, ...]:
     return tuple(second if k % 2 else "distractor" for k in range(max_len))
 
 
-def draw_rows(rows: TaskRows, seed: int, number: int, asked: set[str]) -> Iterator[int]:
+def draw_rows(
+    rows: TaskRows, seed: int, number: int, asked: set[str], fitting: Iterable[Fits]
+) -> Iterator[int]:
     """Indices of the rows that a history takes from a task, in the order of their drawing.
 
-    The draw depends on the seed, the task and the number alone, so that every process and
-    every target task gets the same one. Rows that ask what is in `asked` are passed over, and what
-    they ask goes into it. Ends only where the caller does: there must be rows left.
+    The draw depends on the seed, the task, the number and what may be shown alone, so that every
+    process and every target task gets the same one. Rows that ask what is in `asked` are passed
+    over, and what they ask goes into it. A row's answer must fit its turn. Ends only where the
+    caller does: there must be rows left.
     """
     rng = random.Random(f"history/{seed}/{rows.spec}/{number}")
-    while True:
-        index = rng.randrange(len(rows.turns))
-        question = rows.turns[index].question
-        if question not in asked:
-            asked.add(question)
-            yield index
+    for fits in fitting:
+        while True:
+            index = rng.randrange(len(rows.turns))
+            turn = rows.turns[index]
+            if turn.question not in asked and fits(turn.references[0]):
+                break
+        asked.add(turn.question)
+        yield index
 
 
 def draw_history(
@@ -240,29 +247,57 @@ def draw_history(
     """Indices of the `max_len` rows that a history takes from one task, none of which asks what the
     target asks. Needs `rows.distinct > max_len`.
     """
-    return tuple(islice(draw_rows(rows, seed, number, {target.question}), max_len))
+    fitting = TEACHER.fitting((), "", "")
+    return tuple(islice(draw_rows(rows, seed, number, {target.question}, fitting), max_len))
 
 
-def conversation(target: Turn, history: Sequence[Turn] = ()) -> Conversation:
-    """Chat messages: each history turn with its first reference, then the target's prompt."""
+def shown_turns(rows: TaskRows, drawn: Sequence[int], kind: Kind, key: str) -> list[Turn]:
+    """The turns of a history as its kind shows them, each with one answer.
+
+    `key`, with the task, seeds what is drawn.
+    """
+
+    def wrong(turn: int, rng: random.Random) -> str:
+        right = [normalised_words(each) for each in rows.turns[drawn[turn]].references]
+        while True:
+            labels = rows.spec.task.labels
+            found = rng.choice(labels or rows.turns[rng.randrange(len(rows.turns))].references)
+            if normalised_words(found) not in right:
+                return found
+
+    turns = [rows.turns[index] for index in drawn]
+    answers = kind.shown([turn.references[0] for turn in turns], wrong, f"{rows.spec}/{key}")
+    return [replace(turn, references=(answer,)) for turn, answer in zip(turns, answers)]
+
+
+def conversation(target: Turn, history: Sequence[Turn] = (), answered: bool = True) -> Conversation:
+    """Chat messages: each history turn with its first reference, then the target's prompt.
+
+    Without answers where they are not `answered`.
+    """
     messages = []
     for turn in history:
-        messages += [
-            {"role": "user", "content": turn.prompt},
-            {"role": "assistant", "content": turn.references[0]},
-        ]
+        messages.append({"role": "user", "content": turn.prompt})
+        if answered:
+            messages.append({"role": "assistant", "content": turn.references[0]})
     return [*messages, {"role": "user", "content": target.prompt}]
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One target task and one distractor task."""
+    """One target task, one distractor task, and what a history of it shows."""
 
     target: TaskRows
     distractor: TaskRows
+    kind: Kind = TEACHER
 
     def __str__(self) -> str:
-        return f"{self.target.spec} after {self.distractor.spec}"
+        shown = "" if self.kind == TEACHER else f" ({self.kind})"
+        return f"{self.target.spec} after {self.distractor.spec}{shown}"
+
+    def fitting(self, target: Turn, key: str) -> Iterator[Fits]:
+        """Which answers the turns of a history before this target may have; `key` seeds them."""
+        return self.kind.fitting(self.distractor.spec.task.labels, target.references[0], key)
 
     @cached_property
     def switch(self) -> Switch:
@@ -323,7 +358,8 @@ class Case:
     @cached_property
     def conversation(self) -> Conversation:
         """The longest conversation: all of the history, and the target's prompt."""
-        return conversation(self.target, [past.turn for past in self.history])
+        answered = self.pair.kind.name != "user_only"
+        return conversation(self.target, [past.turn for past in self.history], answered)
 
     def messages(self, h: int, cue: str | None = None) -> Conversation:
         """The conversation with a history of h turns; a cue stands before the target's prompt."""
@@ -366,9 +402,16 @@ def _history(
 ) -> tuple[HistoryTurn, ...]:
     """The turns of one history: no question twice, and none that the target asks."""
     tables = {"distractor": pair.distractor, "target": pair.target}
-    asked = {pair.target.turns[target_idx].question}
+    target = pair.target.turns[target_idx]
+    asked = {target.question}
     draws = {
-        table: draw_rows(table, seed, number, asked) for table in (pair.distractor, pair.target)
+        table: draw_rows(table, seed, number, asked, pair.fitting(target, f"{seed}/{number}"))
+        for table in (pair.distractor, pair.target)
     }
-    found = ((role, next(draws[tables[role]])) for role in shape)
-    return tuple(HistoryTurn(role, idx, tables[role].turns[idx]) for role, idx in found)
+    drawn = [(role, next(draws[tables[role]])) for role in shape]
+    turns = [tables[role].turns[idx] for role, idx in drawn]
+    if pair.kind.name not in PLAIN:  # never with turns of the target task
+        turns = shown_turns(
+            pair.distractor, [idx for _, idx in drawn], pair.kind, f"{seed}/{number}"
+        )
+    return tuple(HistoryTurn(*place, turn) for place, turn in zip(drawn, turns))

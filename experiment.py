@@ -20,7 +20,7 @@ from core import records
 from core.errors import OutOfMemory, Terminated, UserError
 from core.terminal import escape_unprintable, restart_in_utf_8
 from data import Case, Pair
-from measures import metrics, ties
+from measures import metrics
 from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
 from run.effects import say_left_out
 from run.examples import Query, random_rows, reads_of, run_cases
@@ -45,13 +45,11 @@ from run.planning import (
     result_path,
     unfinished,
 )
-from run.progress import Progress
+from run.progress import Progress, print_table
 from run.team import Team, joined, rank_here
 
 if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
     from model import LanguageModel
-
-HALVES = ("bfloat16", "float16")
 
 
 def run(config: RunConfig) -> list[Path]:
@@ -68,7 +66,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     """This process's share of the run; the first process writes the results."""
     started = time.time()
     lm = pool = None
-    if config.history == RANDOM:  # the model has to be there before the pairs are
+    if RANDOM in config.history:  # the model has to be there before the pairs are
         lm = _load(config)
         pool = random_rows(lm, config.max_len, config.seed[0], config.max_new_tokens)
     with team.first_alone():  # what is wrong is said once
@@ -349,46 +347,6 @@ def measured(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, An
     settings = describe_config(pair, config, lm)
     kept = {k: v for k, v in settings.items() if k not in {"requested", *MAY_CHANGE}}
     return kept | {"schema_version": records.SCHEMA_VERSION}
-
-
-def print_table(paths: Sequence[Path]) -> None:
-    """The metric by history length of each pair, and where the results are."""
-    results = [records.read_result(path) for path in paths]
-    width = max(len(result[key]) for result in results for key in ("target", "distractor"))
-    lengths = max((result["metric_by_len"] for result in results), key=len)
-    room = max(8, *(len(result["metric_name"]) for result in results))
-    print(
-        f"\n{'target':{width}}  {'distractor':{width}}  {'metric':{room}}  {'n':>5}"
-        + "".join(f"{'h=' + h:>8}" for h in lengths)
-    )
-    for result in results:
-        names = f"{result['target']:{width}}  {result['distractor']:{width}}"
-        numbers = "".join(f"{value:8.3f}" for value in result["metric_by_len"].values())
-        skipped = result.get("n_skipped")
-        note = f"  ({skipped} skipped)" if skipped else ""
-        print(f"{names}  {result['metric_name']:{room}}  {result['n']:5}{numbers}{note}")
-    made = results[-1]["environment"].get
-    if made("dtype") in HALVES and made("rounding"):
-        print(rounding_line(results))
-    print(
-        f"\n{made('engine')} engine, {made('seconds')} s, peak memory {made('peak_memory_mib')} MiB"
-    )
-    print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
-
-
-def rounding_line(results: Sequence[Mapping[str, Any]]) -> str:
-    """What rounding does in half precision, and to how many predictions it may have done it."""
-    made = results[-1]["environment"]
-    gaps = ", ".join(
-        f"{road.replace('_', ' ')} by {gap:.2g}"
-        for road, gap in made["rounding"].items()
-        if gap is not None
-    )
-    close, count = ties.close_calls(results)
-    return (
-        f"\n{made['dtype']}: roads to one log P differ on a probe, {gaps} nats; "
-        f"{close} of {count} label predictions have no larger margin."
-    )
 
 
 def terminate(number: int, frame: object) -> None:

@@ -36,6 +36,7 @@ class ExampleConfig(TypedDict):
     distractor_split: str
     history_idx: list[int]
     history_role: list[str]  # distractor or target
+    history_kind: str  # of tasks/kinds.py
     history_number: int
     seed: int
 
@@ -83,14 +84,26 @@ class Example(TypedDict, total=False):
     spans: dict[str, Any]  # token ranges of system, turns and target, see `lm.spans`
     effects: dict[str, Any]  # with the history hidden, or states patched: docs/effects.md
     conversation: int
+    labels_shown: dict[str, int]  # label of the distractor -> answers of the history that are it
 
 
 def messages_at(conversation: Sequence[Message], h: int, cue: str | None = None) -> Conversation:
-    """The messages of the prompt with h turns of history; a cue stands before the target's text."""
+    """The messages of the prompt with h turns of history; a cue stands before the target's text.
+
+    A turn begins with its user message, and may have no answer.
+    """
     *history, target = conversation
     if cue is not None:
         target = {"role": "user", "content": f"{cue}\n{target['content']}"}
-    return [*history[: 2 * h], target]
+    begins = [place for place, each in enumerate(history) if each["role"] == "user"]
+    end = begins[h] if h < len(begins) else len(history)
+    return [*history[:end], target]
+
+
+def count_labels(messages: Sequence[Message], labels: Sequence[str]) -> dict[str, int]:
+    """How often each label is shown as an answer."""
+    shown = [each["content"] for each in messages if each["role"] == "assistant"]
+    return {label: shown.count(label) for label in labels}
 
 
 def cut_at_messages(prompt_text: str, messages: Sequence[Message]) -> tuple[list[str], int]:

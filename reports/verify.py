@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from core import records
-from core.debug_log import Conversation, Example, cut_at_messages, messages_at
+from core.debug_log import Conversation, Example, count_labels, cut_at_messages, messages_at
 from core.errors import UserError
 from measures import metrics, scoring
 from measures.intrusion import Switch, is_intruded
@@ -18,7 +18,7 @@ IDENTITY = ("model", "target", "distractor", "metric_name", "n")
 BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
 # What of an example follows from what else it holds, beside its score
 OF_TEXTS = ("scores", "extracted", "format_failure", "generated_label", "generated_score")
-FOLLOWING = (*OF_TEXTS, "intruded", "rewritten_messages", "cued")
+FOLLOWING = (*OF_TEXTS, "intruded", "rewritten_messages", "labels_shown", "cued")
 COLUMNS = ("quantity", "h", "values", "stored", "recomputed", "difference", "verdict")
 
 Record = dict[str, Any]  # a result or a log
@@ -58,6 +58,8 @@ class Judge:
     def judged(self, example: Example) -> Example:
         """The example with every value that follows computed again."""
         found = example | self.follows(example)
+        if "labels_shown" in example:
+            found["labels_shown"] = self.labels_shown(example)
         if "cued" in example:
             cue = self.config.get("switch_cue")
             cued = {k: v for k, v in example.items() if k != "cued"} | example["cued"]
@@ -94,6 +96,12 @@ class Judge:
         tasks = self.config["tasks"]
         switch = Switch.between(tasks["target"], tasks["distractor"])
         return is_intruded(example, switch, self.conversations[example["conversation"]])
+
+    def labels_shown(self, example: Example) -> dict[str, int]:
+        """How often the history of a prompt shows each label of the distractor."""
+        conversation = self.conversations[example["conversation"]]
+        messages = messages_at(conversation, example["config"]["history_len"])
+        return count_labels(messages, self.config["tasks"]["distractor"]["labels"])
 
     def rewritten(self, example: Example, cue: str | None) -> int:
         """Messages of a prompt's conversation that do not stand in its text, in order."""

@@ -10,6 +10,7 @@ from typing import Any
 from core.errors import UNPRINTABLE, UserError, is_text
 from core.records import EFFECT_PARTS
 from lm.bundled import BUNDLED
+from tasks.kinds import FORMS, PLAIN, Kind, parse_kind
 from tasks.spec import EMBEDDED, Task
 
 DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
@@ -22,12 +23,11 @@ NOT_SETTINGS = {
 # What may change while a run is under way: settings that change no number of what is finished.
 MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
 RANDOM = "random"  # the distractor of --history random
-HISTORIES = ("teacher", "model", RANDOM)
 MIXES = ("distractor", "target_first", "target_last", "interleaved")
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size", "concurrency")
 AT_LEAST_1 += ("max_tokens_total", "effect_window")
 # Flags that need a model in this process, and their values that do not
-LOCAL_ONLY = {"history": HISTORIES[:2], "sensitivity": (False,), "agree": (False,)}
+LOCAL_ONLY = {"sensitivity": (False,), "agree": (False,)}
 LOCAL_ONLY |= {"lens": ("logit",), "engine": ("auto",), "dtype": ("auto",), "device_map": (None,)}
 LOCAL_ONLY |= {"effects": (None,)}
 
@@ -75,11 +75,11 @@ class RunConfig:
         (0,), "the first seed chooses the targets; each draws histories for them, which are pooled",
         nargs="+", type=int,
     )  # fmt: skip
-    history: str = _flag(
-        "teacher",
-        "answers in the history: the reference (teacher) or the model's own (model); random: text "
-        "sampled from the model instead of a distractor",
-        choices=HISTORIES,
+    history: tuple[str, ...] = _flag(
+        ("teacher",),
+        f"what the history shows, one or several of: {', '.join(FORMS)}; several give a folder "
+        "each below --out_dir; random replaces the distractor (docs/histories.md)",
+        nargs="+",
     )
     mix: str = _flag(
         "distractor",
@@ -208,7 +208,8 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
     given = {key: value for key, value in parsed.items() if value is not None}
     if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
         parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
-    if given.get("history") == "random" and given.setdefault("distractor", [RANDOM]) != [RANDOM]:
+    random_text = RANDOM in given.get("history", ())
+    if random_text and given.setdefault("distractor", [RANDOM]) != [RANDOM]:
         parser.error("--history random replaces the distractor: leave out --distractor")
     if given.get("effects") == []:
         given["effects"] = EFFECT_PARTS
@@ -235,6 +236,7 @@ def check_settings(config: RunConfig) -> None:
                 raise UserError(f"--{name} {text!r:.80}: contains a control character.")
     if len(set(config.seed)) < len(config.seed):
         raise UserError("--seed: each seed can be given only once.")
+    _check_histories(config)
     if config.switch_cue is not None and not config.switch_cue.strip():
         raise UserError("--switch_cue: the sentence is empty.")
     if config.served:
@@ -245,8 +247,24 @@ def check_settings(config: RunConfig) -> None:
         raise UserError("--agree reads layers and --no_cosine reads none: leave out one of them.")
 
 
+def _check_histories(config: RunConfig) -> None:
+    """UserError for kinds of history that are unknown or do not go together."""
+    kinds = list(map(parse_kind, config.history))
+    if len(set(kinds)) < len(kinds):
+        raise UserError("--history: each kind can be given only once.")
+    if RANDOM in config.history and len(kinds) > 1:
+        raise UserError("--history random replaces the distractor: run it by itself.")
+    changed = [kind for kind in kinds if kind.name not in PLAIN]
+    if changed and config.mix != MIXES[0]:
+        raise UserError(f"--history {changed[0]} shows the distractor alone: leave out --mix.")
+    if Kind("shuffled") in kinds and config.max_len == 1:
+        raise UserError("--history shuffled: a history of one turn has no other answer to show.")
+
+
 def _check_server(config: RunConfig) -> None:
     """UserError for settings that a model behind a server cannot have."""
+    if RANDOM in config.history:
+        raise UserError("--history random needs a model that runs in this process.")
     if config.model == BUNDLED:
         raise UserError("--server: name the model that the server has with --model.")
     for name, fitting in LOCAL_ONLY.items():

@@ -15,6 +15,7 @@ from core.debug_log import (
     Example,
     ExampleConfig,
     Logprob,
+    count_labels,
     cut_at_messages,
     messages_at,
 )
@@ -74,8 +75,9 @@ def run_cases(
     """Every prompt of these cases in one call of the model, all pairs and lengths -> its query,
     with its example.
     """
-    if config.history == "model":
-        cases = with_model_replies(cases, lm, advance)
+    written = [case for case in cases if case.pair.kind.name == "model"]
+    replied = dict(zip(written, with_model_replies(written, lm, advance)))
+    cases = [replied.get(case, case) for case in cases]
     queries = [query for case in cases for query in encode_case(case, config, lm)]
     every = [each for query in queries for each in (query, query.cued) if each]
     outcomes = ask(every, lm, advance)
@@ -117,7 +119,7 @@ def reads_of(case: Case, config: RunConfig) -> int:
     """
     cued = config.max_len * (config.switch_cue is not None)
     times = 1 + is_read_again(case, config)
-    replies = len(case.history) if config.history == "model" else 0
+    replies = len(case.history) if case.pair.kind.name == "model" else 0
     return times * (config.max_len + 1) + cued + replies + effect_reads(config)
 
 
@@ -175,6 +177,8 @@ def make_example(query: Query, config: RunConfig) -> Example:
     example["intruded"] = is_intruded(example, case.pair.switch, query.conversation)
     messages = messages_at(query.conversation, query.h, query.cue)
     example["rewritten_messages"] = cut_at_messages(query.prompt.text, messages)[1]
+    if query.h and case.pair.distractor.spec.task.labels:
+        example["labels_shown"] = count_labels(messages, case.pair.distractor.spec.task.labels)
     return example
 
 
@@ -209,6 +213,7 @@ def describe_history(query: Query) -> ExampleConfig:
         "distractor_split": distractor.split,
         "history_idx": [turn.idx for turn in past],
         "history_role": [turn.role for turn in past],
+        "history_kind": str(case.pair.kind),
         "history_number": case.history_number,
         "seed": case.seed,
     }

@@ -16,6 +16,7 @@ from data import Case, Pair, TaskRows, Turn
 from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
 from run.effects import wanted_parts
 from run.journal import refuse_other_journals
+from tasks.kinds import OF_LABELS, Kind, parse_kind
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
         "served": config.served,
         "seed": list(config.seed),
         "effects": wanted_parts(config),
+        "history": str(pair.kind),
         "target_metric": task.metric,
         "target_labels": list(task.labels),
         "target_cluster": task.cluster,
@@ -40,9 +42,10 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
 
 
 def result_path(config: RunConfig, pair: Pair) -> Path:
-    """Where a pair's result goes."""
+    """Where a pair's result goes: with several kinds of history into a folder for each."""
     target, distractor = str(pair.target.spec), str(pair.distractor.spec)
-    return records.result_path(config.out_dir, config.model, target, distractor)
+    folder = Path(config.out_dir, str(pair.kind) if len(config.history) > 1 else "")
+    return records.result_path(folder, config.model, target, distractor)
 
 
 def known_tasks(config: RunConfig) -> dict[str, Task]:
@@ -72,7 +75,13 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
         return [rows[spec] for spec in dict.fromkeys(specs[name] for name in names)]
 
     distractors = [pool] if pool else tables(config.distractor)
-    pairs = [Pair(target, other) for target in tables(config.target) for other in distractors]
+    kinds = list(map(parse_kind, config.history))
+    pairs = [
+        Pair(target, other, kind)
+        for kind in kinds
+        for target in tables(config.target)
+        for other in distractors
+    ]
     for pair in pairs:
         require_rows(pair, config)
     return pairs
@@ -86,11 +95,34 @@ def require_rows(pair: Pair, config: RunConfig) -> None:
         needed = shape.count(role)
         if needed and not apart:  # a row in both is shown once, in either role
             needed = len(shape)
-        if needed and table.distinct <= needed:
+        there = choices(pair.kind, table) if role == "distractor" else table.distinct
+        if needed and there <= needed:
+            which = "" if pair.kind.name not in OF_LABELS else f" for --history {pair.kind}"
             raise UserError(
-                f"--max_len {config.max_len}: '{table.spec}' has only {table.distinct} different "
-                f"rows; a history of {needed} of its turns needs at least {needed + 1}."
+                f"--max_len {config.max_len}: '{table.spec}' has only {there} different "
+                f"rows{which}; a history of {needed} of its turns needs at least {needed + 1}."
             )
+
+
+def choices(kind: Kind, table: TaskRows) -> int:
+    """Different rows that every history of a kind can be drawn from; UserError where it cannot be
+    made of this task.
+    """
+    labels = table.spec.task.labels
+    if kind.name not in OF_LABELS:
+        return table.distinct
+    if not labels or kind.argument not in (None, *labels):
+        known = f"It has {', '.join(labels)}." if labels else "It has none."
+        raise UserError(f"--history {kind}: '{table.spec}' has no such labels. {known}")
+    count = {
+        label: len({turn.question for turn in table.turns if turn.references[0] == label})
+        for label in labels
+    }
+    if kind.name == "balanced":
+        return min(count.values()) * len(labels)
+    if kind.name == "one_label":
+        return count[kind.argument]
+    return table.distinct - max(count.values())
 
 
 def require_different(pairs: Sequence[Pair], paths: Sequence[Path]) -> None:
@@ -211,7 +243,7 @@ def _longest(
     """
     cue = config.switch_cue if h else None
     replies = 0
-    if config.history == "model":
+    if case.pair.kind.name == "model":
         tasks = {"target": case.task, "distractor": case.pair.distractor.spec.task}
         replies = sum(tasks[past.role].max_new_tokens - 1 for past in case.history[:h])
         unknown = [replace(past, turn=Turn(past.turn.prompt, ("?",))) for past in case.history]

@@ -7,11 +7,16 @@ line a minute.
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from core import records
+from measures import ties
+
+HALVES = ("bfloat16", "float16")
 PAUSE = 60.0  # seconds between two lines where there is no terminal
 FRAME = 0.1  # seconds between two states of the bars
 RUN_BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -135,3 +140,49 @@ class Progress:
             f"{tqdm.format_interval(passed)} passed, "
             + (f"about {tqdm.format_interval(left)} left" if left is not None else "first batch")
         )
+
+
+def print_table(paths: Sequence[Path]) -> None:
+    """The metric by history length of each pair, and where the results are."""
+    results = [records.read_result(path) for path in paths]
+    lengths = max((result["metric_by_len"] for result in results), key=len)
+    room = max(8, *(len(result["metric_name"]) for result in results))
+    columns = ["target", "distractor"]
+    if len({result["config"]["history"] for result in results}) > 1:
+        columns.append("history")
+    rows = [result | {"history": result["config"]["history"]} for result in results]
+    widths = [max(len(name), *(len(row[name]) for row in rows)) for name in columns]
+    print(
+        "\n"
+        + "  ".join(map(str.ljust, columns, widths))
+        + f"  {'metric':{room}}  {'n':>5}"
+        + "".join(f"{'h=' + h:>8}" for h in lengths)
+    )
+    for result in rows:
+        names = "  ".join(result[name].ljust(width) for name, width in zip(columns, widths))
+        numbers = "".join(f"{value:8.3f}" for value in result["metric_by_len"].values())
+        skipped = result.get("n_skipped")
+        note = f"  ({skipped} skipped)" if skipped else ""
+        print(f"{names}  {result['metric_name']:{room}}  {result['n']:5}{numbers}{note}")
+    made = results[-1]["environment"].get
+    if made("dtype") in HALVES and made("rounding"):
+        print(rounding_line(results))
+    print(
+        f"\n{made('engine')} engine, {made('seconds')} s, peak memory {made('peak_memory_mib')} MiB"
+    )
+    print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
+
+
+def rounding_line(results: Sequence[Mapping[str, Any]]) -> str:
+    """What rounding does in half precision, and to how many predictions it may have done it."""
+    made = results[-1]["environment"]
+    gaps = ", ".join(
+        f"{road.replace('_', ' ')} by {gap:.2g}"
+        for road, gap in made["rounding"].items()
+        if gap is not None
+    )
+    close, count = ties.close_calls(results)
+    return (
+        f"\n{made['dtype']}: roads to one log P differ on a probe, {gaps} nats; "
+        f"{close} of {count} label predictions have no larger margin."
+    )

@@ -31,6 +31,7 @@ from reports import verify
 from run import planning
 from run.config import MIXES, RunConfig, parse_args
 from run.examples import random_rows, run_cases, with_model_replies
+from tasks.kinds import parse_kind
 from tasks.spec import Task, TaskSpec
 
 LENGTHS = [str(h) for h in range(MAX_LEN + 1)]
@@ -244,7 +245,7 @@ def test_too_few_rows_for_a_mix_are_refused(
 
 @pytest.mark.parametrize("mix", MIXES[1:])
 def test_a_mix_needs_of_each_task_one_row_more_than_its_own_turns(mix):
-    few, many = made_up("few", "abc"), made_up("many", "abcdefghij")
+    few, many = made_up("few", "abc"), made_up("many", "klmnopqrst")
     planning.require_rows(Pair(few, many), RunConfig(max_len=5, mix=mix))
     with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
         planning.require_rows(Pair(few, many), RunConfig(max_len=6, mix=mix))
@@ -281,8 +282,11 @@ def test_replies_of_its_own_change_nothing_without_a_history_and_no_row(study):
         found, expected = (
             examples_of(study(flags), target, "reviews") for flags in ("--history model", "")
         )
+        for example in (*found, *expected):
+            del example["config"]["history_kind"]
         assert_same_numbers(of_h(found, 0), of_h(expected, 0))
-        assert [e["config"] for e in found] == [e["config"] for e in expected]
+        rows_of = [[e["config"]["history_idx"] for e in each] for each in (found, expected)]
+        assert rows_of[0] == rows_of[1]
         texts = [[e["prompt_text"] for e in of_h(each, 1, 2)] for each in (found, expected)]
         assert not set(texts[0]) & set(texts[1])
 
@@ -754,7 +758,7 @@ def test_histories_of_nothing_leave_every_layer_as_it_is(nothing, target):
 
 @pytest.mark.parametrize("target", ["quiz", "posts"])
 def test_histories_of_nothing_leave_every_example_as_it_is(nothing, target):
-    varying = {"config", "conversation", "cued", "cosines", "drift", "margin"}
+    varying = {"config", "conversation", "cued", "cosines", "drift", "margin", "labels_shown"}
     varying.add("rewritten_messages")  # this model's template shows no history
     examples = examples_of(nothing, target, "reviews")
     for index in {e["config"]["target_idx"] for e in examples}:
@@ -772,12 +776,13 @@ def test_histories_of_nothing_leave_every_example_as_it_is(nothing, target):
 def case_and_needed(lm, target, **settings):
     """A case of two turns, and the tokens of what it asks at each h, worked out here."""
     config = RunConfig(max_len=MAX_LEN, **settings)
-    pair = Pair(rows(target), rows("reviews"))
+    [kind] = map(parse_kind, config.history)
+    pair = Pair(rows(target), rows("reviews"), kind)
     [[case]] = data.plan_cases([pair], MAX_LEN, [0], 1)
     needed = []
     for h in range(MAX_LEN + 1):
         messages = case.messages(h, config.switch_cue if h else None)
-        if config.history == "model":  # of which no answer is known yet
+        if "model" in config.history:  # of which no answer is known yet
             messages = [
                 m | ({"content": "?"} if m["role"] == "assistant" else {}) for m in messages
             ]
@@ -790,7 +795,7 @@ def case_and_needed(lm, target, **settings):
             behind.append(len(lm.renderer.tokens(text)) + case.task.max_new_tokens)
         if not case.labels and config.sensitivity:
             behind.append(len(lm.renderer.tokens(text + case.target.references[0])))
-        own = case.pair.distractor.spec.task.max_new_tokens - 1 if config.history == "model" else 0
+        own = case.pair.distractor.spec.task.max_new_tokens - 1 if "model" in config.history else 0
         needed.append(max(behind) + h * own)
     return case, config, needed
 
@@ -798,12 +803,12 @@ def case_and_needed(lm, target, **settings):
 OVERFLOWS = [
     ("quiz", {}),
     ("posts", {}),
-    ("quiz", {"history": "model"}),
-    ("posts", {"history": "model"}),
+    ("quiz", {"history": ("model",)}),
+    ("posts", {"history": ("model",)}),
     ("quiz", {"scoring": "generate"}),
-    ("quiz", {"scoring": "both", "history": "model"}),
+    ("quiz", {"scoring": "both", "history": ("model",)}),
     ("quiz", {"switch_cue": CUE}),
-    ("posts", {"switch_cue": CUE, "history": "model"}),
+    ("posts", {"switch_cue": CUE, "history": ("model",)}),
     ("posts", {"sensitivity": True}),
 ]
 

@@ -1,0 +1,115 @@
+"""The kinds of history: what a history shows, made so that explanations of its effect come apart.
+
+    teacher               the reference answers
+    model, random         the model's own answers; text sampled from the model instead of a task
+    wrong:P               each answer is replaced by a wrong one with probability P
+    shuffled              answers change places with those of a neighbouring turn
+    one_label:NAME        rows of one label only
+    without_target_label  rows of any label but the target's own right one
+    balanced              rows of all labels, as evenly as the length allows
+    user_only             questions without answers
+
+The first three and the last show the same rows as `teacher`; the others choose among the rows.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from core.errors import UserError
+
+PLAIN = ("teacher", "model", "random")
+BARE = (*PLAIN, "shuffled", "without_target_label", "balanced", "user_only")
+FORMS = (*BARE, "wrong:P", "one_label:NAME")
+OF_LABELS = ("one_label", "without_target_label", "balanced")  # need a distractor with labels
+
+Fits = Callable[[str], bool]  # may a row with this answer be shown?
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of history, as the command line names it."""
+
+    name: str
+    argument: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.argument is None else f"{self.name}:{self.argument}"
+
+    @property
+    def probability(self) -> float:
+        """Of a wrong answer."""
+        return float(self.argument)
+
+    def fitting(self, labels: Sequence[str], target: str, key: str) -> Iterator[Fits]:
+        """Which answers may be shown at each turn; `target` is the right answer of the target.
+
+        `key` seeds what is drawn.
+        """
+        if self.name == "one_label":
+            yield from _always(lambda answer: answer == self.argument)
+        elif self.name == "without_target_label":
+            yield from _always(lambda answer: answer != target)
+        elif self.name == "balanced":
+            rng = random.Random(f"balanced/{key}")
+            while True:
+                for label in rng.sample(list(labels), len(labels)):
+                    yield label.__eq__
+        yield from _always(lambda answer: True)
+
+    def shown(
+        self, answers: Sequence[str], wrong: Callable[[int, random.Random], str], key: str
+    ) -> list[str]:
+        """The answers that a history shows in place of the references of its turns, in order.
+
+        `wrong` gives a wrong answer to the turn of a number. Each turn is drawn for itself, so that
+        a shorter history is the beginning of a longer one.
+        """
+        if self.name == "wrong":
+            draws = [random.Random(f"wrong/{key}/{turn}") for turn in range(len(answers))]
+            return [
+                wrong(turn, rng) if rng.random() < self.probability else answer
+                for turn, (answer, rng) in enumerate(zip(answers, draws))
+            ]
+        if self.name == "shuffled":
+            return [answers[place] for place in neighbours(len(answers))]
+        return list(answers)
+
+
+TEACHER = Kind("teacher")
+
+
+def _always(fits: Fits) -> Iterator[Fits]:
+    while True:
+        yield fits
+
+
+def neighbours(count: int) -> list[int]:
+    """For each turn another turn whose answer it shows: two change places, the last three rotate.
+
+    Every even number of turns shows the same answers as before, in other places.
+    """
+    places = [turn ^ 1 for turn in range(count - count % 2)]
+    if count % 2 and count > 1:
+        places[-2:] = [count - 2, count - 1]
+        return [*places, count - 3]
+    return [*places, *range(len(places), count)]
+
+
+def parse_kind(text: str) -> Kind:
+    """`name` or `name:argument` as a Kind; UserError for any other text."""
+    name, colon, argument = text.partition(":")
+    if not colon and name in BARE:
+        return Kind(name)
+    if name == "one_label" and argument:
+        return Kind(name, argument)
+    if name == "wrong" and _is_share(argument):
+        return Kind(name, argument)
+    raise UserError(f"--history {text}: there is no such kind. Known: {', '.join(FORMS)}.")
+
+
+def _is_share(text: str) -> bool:
+    try:
+        return 0 <= float(text) <= 1
+    except ValueError:
+        return False
