@@ -322,8 +322,7 @@ def write_pair(
     aggregates = metrics.aggregate(log["debug_examples"], identity["metric_name"], rounding)
     counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
     log, result = identity | log, identity | aggregates | counts | made
-    records.write_json(records.debug_path(path), log)
-    records.write_json(path, result | {"content_sha256": records.digest(result, log)})
+    records.write_pair(path, result, log)
 
 
 def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:

@@ -6,12 +6,7 @@ its place in the log and its own part of it by `history_len`.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
-
-from core.errors import UserError
-
-ROLES = ("user", "assistant")
 
 
 class Message(TypedDict):
@@ -127,33 +122,3 @@ def cut_at_messages(prompt_text: str, messages: Sequence[Message]) -> tuple[list
         pieces += [prompt_text[start:place], text]
         start = place + len(text)
     return [piece for piece in (*pieces, prompt_text[start:]) if piece], missing
-
-
-def require_conversations(path: Path, log: dict[str, Any]) -> None:
-    """UserError unless each example of a log names a conversation that is there and long enough."""
-    for number, messages in enumerate(log["conversations"]):
-        if not _is_conversation(messages):
-            raise UserError(f"{path} is damaged: conversation {number} is not a list of messages.")
-    for number, example in enumerate(log["debug_examples"]):
-        place, needed = example["conversation"], 2 * example["config"]["history_len"] + 1
-        if not 0 <= place < len(log["conversations"]):
-            raise UserError(
-                f"{path} is damaged: example {number} names conversation {place}, and it holds "
-                f"{len(log['conversations'])}."
-            )
-        if len(log["conversations"][place]) < needed:
-            raise UserError(
-                f"{path} is damaged: conversation {place} is too short for example {number}."
-            )
-
-
-def _is_conversation(messages: Any) -> bool:
-    """Do user and assistant take turns, from the user to the user?"""
-    if not isinstance(messages, list) or len(messages) % 2 == 0:
-        return False
-    return all(
-        isinstance(message, dict)
-        and message.get("role") == ROLES[place % 2]
-        and isinstance(message.get("content"), str)
-        for place, message in enumerate(messages)
-    )

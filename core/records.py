@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from core.debug_log import require_conversations
 from core.errors import UNPRINTABLE, UserError, is_text, unique_keys
 from core.keys import Key, by_text, make_keys
 
@@ -36,7 +35,6 @@ PACKAGES = (
     "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
     "numpy",
 )  # fmt: skip
-LAYER_ROWS = ("cosines", "drift", "margin", "agree", "decision_layer", "intrusion_by_block")
 LAYER_KEYS = (
     *("cos_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
     *("decision_layer_by_len", "layer_stats_by_len"),
@@ -48,45 +46,9 @@ TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len", "bounded
 OF_ANSWERS = ("cue_by_len", "ties_by_len", "sensitivity_by_len")
 OF_ANSWERS += ("effects_by_len", "intrusion_by_len")
 SOMETIMES = (*TEXT_KEYS, *OF_ANSWERS, *LAYER_KEYS)
-RESULT_KEYS = {
-    "model": str,
-    "target": str,
-    "distractor": str,
-    "metric_name": str,
-    "n": int,
-    "metric_by_len": dict,
-    **dict.fromkeys(SOMETIMES, dict),
-    "debug_top5_by_len": dict,
-    "stats_by_len": dict,
-    "config": dict,
-    "environment": dict,
-}
 IDENTITY = ("model", "target", "distractor", "metric_name")
-STATS_KEYS = {
-    **{"n": int, "n_targets": int, "clusters": dict, "interval": str | None, "test": str | None},
-    **dict.fromkeys((
-        "low", "high", "change_points", "change_points_low", "change_points_high", "percent_change",
-        "percent_change_low", "percent_change_high", "p_value", "p_holm", "detectable_points",
-    ), int | float | None),
-}  # fmt: skip
-DEBUG_KEYS = {
-    "model": str,
-    "target": str,
-    "distractor": str,
-    "metric_name": str,
-    "debug_examples": list,
-    "conversations": list,
-}
-EXAMPLE_KEYS = {
-    "prompt_text": str,
-    "model_prediction": str,
-    "expected_answer": str,
-    "config": dict,
-    "score": (int, float),
-    "top5": list,
-    "conversation": int,
-}
-EXAMPLE_CONFIG_KEYS = {"history_len": int, "target_idx": int, "history_idx": list}
+MADE_OF = {"result": "metric_by_len", "log": "debug_examples"}  # a key that each has
+DIGEST, DIGEST_OF_LOG = "content_sha256", "log_sha256"
 
 
 def model_name(model: str) -> str:
@@ -142,9 +104,16 @@ def check_writable(out_dir: str | Path, make: bool = True) -> None:
         raise UserError(f"cannot write in {out_dir}: {error.strerror}.") from error
 
 
+def write_pair(path: Path, result: dict[str, Any], log: dict[str, Any]) -> None:
+    """Write a result, and before it its log: no result is there without its own."""
+    write_json(debug_path(path), log)
+    write_json(path, result | {DIGEST_OF_LOG: digest(log)})
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all; ValueError for NaN and Infinity."""
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
+    """Write a file with a digest of itself, whole or not at all; ValueError for NaN."""
+    sealed = content | {DIGEST: digest(content)}
+    write_text(path, json.dumps(sealed, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -177,10 +146,10 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def digest(result: dict[str, Any], log: dict[str, Any]) -> str:
-    """Changes with any value of a result or its log, the result's `environment` apart."""
-    kept = {key: result[key] for key in result if key not in ("environment", "content_sha256")}
-    text = json.dumps([kept, log], sort_keys=True, allow_nan=False)
+def digest(content: dict[str, Any]) -> str:
+    """Changes with any value of a result or a log, a result's `environment` apart."""
+    kept = {key: value for key, value in content.items() if key not in ("environment", DIGEST)}
+    text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -216,85 +185,55 @@ def _too_deep(value: Any) -> bool:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A result file with every key of the schema; UserError where one is missing or wrong."""
-    result = read_json(path)
-    _require_version(path, result, "the result")
-    _require(path, result, RESULT_KEYS, "the result")
-    metric = result["metric_by_len"]
-    lens = [str(h) for h in range(len(metric))]
-    if not lens or list(metric) != lens or not all(map(_is_number, metric.values())):
-        raise UserError(f"{path} is damaged: metric_by_len has no number for 0, 1, 2, ... turns.")
-    for name in ("metric_by_len", "stats_by_len", *SOMETIMES):
-        values = result[name]
-        left_out = name in SOMETIMES and not values
-        if not _numeric(values) or (list(values) != lens and not left_out):
-            raise UserError(
-                f"{path} is damaged: {name} does not hold numbers for lengths 0 to {lens[-1]}."
-            )
-    return result
+    """A result as it was written; UserError where it is missing, damaged or of another version.
+
+    What this version could measure and an earlier one of the same schema could not is {}.
+    """
+    result = require_whole(path, read_unsealed(path, "result"))
+    return result | {key: {} for key in SOMETIMES if key not in result}
 
 
 def read_debug(path: Path) -> dict[str, Any]:
-    """A debug log with every key of the schema; UserError where one is missing or wrong."""
-    log = read_json(path)
-    _require_version(path, log, "the log")
-    _require(path, log, DEBUG_KEYS, "the log")
-    if not log["debug_examples"]:
-        raise UserError(f"{path} is damaged: it holds no examples.")
-    for number, example in enumerate(log["debug_examples"]):
-        _require(path, example, EXAMPLE_KEYS, f"example {number}")
-        _require(path, example["config"], EXAMPLE_CONFIG_KEYS, f"example {number}'s config")
-        if not 0 <= example["config"]["history_len"] < len(log["debug_examples"]):
-            raise UserError(f"{path} is damaged: example {number} has no valid 'history_len'.")
-        scores = example.get("label_logprobs", {})
-        rows = [example[key] for key in (*LAYER_ROWS, "spans", "effects") if key in example]
-        if not isinstance(scores, dict) or not _numeric(scores) or not _numeric(rows):
-            raise UserError(
-                f"{path} is damaged: example {number} holds something that is no number."
-            )
-    require_conversations(path, log)
+    """A debug log as it was written; UserError as for a result."""
+    return require_whole(path, read_unsealed(path, "log"))
+
+
+def read_log(result: dict[str, Any]) -> dict[str, Any]:
+    """The log of a result of `load_results`; UserError where it is damaged or another result's."""
+    path = debug_path(Path(result["path"]))
+    log = read_debug(path)
+    if log[DIGEST] != result[DIGEST_OF_LOG]:
+        raise UserError(f"{path} is the log of another result: its digest is another one.")
     return log
 
 
-@contextlib.contextmanager
-def showing(path: str | Path, what: str) -> Iterator[None]:
-    """UserError that blames this file where its content is not what a reader of it needs."""
-    try:
-        yield
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {what} cannot be shown ({error!r:.90}).") from error
-
-
-def _require_version(path: Path, record: dict[str, Any], what: str) -> None:
-    """UserError in one line for a file of another version, which says how to make it again."""
-    _require(path, record, {"schema_version": int}, what)
-    found = record["schema_version"]
-    if found != SCHEMA_VERSION:
+def read_unsealed(path: Path, kind: str) -> dict[str, Any]:
+    """A `result` or `log` that may hold other values than were written."""
+    content = read_json(path)
+    version = content.get("schema_version")
+    if MADE_OF[kind] not in content or not isinstance(version, int):
+        raise UserError(f"{path} is damaged: it is no {kind}.")
+    if version != SCHEMA_VERSION:
         raise UserError(
-            f"{path} has schema version {found}, and {SCHEMA_VERSION} is needed: make it again "
+            f"{path} has schema version {version}, and {SCHEMA_VERSION} is needed: make it again "
             "with the command that made it and --overwrite."
         )
+    names = [content.get(name) for name in IDENTITY]
+    if not all(isinstance(name, str) and not UNPRINTABLE.search(name) for name in names):
+        raise UserError(f"{path} is damaged: {', '.join(IDENTITY)} are not all plain text.")
+    return content
 
 
-def _require(path: Path, record: Any, keys: dict[str, Any], what: str) -> None:
-    for key, kind in keys.items():
-        if not isinstance(record, dict) or not isinstance(record.get(key), kind):
-            raise UserError(f"{path} is damaged: {what} has no valid '{key}'.")
-        if key in IDENTITY and UNPRINTABLE.search(record[key]):
-            raise UserError(f"{path} is damaged: '{key}' holds a control character.")
+def is_whole(content: dict[str, Any]) -> bool:
+    """Are the values of a file those that were written?"""
+    return content.get(DIGEST) == digest(content)
 
 
-def _numeric(value: Any) -> bool:
-    """True where every leaf of lists and objects is a finite number, a text or null."""
-    if isinstance(value, dict):
-        return all(_numeric(item) for item in value.values())
-    if isinstance(value, list):
-        return all(_numeric(item) for item in value)
-    return value is None or isinstance(value, str) or _is_number(value)
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+def require_whole(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a file, which can be trusted; UserError where it was changed."""
+    if not is_whole(content):
+        raise UserError(f"{path} is damaged: its values are not those that were written.")
+    return content
 
 
 def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -318,13 +257,11 @@ def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
     """Results below the folders, each with its `path`, by its key, sorted.
 
-    UserError where one key has two results, or one lacks a statistic or holds a damaged one.
+    UserError where one key has two results, or one is damaged.
     """
     found = {}  # the same file may be below two of the folders
     for path, result in (pair for folder in folders for pair in find_results(folder)):
         found.setdefault(path.resolve(), result | {"path": str(path)})
-        for h, entry in result["stats_by_len"].items():
-            _require_statistics(path, entry, h)
     results = list(found.values())
     by_key: dict[Key, dict[str, Any]] = {}
     for key, result in zip(make_keys(results), results):
@@ -337,19 +274,6 @@ def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
             )
     in_order = sorted(by_key, key=lambda key: (key[:4], by_text(key[4]), key[5:]))
     return {key: by_key[key] for key in in_order}
-
-
-def _require_statistics(path: Path, entry: Any, h: str) -> None:
-    lacking = [name for name in STATS_KEYS if isinstance(entry, dict) and name not in entry]
-    if lacking:
-        raise UserError(
-            f"{path} has no '{lacking[0]}' for h = {h}: it is damaged, or older than that "
-            "number.\nMake it again with: python experiment.py ... --overwrite"
-        )
-    what = f"the statistic for h = {h}"
-    _require(path, entry, STATS_KEYS, what)
-    _require(path, entry["clusters"], {"count": int, "unit": str}, what)
-    _require(path, entry, {name: str | None for name in entry if name.endswith("_reason")}, what)
 
 
 def _differences(config: dict[str, Any], other: dict[str, Any]) -> str:

@@ -66,8 +66,7 @@ class Side:
     def by_len(self) -> list[dict[Any, Record]]:
         """Examples of each history length, by target and seed (by target where seeds compare)."""
         path = records.debug_path(Path(self.result["path"]))
-        with records.showing(path, "examples"):
-            groups = metrics.by_length(records.read_debug(path)["debug_examples"])
+        groups = metrics.by_length(records.read_log(self.result)["debug_examples"])
         pooled = " " in self.key.fields["seed"]
         if self.by == "seed" and pooled:
             raise UserError(f"{path} pools several seeds, and a contrast of seeds needs one each.")

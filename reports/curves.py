@@ -122,11 +122,7 @@ def read_curves(result: Record) -> Curves:
     stats_by_len = result["stats_by_len"].values()
     curves = {name: [of_len[name] for of_len in stats_by_len] for name in DRAWN_STATISTICS}
     curves["metric"] = list(result["metric_by_len"].values())
-    try:
-        return {name: np.array(values, dtype=float) for name, values in curves.items()}
-    except (TypeError, ValueError) as error:
-        pair = " of ".join((result["distractor"], result["target"]))
-        raise UserError(f"the result {pair} is damaged: {error!r:.90}.") from error
+    return {name: np.array(values, dtype=float) for name, values in curves.items()}
 
 
 @dataclass(frozen=True)
@@ -278,15 +274,8 @@ def study_figures(
             held = {
                 name: result for name, result in group.lines.items() if any(result[key].values())
             }
-            if not held:
-                continue
-            try:
+            if held:
                 yield draw(replace(group, lines=held), styles, look)
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                path = next(iter(held.values()))["path"]
-                raise UserError(
-                    f"{path} is damaged: {key} cannot be drawn ({error!r:.90})."
-                ) from error
 
 
 def draw_sensitivity(group: Group, styles: dict[str, Any], look: FigureStyle) -> NamedFigure:

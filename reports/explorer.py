@@ -9,12 +9,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from core import records
 from core.debug_log import Conversation, Example, cut_at_messages, messages_at
-from core.errors import UserError
 from reports import style
 
 FLIP = 0.5  # change of a score against h = 0 that is a flip; of right and wrong it is any change
@@ -62,69 +60,38 @@ def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, 
     """
     pairs, sampled = [], []
     for result, name in zip(results, names):  # one log at a time, since they can be large
-        log = read_log(result)
-        groups = group_examples(log, result)
+        log = records.read_log(result)
+        groups = group_examples(log)
         states = states_of(groups, result)
         chosen = choose(states, MOST_ROWS // len(results), f"report/{name}")
         order = {row: place for place, row in enumerate(groups)}
         sampled.append(
             [Target(result, log, order[row], groups[row], states[row]) for row in chosen]
         )
-        with records.showing(result["path"], "its pair"):
-            pairs.append(describe_pair(result, name, states) | count_intruded(result))
+        pairs.append(describe_pair(result, name, states) | count_intruded(result))
     texts, rows = Texts(), []
     for turn in zip_longest(*sampled):  # a row of every pair, so that a limit cuts all alike
         for number, target in enumerate(turn):
             if target and texts.letters < MOST_LETTERS:
-                with records.showing(log_of(target.result), "an example"):
-                    made = make_row(target, texts)
-                rows.append((number, target.place, {"pair": number, **made}))
+                rows.append((number, target.place, {"pair": number, **make_row(target, texts)}))
                 pairs[number]["embedded"] += 1
     rule = {"threshold": FLIP, "strings": list(texts.places)}
     in_order = [row for *_, row in sorted(rows, key=lambda entry: entry[:2])]
     return rule | {"pairs": pairs, "rows": in_order}
 
 
-def log_of(result: Record) -> Path:
-    """Where the log of a result lies."""
-    return records.debug_path(Path(result["path"]))
-
-
-def read_log(result: Record) -> Record:
-    """The log of a result; UserError where it is damaged or another result's."""
-    path = log_of(result)
-    log = records.read_debug(path)
-    other = next((name for name in records.IDENTITY if log[name] != result[name]), None)
-    if other:
-        raise UserError(f"{path} is the log of another result: its {other} is {log[other]!r:.80}.")
-    return log
-
-
-def group_examples(log: Record, result: Record) -> dict[tuple[int, int], list[Example]]:
+def group_examples(log: Record) -> dict[tuple[int, int], list[Example]]:
     """The examples of a log by target and seed, in the order of the run, each with one example per
-    history length; UserError where they do not give the metric of their result.
+    history length.
     """
-    path, count = log_of(result), len(result["metric_by_len"])
-    groups: dict[tuple[int, int], list] = {}
+    groups: dict[tuple[int, int], list[Example]] = {}
     for example in log["debug_examples"]:
-        place, h = example["config"], example["config"]["history_len"]
-        with records.showing(path, "an example"):
-            group = groups.setdefault((place["target_idx"], place.get("seed", 0)), [None] * count)
-        if h >= count or group[h] is not None:
-            raise UserError(f"{path} is damaged: it holds a prompt of {h} turns too many.")
-        group[h] = example
-    if any(None in group for group in groups.values()):
-        raise UserError(f"{path} is damaged: some targets lack a history length.")
-    if len(groups) != result["n"]:
-        raise UserError(f"{path} holds {len(groups)} examples, and its result {result['n']}.")
-    for h, stored in result["metric_by_len"].items():
-        mean = sum(group[int(h)]["score"] for group in groups.values()) / len(groups)
-        if abs(mean - stored) > records.TOLERANCE:
-            raise UserError(
-                f"{path} does not give the metric of its result at h = {h}: {mean:.6g}, not "
-                f"{stored:.6g}.\nLook closer with: python viz.py verify --debug_file {path}"
-            )
-    return groups
+        place = example["config"]
+        groups.setdefault((place["target_idx"], place["seed"]), []).append(example)
+    return {
+        row: sorted(examples, key=lambda example: example["config"]["history_len"])
+        for row, examples in groups.items()
+    }
 
 
 def states_of(groups: dict[Any, list[Example]], result: Record) -> dict[Any, list[str]]:

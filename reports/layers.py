@@ -3,13 +3,12 @@
 Every line has its interval over examples as a band.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from core.errors import UserError
 from reports import style
 from reports.curves import Group, Record, in_words
 from reports.style import FigureStyle, NamedFigure
@@ -60,9 +59,9 @@ def layer_figures(
     for result in _results(groups):
         for measure in DRAWN_MEASURES:
             if result[f"{measure.name}_by_len"]:
-                yield _drawn(result, draw_measure, measure, look)
+                yield draw_measure(result, measure, look)
         if result["decision_layer_by_len"]:
-            yield _drawn(result, draw_decisions, look)
+            yield draw_decisions(result, look)
 
 
 def cosine_figures(
@@ -71,22 +70,12 @@ def cosine_figures(
     """The cosines alone, where layers were read."""
     for result in _results(groups):
         if result["cos_by_len"]:
-            yield _drawn(result, draw_measure, COSINE, look)
+            yield draw_measure(result, COSINE, look)
 
 
 def _results(groups: Iterable[Group]) -> Iterator[Record]:
     for group in groups:
         yield from group.lines.values()
-
-
-def _drawn(result: Record, draw: Callable[..., NamedFigure], *what: Any) -> NamedFigure:
-    """A figure; UserError where the result lacks what is drawn."""
-    try:
-        return draw(result, *what)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{result['path']} is damaged: its layers cannot be drawn ({error!r:.90})."
-        ) from error
 
 
 def table(by_len: dict[str, Any]) -> np.ndarray:

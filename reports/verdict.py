@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import neg, pos
 from typing import TYPE_CHECKING, Any
 
-from core import records
 from core.keys import same_task
 from measures import stats
 from reports import style, tables
@@ -289,10 +288,9 @@ def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     """
     rows, skipped, failed = [], set(), {True: 0, False: 0}
     for result, name in zip(results, names):
-        with records.showing(result["path"], "what was left out"):
-            row = {"name": name, **_left_out(result)}
-            skipped |= {(result["model"], result["target"], place) for place in row["targets"]}
-            failed[bool(result["reads_by_len"])] += sum(row["failures"])
+        row = {"name": name, **_left_out(result)}
+        skipped |= {(result["model"], result["target"], place) for place in row["targets"]}
+        failed[bool(result["reads_by_len"])] += sum(row["failures"])
         rows.append(row)
     return {
         "rows": rows,
@@ -332,13 +330,12 @@ def other_scores(results: Sequence[Record], names: Sequence[str]) -> list[dict[s
     for key, title in titles.items():
         held = [(name, result) for name, result in zip(names, results) if result[key]]
         if held:
-            with records.showing(held[0][1]["path"], key):
-                columns = list(next(iter(held[0][1][key].values())))
-                rows = [
-                    {"name": name, "h": h, "values": [f"{scores[c]:.3f}" for c in columns]}
-                    for name, result in held
-                    for h, scores in result[key].items()
-                ]
+            columns = list(next(iter(held[0][1][key].values())))
+            rows = [
+                {"name": name, "h": h, "values": [f"{scores[c]:.3f}" for c in columns]}
+                for name, result in held
+                for h, scores in result[key].items()
+            ]
             labels = [style.METRICS.get(c, c.replace("_", " ")) for c in columns]
             found.append({"title": title, "columns": labels, "rows": rows})
     return found

@@ -25,26 +25,38 @@ Record = dict[str, Any]  # a result or a log
 
 
 def verify(path: Path) -> list[tuple[str, ...]]:
-    """Rows of COLUMNS: what a log and its result store against what follows from the log."""
+    """Rows of COLUMNS: what a log and its result store against what follows from the log.
+
+    UserError where they were changed so that nothing follows.
+    """
     beside = records.result_of_debug(path)
-    result, log = records.read_result(beside), records.read_debug(path)
+    result, log = records.read_unsealed(beside, "result"), records.read_unsealed(path, "log")
+    try:
+        stored, recomputed = both_sides(result, log)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if records.is_whole(result) and records.is_whole(log):
+            raise  # the fault is not in the files
+        if isinstance(error, ValueError):
+            return [("aggregates", "-", "0", "", f"none: {error!s:.90}", "", "MISMATCH")]
+        raise UserError(f"{path} or its result is damaged: {error!r:.90}.") from error
+    for kind, content in (("result", result), ("log", log)):
+        place = (records.DIGEST, "-", f"of the {kind}")
+        stored[place], recomputed[place] = content.get(records.DIGEST), records.digest(content)
+    place = (records.DIGEST_OF_LOG, "-", "")
+    stored[place], recomputed[place] = result.get(records.DIGEST_OF_LOG), records.digest(log)
+    return compare(stored, recomputed)
+
+
+def both_sides(result: Record, log: Record) -> tuple[dict[tuple, Any], dict[tuple, Any]]:
+    """Every value of a result and its log: as stored, and as it follows from the log."""
     examples = log["debug_examples"]
     metric_name = "accuracy" if "label_logprobs" in examples[0] else log["metric_name"]
-    try:
-        judge = Judge(metric_name, result["config"], log["conversations"])
-        judged = [judge.judged(example) for example in examples]
-        rounding = result["environment"].get("rounding")
-        aggregates = metrics.aggregate(judged, metric_name, rounding) | {"metric_name": metric_name}
-        digest = records.digest(result, log)
-    except (AttributeError, LookupError, OverflowError, TypeError) as error:
-        raise UserError(f"{path} is damaged: it cannot be scored ({error!r:.90}).") from error
-    except ValueError as error:
-        return [("aggregates", "-", "0", "", f"none: {error!s:.90}", "", "MISMATCH")]
-    stored, recomputed = flatten(result, examples), flatten(log | aggregates, judged)
-    if "content_sha256" in result:  # older ones have none
-        place = ("content_sha256", "-", "")
-        stored[place], recomputed[place] = result["content_sha256"], digest
-    return compare(stored, recomputed)
+    judge = Judge(metric_name, result["config"], log["conversations"])
+    judged = [judge.judged(example) for example in examples]
+    rounding = result["environment"].get("rounding")
+    aggregates = metrics.aggregate(judged, metric_name, rounding) | {"metric_name": metric_name}
+    stored = {key: {} for key in records.SOMETIMES} | result
+    return flatten(stored, examples), flatten(log | aggregates, judged)
 
 
 @dataclass(frozen=True)

@@ -132,8 +132,7 @@ def write_pair(
     path = path.with_name(f"{seeds[0]}_{path.name}") if seeds[0] else path
     result = identity | metrics.aggregate(examples, metric) | {"n_skipped": 0}
     result |= {"config": config, "environment": environment} | more
-    records.write_json(path, result)
-    records.write_json(records.debug_path(path), identity | log_of(examples))
+    records.write_pair(path, result, identity | log_of(examples))
     return path
 
 

@@ -47,9 +47,8 @@ def write(
     settings = {"history": "teacher", "seed": [seed], "prompt": "chat", "limit": None} | config
     path = records.result_path(folder, model, target, distractor)
     found = metrics.aggregate(examples, metric) | {"config": settings, "environment": {}}
-    records.write_json(path, names | found)
     log = {"debug_examples": examples, "conversations": [TURNS]}
-    records.write_json(records.debug_path(path), names | log)
+    records.write_pair(path, names | found, names | log)
     return path
 
 

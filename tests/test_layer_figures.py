@@ -13,8 +13,8 @@ from test_viz import (
     edit,
     label_example,
     note_of,
+    seal,
     text_example,
-    without,
 )
 from test_viz import write_pair as write
 
@@ -111,20 +111,11 @@ def test_values_that_are_not_finite_are_counted_on_the_figure(result):
 
 def test_model_pair_n_and_lens_are_named_on_every_figure(result):
     edit(result, "config", value={"lens": "raw"})
+    seal(result)
     for figure in drawn(result).values():
         title = figure.get_suptitle()
         for word in ("org/name", "quiz/test", "posts/test", f"n = {TARGETS}", "raw lens"):
             assert word in title
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [("layer_stats_by_len", "1", "drift"), ("layer_stats_by_len", "0", "margin", "low")],
-)
-def test_a_result_that_lacks_what_is_drawn_is_refused_by_name(result, tmp_path, capsys, keys):
-    without(result, *keys)
-    assert draw(result, tmp_path / "plots") == 2
-    assert complains(capsys, str(result), "damaged", keys[-1])
 
 
 @pytest.mark.parametrize("make", [label_example, text_example])

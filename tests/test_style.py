@@ -31,6 +31,13 @@ def settings():
         yield
 
 
+STATISTICS = (
+    *("n", "n_targets", "clusters", "interval", "test", "low", "high", "p_value", "p_holm"),
+    *("change_points", "change_points_low", "change_points_high", "detectable_points"),
+    *("percent_change", "percent_change_low", "percent_change_high"),
+)
+
+
 @cache
 def synthetic(lengths: int, blocks: int, seed: int) -> dict:
     """A result of random numbers with every part that is drawn."""
@@ -41,7 +48,7 @@ def synthetic(lengths: int, blocks: int, seed: int) -> dict:
     rows = {key: rng.normal(size=(lengths, blocks)).round(3).tolist() for key in "cdma"}
     for h, value in zip(hs, metric):
         change, p = 100 * (value - metric[0]), None if h == "0" else float(rng.uniform() ** 3)
-        entry = dict.fromkeys(records.STATS_KEYS)
+        entry = dict.fromkeys(STATISTICS)
         entry |= {"n": 100, "n_targets": 100, "clusters": {"unit": "targets", "count": 100}}
         entry |= {"low": value - 0.1, "high": value + 0.1, "interval": "95% Wilson"}
         entry |= {"change_points": change, "p_value": p, "p_holm": p}
@@ -80,8 +87,7 @@ def write(folder, lengths=3, blocks=4, model=MODEL, target=None, distractor=None
     names = {"model": model, "target": target, "distractor": distractor, "config": config}
     path = records.result_path(folder, model, target, distractor)
     seed = zlib.crc32(f"{target} {distractor} {config}".encode())
-    records.write_json(path, synthetic(lengths, blocks, seed) | names)
-    records.write_json(records.debug_path(path), {})
+    records.write_pair(path, synthetic(lengths, blocks, seed) | names, {})
     return path
 
 

@@ -51,8 +51,8 @@ def write(
     identity |= {"distractor": distractor, "metric_name": metric_name}
     path = records.result_path(folder, model, target, distractor)
     aggregates = metrics.aggregate(examples, metric_name)
-    records.write_json(path, identity | aggregates | {"config": config, "environment": {}})
-    records.write_json(records.debug_path(path), {})
+    result = identity | aggregates | {"config": config, "environment": {}}
+    records.write_pair(path, result, {})
     return path
 
 
@@ -262,19 +262,6 @@ def test_two_results_of_one_pair_are_refused(tmp_path, capsys):
     text = capsys.readouterr().err
     assert all(str(path) in text for path in paths)
     assert len(text.splitlines()) == 2
-
-
-def test_a_result_without_tests_is_refused_in_two_plain_lines(tmp_path, capsys):
-    path = write(tmp_path, UNCHANGED, WORSE)
-    result = records.read_json(path)
-    for entry in result["stats_by_len"].values():
-        del entry["p_value"]
-    records.write_json(path, result)
-    for command in (table, draw):
-        assert command(tmp_path) == 2
-        text = capsys.readouterr().err
-        assert str(path) in text and "p_value" in text
-        assert len(text.splitlines()) == 2
 
 
 # --- grid
