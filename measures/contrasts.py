@@ -16,6 +16,7 @@ from core import records
 from core.errors import UserError
 from core.keys import FIELDS, KNOWN, Key, dataset, differing, same_task
 from measures import layers, metrics, stats
+from measures.regression import Rows, switch_effect
 
 COLUMNS = (
     "model", "target", "distractor", "against", "history", "seed", "h", "metric",
@@ -205,11 +206,56 @@ def _compared(first: Side, second: Side) -> Iterator[tuple[np.ndarray, np.ndarra
 def _clusters(first: Side, second: Side) -> stats.Clusters:
     """Examples that share a target, or a history of either side."""
     order = sorted(first.by_len[0])
-    names = [
-        [metrics.history_name(side.by_len[0][each]) for each in order] for side in (first, second)
-    ]
-    targets = [metrics.target_name(first.by_len[0][each]) for each in order]
-    return stats.find_clusters(targets, *names)
+    at_0 = [[side.by_len[0][each] for each in order] for side in (first, second)]
+    histories = [list(map(metrics.history_name, group)) for group in at_0]
+    return stats.find_clusters(list(map(metrics.target_name, at_0[0])), *histories)
+
+
+# -- all of a grid at once
+
+
+def switch_effects(results: Mapping[Key, Record]) -> list[dict[str, Any]]:
+    """`regression.switch_effect` of each model, history, seed and metric with what it is of.
+
+    Only targets that were run after their own task and after another are in it.
+    """
+    sides = [Side(key, result, "distractor") for key, result in results.items()]
+    groups: dict[tuple, list[Side]] = {}
+    for side in sides:
+        apart = side.key.without("distractor").without("target")
+        groups.setdefault((apart, side.result["metric_name"]), []).append(side)
+    found = []
+    for (key, metric), group in groups.items():
+        both = [side for side in group if _has_both(side, group)]
+        if both:
+            effect = switch_effect(_rows(both), binary=metric in records.PROPORTIONS)
+            found.append({"key": key, "metric": metric} | effect)
+    return found
+
+
+def _has_both(side: Side, group: Sequence[Side]) -> bool:
+    """Whether the target of a side has histories with and without a switch."""
+    target = side.key.fields["target"]
+    kinds = {
+        same_task(target, other.name) for other in group if other.key.fields["target"] == target
+    }
+    return kinds == {True, False}
+
+
+def _rows(sides: Sequence[Side]) -> Rows:
+    """An entry for each example from h = 1 of these sides."""
+    found = []
+    for side in sides:
+        target = side.key.fields["target"]
+        switch = not same_task(target, side.name)
+        for h, group in enumerate(side.by_len[1:], 1):
+            for name, example in group.items():
+                history = (side.name, *metrics.history_name(example))
+                named = (target, metrics.target_name(side.by_len[0][name]))
+                row = (side.value(example), switch, target, h, named, history)
+                found.append(row)
+    scores, switches, *names = zip(*found) if found else [[]] * 6
+    return Rows(np.array(scores, dtype=float), np.array(switches, dtype=bool), *map(list, names))
 
 
 # -- what may be compared

@@ -156,8 +156,9 @@ def sign_flip(sums: np.ndarray, weights: Sequence[np.ndarray]) -> Flipped:
             whole = weight.sum(axis=0)
             part = _snapped(chosen @ weight, 1e-12 * whole)
             ratios = [_ratio(inside, part), _ratio(outside, _snapped(whole - part, 1e-12 * whole))]
-            low.append(np.where(np.isnan(sum(ratios)), -np.inf, np.minimum(*ratios)))
-            high.append(np.where(np.isnan(sum(ratios)), np.inf, np.maximum(*ratios)))
+            unknown = np.isnan(ratios).any(axis=0)  # no weight on one side: always reached
+            low.append(np.where(unknown, -np.inf, np.minimum(*ratios)))
+            high.append(np.where(unknown, np.inf, np.maximum(*ratios)))
     low, high = (np.stack([np.concatenate(part) for part in side]) for side in (lows, highs))
     rises = _snapped(total, tiny) >= 0
     reached = np.where(rises, (low[0] <= 0).sum(axis=0), (high[0] >= 0).sum(axis=0))

@@ -18,7 +18,8 @@ from measures import paired
 from measures.paired import ALPHA, CONFIDENCE
 
 POWER = 0.8
-FEWEST = 7  # clusters that differ, or are above 0 before: of fewer, no interval covers
+FEWEST = 7  # clusters that differ: from fewer, an interval does not cover
+FEWEST_OF_RATIO = 12  # clusters: from fewer, an interval of a percentage does not cover
 
 Stats = dict[str, Any]
 
@@ -180,13 +181,17 @@ def _compare_flips(after: np.ndarray, before: np.ndarray, clusters: Clusters) ->
 
 def _flip_intervals(sums: np.ndarray, baseline: np.ndarray, ends: np.ndarray, unit: str) -> Stats:
     """Intervals from their ends in points and per cent [2, 2], null where they would not cover."""
-    changed, above_0 = int((np.abs(sums) > 1e-9).sum()), int((baseline > 0).sum())
+    changed, count = int((np.abs(sums) > 1e-9).sum()), len(sums)
     if changed < FEWEST:
         few = f"an interval needs {FEWEST} {unit} that differ: {changed} do"
         return _nulls(few, *POINTS, *PERCENT)
-    near_0 = f"only {above_0} {unit} are above 0 at h = 0"
-    percent = ends[1] if above_0 >= FEWEST else (np.nan, np.nan)
-    return _ends(POINTS, ends[0], "nothing bounds it") | _ends(PERCENT, percent, near_0)
+    found = _ends(POINTS, ends[0], "nothing bounds it")
+    if not baseline.any():
+        return found | _nulls("the metric is 0 at h = 0", *PERCENT)
+    if count < FEWEST_OF_RATIO:
+        few = f"a percentage needs {FEWEST_OF_RATIO} {unit} for an interval: {count} are there"
+        return found | _nulls(few, *PERCENT)
+    return found | _ends(PERCENT, ends[1], "the metric at h = 0 is too near to 0")
 
 
 def _ends(names: Sequence[str], ends: Any, reason: str) -> Stats:

@@ -206,7 +206,7 @@ def curve_notes(group: Group, curve: Curve) -> list[str]:
 
 def change_method(entry: Record) -> str:
     """How the interval of a change was made: from the test that it agrees with."""
-    test = entry["test"] or f"test over {entry['clusters']['unit']}"
+    test = entry.get("test") or f"test over {entry['clusters']['unit']}"
     return f"{stats.CONFIDENCE:.0%}, what the {test} does not reject"
 
 

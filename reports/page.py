@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from core import records
-from reports import curves, explorer, layers, style, tables, verdict
+from reports import answer, contrasts, curves, explorer, layers, style, tables, verdict
 
 SCRIPTS = ("report.js", "examples.js", "example.js", "explorer.js")
 TEMPLATES = Path(__file__).parent / "templates"
 ENLARGED = 1.3  # a screen is read from further away than paper
 DPI = 150
+MOST_CONTRASTS = 60  # that are drawn
 MOST_LAYER_PAIRS = 16  # pairs whose layers are drawn
 POLICY = (
     "default-src 'none'; img-src data:; script-src {script}; style-src {style}; "
@@ -45,12 +46,13 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
     results, frame = list(found.values()), tables.make_frame(found)
     names = names_of(frame)
     held = explorer.make_explorer(results, names)
-    said = verdict.make_verdict(frame, results)
+    said, answered = verdict.make_verdict(frame, results), answer.make_answer(found)
     drawn, undrawn = layer_pairs(results, names, said)
     thinned = _thinned(held["pairs"])
     page = {
         "models": sorted({result["model"] for result in results}),
         "pairs": names,
+        "answer": answered,
         "verdict": said,
         "table": verdict.verdict_table(frame),
         "heat": verdict.heat_maps(frame),
@@ -65,6 +67,7 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
     }
     groups = curves.group_results(found)
     with style.sheet():
+        page["contrasts"] = list(contrast_images(answered["all"]))
         page["curves"] = list(curve_images(groups))
         page["layers"] = sorted(
             layer_images(groups, results, drawn), key=lambda entry: entry["pair"]
@@ -118,6 +121,12 @@ def layer_pairs(
 
 
 # -- figures
+
+
+def contrast_images(rows: Sequence[Record]) -> Iterator[dict[str, Any]]:
+    """The contrasts with their intervals; of many the table has to do."""
+    if len(rows) <= MOST_CONTRASTS:
+        yield from map(image, contrasts.contrast_figures(rows, "distractor"))
 
 
 def curve_images(groups: Sequence[curves.Group]) -> Iterator[dict[str, Any]]:

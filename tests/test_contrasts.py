@@ -14,7 +14,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 import viz
 from core import records
 from core.errors import UserError
-from measures import contrasts, metrics
+from measures import contrasts, metrics, regression
+from reports import answer
 
 matplotlib.use("agg")
 OWN, OTHER = "quiz/dev", "posts/test"
@@ -36,7 +37,7 @@ def write(
             number = {} if shared is None else {"history_number": place % shared}
             made = {"history_len": h, "target_idx": idx, "history_idx": [], "seed": seed} | number
             examples.append(
-                {"prompt_text": "", "model_prediction": "", "expected_answer": "", "top5": []}
+                {"prompt_text": f"{idx}", "model_prediction": "", "expected_answer": "", "top5": []}
                 | {"config": made, "score": float(score), "conversation": 0}
                 | {"margin": [0.0, score]}
             )
@@ -249,3 +250,95 @@ def test_a_grid_of_contrasts_has_the_own_task_as_its_zero(tmp_path, capsys):
     write(tmp_path / "in", BASE, WORSE)
     arguments = ("grid", "--contrast", "--result_dir", tmp_path / "in", "--out_dir", tmp_path / "o")
     assert "grid__h1.png" in shown(capsys, *arguments)
+
+
+# --- in words, and over a whole grid
+
+
+def answer_of(folder):
+    return answer.make_answer(records.load_results([folder]))
+
+
+def test_the_answer_begins_with_the_switch_that_hurts_most(tmp_path):
+    write(tmp_path, BASE, BASE, BETTER, distractor=OWN)
+    write(tmp_path, BASE, BASE, WORSE)
+    said = answer_of(tmp_path)["sentence"]
+    assert said.startswith(
+        "A switch hurts in 1 of 2 contrasts with the target's own task (p < 0.05"
+    )
+    assert "quiz/test after posts/test at h = 2: -50.0 [" in said and "against quiz/dev" in said
+
+
+def test_an_answer_without_an_effect_does_not_say_that_there_is_none(tmp_path):
+    pair(tmp_path, BASE, BASE)
+    assert answer_of(tmp_path)["sentence"].startswith(
+        "Nothing here shows that a switch hurts, nor that it does not: none of the one contrast"
+    )
+
+
+def test_without_the_own_task_the_answer_says_what_to_run(tmp_path):
+    write(tmp_path, BASE, WORSE)
+    assert answer_of(tmp_path)["sentence"] == answer.ALONE
+
+
+def test_pairs_that_cannot_be_compared_are_named_and_the_others_compared(tmp_path):
+    write(tmp_path, BASE, BETTER, distractor=OWN)
+    write(tmp_path, BASE, WORSE)
+    write(tmp_path, BASE[1:], WORSE[1:], distractor="reviews/test")
+    found = answer_of(tmp_path)
+    assert len(found["all"]) == 1 and "have other targets" in found["refused"][0]
+
+
+def test_intrusion_is_named_where_results_hold_it(tmp_path):
+    write(tmp_path, BASE, BETTER, distractor=OWN)
+    path = write(tmp_path, BASE, WORSE)
+    assert answer_of(tmp_path)["intrusion"] == ""
+    entry = {"margin": None, "margin_by_block": [], "n": 30, "low": 0.2, "high": 0.6}
+    held = {"0": entry | {"rate": 0.1}, "1": entry | {"rate": 0.4}}
+    records.write_json(path, records.read_json(path) | {"intrusion_by_len": held})
+    assert (
+        "After 1 turn of posts/test, 40% [20%, 60%] of the answers to quiz/test have that task's "
+        "form, 10% without a history (n = 30" in answer_of(tmp_path)["intrusion"]
+    )
+
+
+def grid(effect, binary, seed=5, targets=30):
+    """Rows of two tasks after three distractors at two lengths, with a known switch effect."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for task, i, distractor, h in itertools.product("ab", range(targets), "abc", (1, 2)):
+        share = {"a": 0.6, "b": 0.45}[task] - effect * (distractor != task)
+        score = float(rng.random() < share) if binary else share + 0.2 * rng.normal()
+        found.append((score, distractor != task, task, h, (task, i), (distractor, i)))
+    scores, switch, *names = zip(*found)
+    return regression.Rows(np.array(scores), np.array(switch), *map(list, names))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_one_regression_finds_the_marginal_effect_of_a_switch(binary):
+    found = regression.switch_effect(grid(0.2, binary), binary=binary)
+    assert found["low"] <= -20 <= found["high"] < 0 and found["p_value"] < 0.05
+    assert found["clusters"] == 30  # targets of one number share histories
+
+
+def test_a_linear_regression_is_that_of_least_squares():
+    rows = grid(0.2, False)
+    x = np.stack(
+        [rows.switch, np.ones(len(rows.h)), np.array(rows.task) == "b", np.array(rows.h) == 2]
+    )
+    by_hand = np.linalg.lstsq(x.T.astype(float), rows.scores, rcond=None)[0][0]
+    assert regression.switch_effect(rows, binary=False)["points"] == pytest.approx(100 * by_hand)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (grid(0.2, True, targets=8), "8 clusters, and robust errors need 20"),
+        (grid(0.2, True)._replace(scores=np.ones(360)), "separation"),
+        (grid(0.2, True)._replace(switch=np.ones(360, dtype=bool)), "only histories with"),
+    ],
+)
+def test_what_the_data_cannot_bear_is_null_with_its_reason(rows, reason):
+    found = regression.switch_effect(rows, binary=True)
+    assert found["points"] is found["low"] is found["p_value"] is None
+    assert reason in found["reason"]

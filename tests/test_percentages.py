@@ -44,7 +44,7 @@ def test_a_baseline_that_is_nearly_0_has_no_percentage_interval():
     of_1 = graded(before, after)
     assert of_1["percent_change"] == pytest.approx(5900)
     assert of_1["percent_change_low"] is of_1["percent_change_high"] is None
-    assert "only 1 targets are above 0" in of_1["percent_change_low_reason"]
+    assert "too near to 0" in of_1["percent_change_low_reason"]
 
 
 # n, zero-shot hits, hits after 6 turns, and the percentage that is published for them.

@@ -425,7 +425,7 @@ def test_a_few_simulated_draws_cover_and_keep_the_size(kind, name, monkeypatch):
     monkeypatch.setattr(paired, "MOST_FLIPS", coverage.FLIPS)
     cell = coverage.simulate(kind, dict(coverage.designs())[name], draws=100)
     for column in ("change", "percent", "metric", "layers"):
-        assert 0.9 < cell[column] < 1
+        assert 0.9 < cell[column] < 1 or np.isnan(cell[column])  # 8 clusters: no percentage
     assert cell["size"] < 0.1
 
 
