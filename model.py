@@ -307,6 +307,7 @@ class LanguageModel:
         baselines = _stack(readings, [(prompt.baseline or prompt).ids for prompt in prompts])
         view = self.lens.view(states)
         cosines = self.lens.cosines(view).tolist()
+        centred = self.lens.cosines(view, centred=True).tolist()
         drift = self.lens.drift(states, baselines).tolist()
         labels = self._label_logits({p: p.fork for p in prompts}, readings)
         others = self._label_logits({p: p.fork_of_all for p in prompts}, readings)
@@ -321,8 +322,9 @@ class LanguageModel:
                 labels.get(prompt) and dict(zip(dict(prompt.labels), labels[prompt])),
                 None if a is None else tuple(a),
                 other_odds(prompt, others[prompt]) if prompt in others else {},
+                tuple(m),
             )
-            for prompt, c, d, a in zip(prompts, cosines, drift, agree)
+            for prompt, c, d, a, m in zip(prompts, cosines, drift, agree, centred)
         ]
 
     def _label_logits(

@@ -66,6 +66,7 @@ class Example(TypedDict, total=False):
     generated_label: str | None
     generated_score: float
     cosines: Row
+    cosines_centred: Row
     drift: Row
     margin: Row
     decision_layer: int | None

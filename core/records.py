@@ -36,7 +36,7 @@ PACKAGES = (
     "numpy",
 )  # fmt: skip
 LAYER_KEYS = (
-    *("cos_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
+    *("cos_by_len", "cos_centred_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
     *("decision_layer_by_len", "layer_stats_by_len"),
 )
 # What --effects can measure

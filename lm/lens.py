@@ -6,7 +6,7 @@ Logit lens: nostalgebraist, "interpreting GPT: the logit lens", 2020.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -183,19 +183,22 @@ class Lens:
             start += len(rows)
         return top
 
-    def cosines(self, view: View) -> Tensor:
+    def cosines(self, view: View, centred: bool = False) -> Tensor:
         """Cosine of each block's lens logits with the model's own logits [P, L]; NaN where a state
         is not finite.
 
+        `centred` takes the mean over the vocabulary off all logits before: an offset that they
+        share changes no probability, and can hold the cosine at one value at every block.
         With W = QR, Q having orthonormal columns, cos(W a, W b) = cos(R a, R b), so no logits are
         made, unless a soft-cap bends them.
         """
         if self.parts.softcap:  # one block at a time: logits are as long as the vocabulary
-            final = self.logits(view.final)
-            layers = (_cosine(self.logits(layer), final) for layer in view.blocks.unbind(1))
-            return torch.stack(list(layers), dim=1)
+            final = _less_mean(self.logits(view.final), centred)
+            blocks = (_less_mean(self.logits(block), centred) for block in view.blocks.unbind(1))
+            return torch.stack([_cosine(block, final) for block in blocks], dim=1)
+        factor = self.centred_factor if centred else self.factor
         blocks, final = (
-            self.unembedding.with_bias_column(given) @ self.factor.T
+            self.unembedding.with_bias_column(given) @ factor.T
             for given in (view.blocks, view.final)
         )
         return _cosine(blocks, final[:, None])
@@ -209,19 +212,40 @@ class Lens:
     def factor(self) -> Tensor:
         """R of W = QR of the unembedding [D, D], with its bias as one more column [D + 1, D + 1].
 
-        The Gram matrix W'W = R'R would do too, but its rounding is that of squares.
+        The Gram matrix W'W = R'R would do too, but its rounding is that of squares. It is that of
+        the centred W and V times the square of the mean row, so these make R.
         """
-        factor = None
-        for rows in self.unembedding.rows():
-            stacked = rows if factor is None else torch.cat([factor, rows])
-            factor = torch.linalg.qr(stacked, mode="r").R
-        return factor
+        count = len(self.parts.head.weight)
+        return _factor([self.centred_factor, count**0.5 * self._mean_row[None]])
+
+    @cached_property
+    def centred_factor(self) -> Tensor:
+        """The same of the unembedding without its mean row, which makes logits without a mean."""
+        return _factor(rows - self._mean_row for rows in self.unembedding.rows())
+
+    @cached_property
+    def _mean_row(self) -> Tensor:
+        total = sum(rows.sum(dim=0) for rows in self.unembedding.rows())
+        return total / len(self.parts.head.weight)
 
     def _scaled_and_capped(self, logits: Tensor) -> Tensor:
         """What the model does to its logits behind the unembedding: scale, then soft-cap."""
         cap = self.parts.softcap
         logits = self.scale * logits
         return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def _factor(parts: Iterable[Tensor]) -> Tensor:
+    """R of the QR decomposition of matrices [n, D] below each other, some at a time."""
+    factor = None
+    for rows in parts:
+        stacked = rows if factor is None else torch.cat([factor, rows])
+        factor = torch.linalg.qr(stacked, mode="r").R
+    return factor
+
+
+def _less_mean(logits: Tensor, centred: bool) -> Tensor:
+    return logits - logits.mean(dim=-1, keepdim=True) if centred else logits
 
 
 def _cosine(first: Tensor, second: Tensor) -> Tensor:

@@ -106,6 +106,7 @@ class Layers:
     agree: tuple[bool, ...] | None  # is the lens' likeliest token the model's? Where asked for
     # Log-odds (nats) of each label of another task against the likeliest of its own
     other_odds: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    cosines_centred: tuple[float, ...] = ()  # of the logits less their mean over the vocabulary
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,8 @@ def other_odds(prompt: Prompt, logits: Sequence[Row]) -> dict[str, tuple[float, 
 def layer_measures(read: Layers, prediction: str, reference: str) -> Example:
     """The layer measures of one example, as its entry in the debug log holds them."""
     found: Example = {"cosines": cleaned(read.cosines), "drift": cleaned(read.drift)}
+    if read.cosines_centred:
+        found["cosines_centred"] = cleaned(read.cosines_centred)
     if read.label_logits:
         found["margin"] = margin(read.label_logits, reference)
         found["decision_layer"] = first_kept(leads(read.label_logits, prediction))

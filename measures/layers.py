@@ -13,7 +13,10 @@ from core.debug_log import Example
 from measures.stats import Clusters, mean_and_interval
 
 # Name of a measure in a result's `..._by_len` -> its key in an example of the debug log
-EXAMPLE_KEYS = {"cos": "cosines", "drift": "drift", "margin": "margin", "agree": "agree"}
+EXAMPLE_KEYS = {
+    **{"cos": "cosines", "cos_centred": "cosines_centred"},
+    **{name: name for name in ("drift", "margin", "agree")},
+}
 
 ByLen = Mapping[str, Sequence[Example]]  # history length -> its examples
 

@@ -37,6 +37,10 @@ COSINE = Measure(
 DRAWN_MEASURES = (
     COSINE,
     Measure(
+        "cos_centred", "cosine_centred", "Centred cosine",
+        "the same of logits less their mean over the vocabulary: without an offset that all share",
+    ),
+    Measure(
         "drift", "drift", "Cosine with h = 0",
         "hidden state of a block at the last position, and that of the same target at h = 0",
     ),

@@ -134,6 +134,12 @@ def test_layers_equal_those_of_plain_transformers(family):
         torch.testing.assert_close(
             got, torch.cosine_similarity(expected, final[None], dim=-1), rtol=0, atol=1e-4
         )
+        less = expected - expected.mean(-1, keepdim=True)
+        torch.testing.assert_close(
+            lens.cosines(view, centred=True)[0],
+            torch.cosine_similarity(less, (final - final.mean())[None], dim=-1),
+            rtol=0, atol=1e-4,
+        )  # fmt: skip
         tokens = [5, 9, 300]
         torch.testing.assert_close(
             lens.token_logits(view, tokens)[0], expected[:, tokens], rtol=1e-4, atol=1e-3

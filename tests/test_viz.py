@@ -90,7 +90,8 @@ def content_of(make, cosines: bool) -> tuple[list[dict], dict]:
             }
             if cosines:
                 line = np.linspace(0.1 * h + 0.01 * target, 1, BLOCKS)
-                example |= {"cosines": line.tolist(), "drift": (1 - h * line / 9).tolist()}
+                example |= {"cosines": line.tolist(), "cosines_centred": (line / 2).tolist()}
+                example["drift"] = (1 - h * line / 9).tolist()
                 example |= {"agree": [0, 0, int(target > h), 1], "decision_layer": 3 + target % 2}
                 if make is label_example:
                     example["margin"] = [*np.sin(line[:-1] + target).tolist(), None]
