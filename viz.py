@@ -2,6 +2,7 @@
 
     python viz.py metric --result_dir results/org@name__quiz --out_dir plots
     python viz.py layers --result_dir results/org@name__quiz --out_dir plots
+    python viz.py effects --result_dir results/org@name__quiz --out_dir plots
     python viz.py table --result_dir results --format latex --out table.tex
     python viz.py contrast --result_dir results --out_dir plots
     python viz.py grid --result_dir results --h 4 --out_dir plots
@@ -22,7 +23,7 @@ from core.errors import UserError
 from core.terminal import escape_unprintable, restart_in_utf_8
 from measures import contrasts
 from reports import contrasts as contrast_report
-from reports import curves, grid, layers, page, style, tables, verify
+from reports import curves, effects, grid, layers, page, style, tables, verify
 
 
 def run_metric(arguments: argparse.Namespace) -> int:
@@ -44,6 +45,17 @@ def run_layers(arguments: argparse.Namespace) -> int:
     if not paths:
         below = ", ".join(arguments.result_dir)
         raise UserError(f"no result below {below} has layers: all were run with --no_cosine.")
+    print(*paths, sep="\n")
+    return 0
+
+
+def run_effects(arguments: argparse.Namespace) -> int:
+    """Draw what histories do, of every result below --result_dir that was run with --effects."""
+    groups = curves.load_groups(arguments.result_dir)
+    paths = save(effects.effect_figures(groups, look_of(arguments)), arguments)
+    if not paths:
+        below = ", ".join(arguments.result_dir)
+        raise UserError(f"no result below {below} has effects. Run experiment.py with --effects.")
     print(*paths, sep="\n")
     return 0
 
@@ -151,6 +163,8 @@ def make_parser() -> argparse.ArgumentParser:
     metric.set_defaults(run=run_metric)
     depth = commands.add_parser("layers", help="draw what a history changes at each layer")
     depth.set_defaults(run=run_layers)
+    hidden = commands.add_parser("effects", help="draw what --effects measured")
+    hidden.set_defaults(run=run_effects)
     table = commands.add_parser("table", help="one row per result and h")
     table.add_argument("--format", choices=tables.FORMATS, default="markdown", help="(%(default)s)")
     table.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print)")
@@ -179,11 +193,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="file to write (%(default)s)",
     )
     one_page.set_defaults(run=run_report)
-    for command in (metric, depth, heat, table, compared, one_page):
+    for command in (metric, depth, hidden, heat, table, compared, one_page):
         command.add_argument(
             "--result_dir", required=True, nargs="+", help="folders of results, searched below"
         )
-    for command in (metric, depth, heat):
+    for command in (metric, depth, hidden, heat):
         add_looks(command)
     for command, what in ((metric, "lines"), (heat, "columns")):
         text = (

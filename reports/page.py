@@ -13,11 +13,22 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from core import records
-from reports import answer, contrasts, curves, explorer, layers, style, tables, verdict
+from reports import (
+    answer,
+    contrasts,
+    curves,
+    effects,
+    explorer,
+    layers,
+    style,
+    tables,
+    verdict,
+)
 
 SCRIPTS = ("report.js", "examples.js", "example.js", "explorer.js")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -114,7 +125,8 @@ def layer_pairs(
     """Numbers of the pairs whose layers are drawn, those that are hurt most before others, and the
     names of those that are not.
     """
-    read = [i for i, result in enumerate(results) if result["layer_stats_by_len"]]
+    kinds = ("layer_stats_by_len", "effects_by_len")
+    read = [i for i, result in enumerate(results) if any(result[kind] for kind in kinds)]
     first = [pair["name"] for pair in said["hurt"]]
     order = sorted(read, key=lambda i: (names[i] not in first, i))
     return sorted(order[:MOST_LAYER_PAIRS]), [names[i] for i in sorted(order[MOST_LAYER_PAIRS:])]
@@ -141,13 +153,14 @@ def curve_images(groups: Sequence[curves.Group]) -> Iterator[dict[str, Any]]:
 def layer_images(
     groups: Sequence[curves.Group], results: Sequence[Record], chosen: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """Every layer figure of the chosen pairs, with the number of its pair."""
+    """Every figure of layers and effects of the chosen pairs, with the number of its pair."""
     places = {result["path"]: i for i, result in enumerate(results)}
     for group in groups:
         for name, result in group.lines.items():
             if places[result["path"]] in chosen:
                 one = replace(group, lines={name: result})
-                images = [image(drawn) for drawn in layers.layer_figures([one])]
+                drawn = chain(layers.layer_figures([one]), effects.effect_figures([one]))
+                images = [image(each) for each in drawn]
                 yield {"pair": places[result["path"]], "images": images}
 
 

@@ -9,6 +9,8 @@ from test_experiment import path_of, run
 import viz
 from core import records
 from measures import effects, stats
+from reports import curves, style
+from reports import effects as drawn_effects
 from run.config import RunConfig, parse_args
 
 PARTS = {
@@ -110,6 +112,42 @@ def test_no_value_means_all_parts():
     assert set(parse_args(["--effects"]).effects) == set(PARTS)
     assert parse_args(["--effects", "turn"]).effects == ("turn",)
     assert RunConfig().effects is None
+
+
+# --- figures
+
+KINDS = ("parts", "hidden_by_window", "seen_by_window", "routes", "turns", "attention")
+
+
+def figures_of(folder, target):
+    groups = curves.load_groups([path_of(folder, target, "reviews").parent])
+    with style.sheet():
+        drawn = list(drawn_effects.effect_figures(groups))
+    return {each.stem.split("__effect_")[1].removesuffix("_reviews_test"): each for each in drawn}
+
+
+def test_every_effect_is_drawn_from_the_stored_numbers(folder):
+    drawn = figures_of(folder, "quiz")
+    assert set(KINDS) <= set(drawn) <= {*KINDS, "restored"}
+    stored = result_and_log(folder, "quiz")[0]["effects_by_len"]
+    bars = drawn["parts"].figure.axes[0].containers
+    for of_part, part in zip(bars, ("position", "length", "content")):
+        heights = [bar.get_height() for bar in of_part]
+        assert heights == pytest.approx([stored[h]["contrasts"][part]["mean"] for h in "12"])
+    lines = drawn["hidden_by_window"].figure.axes[0].get_lines()
+    for line, h in zip(lines, "12"):
+        assert list(line.get_ydata()) == stored[h]["hidden_by_window"]["mean"]
+    turns = drawn["turns"].figure.axes[0].images[0].get_array()
+    assert turns[1].tolist() == stored["2"]["hidden_by_turn"]["mean"]
+
+
+def test_the_command_writes_them_and_says_where_there_are_none(folder, tmp_path, model, capsys):
+    flags = ["--out_dir", str(tmp_path / "plots"), "--format", "png", "--width", "single"]
+    assert viz.main(["effects", "--result_dir", str(folder), *flags]) == 0
+    assert len(list((tmp_path / "plots").iterdir())) >= 2 * len(KINDS)
+    assert run(tmp_path / "none", model, "quiz", "reviews", "--limit", "2") == 0
+    assert viz.main(["effects", "--result_dir", str(tmp_path / "none"), *flags]) == 2
+    assert "--effects" in capsys.readouterr().err
 
 
 # --- aggregates, by hand

@@ -22,7 +22,7 @@ import viz
 from core import records
 from reports import curves, layers, style
 
-MEASURES = ("cosine", "drift", "margin", "agree", "decision_layer")
+MEASURES = ("cosine", "cosine_centred", "drift", "margin", "agree", "decision_layer")
 
 
 @pytest.fixture(autouse=True)
