@@ -19,7 +19,6 @@ from core.debug_log import Conversation, messages_at
 from core.errors import UserError, is_text
 from measures.intrusion import Switch
 from measures.scoring import find_number
-from measures.texts import normalised_words
 from tasks.answers import References, RowError, each_row, read_labels, read_texts, same_form
 from tasks.cells import OPTIONS, Field, as_text, is_missing, option_lines, parse_field, reach
 from tasks.kinds import PLAIN, TEACHER, Fits, Kind
@@ -252,21 +251,11 @@ def draw_history(
 
 
 def shown_turns(rows: TaskRows, drawn: Sequence[int], kind: Kind, key: str) -> list[Turn]:
-    """The turns of a history as its kind shows them, each with one answer.
-
-    `key`, with the task, seeds what is drawn.
-    """
-
-    def wrong(turn: int, rng: random.Random) -> str:
-        right = [normalised_words(each) for each in rows.turns[drawn[turn]].references]
-        while True:
-            labels = rows.spec.task.labels
-            found = rng.choice(labels or rows.turns[rng.randrange(len(rows.turns))].references)
-            if normalised_words(found) not in right:
-                return found
-
+    """The turns of a history as its kind shows them; `key`, with the task, seeds what is drawn."""
     turns = [rows.turns[index] for index in drawn]
-    answers = kind.shown([turn.references[0] for turn in turns], wrong, f"{rows.spec}/{key}")
+    others = rows.spec.task.labels or [turn.references[0] for turn in rows.turns]
+    references = [turn.references for turn in turns]
+    answers = kind.shown(references, others, f"{rows.spec}/{key}")
     return [replace(turn, references=(answer,)) for turn, answer in zip(turns, answers)]
 
 
@@ -411,7 +400,6 @@ def _history(
     drawn = [(role, next(draws[tables[role]])) for role in shape]
     turns = [tables[role].turns[idx] for role, idx in drawn]
     if pair.kind.name not in PLAIN:  # never with turns of the target task
-        turns = shown_turns(
-            pair.distractor, [idx for _, idx in drawn], pair.kind, f"{seed}/{number}"
-        )
+        rows = [idx for _, idx in drawn]
+        turns = shown_turns(pair.distractor, rows, pair.kind, f"{seed}/{number}")
     return tuple(HistoryTurn(*place, turn) for place, turn in zip(drawn, turns))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from core.errors import UserError
+from tasks.answers import same_form
 
 PLAIN = ("teacher", "model", "random")
 BARE = (*PLAIN, "shuffled", "without_target_label", "balanced", "user_only")
@@ -58,22 +59,23 @@ class Kind:
         yield from _always(lambda answer: True)
 
     def shown(
-        self, answers: Sequence[str], wrong: Callable[[int, random.Random], str], key: str
+        self, references: Sequence[Sequence[str]], others: Sequence[str], key: str
     ) -> list[str]:
-        """The answers that a history shows in place of the references of its turns, in order.
+        """The answers that a history shows for turns with these references, in order.
 
-        `wrong` gives a wrong answer to the turn of a number. Each turn is drawn for itself, so that
-        a shorter history is the beginning of a longer one.
+        A wrong answer is one of `others`. Each turn is drawn for itself, seeded by `key`, so that a
+        shorter history is the beginning of a longer one.
         """
+        answers = [known[0] for known in references]
+        if self.name == "shuffled":
+            return [answers[place] for place in neighbours(len(answers))]
         if self.name == "wrong":
             draws = [random.Random(f"wrong/{key}/{turn}") for turn in range(len(answers))]
             return [
-                wrong(turn, rng) if rng.random() < self.probability else answer
-                for turn, (answer, rng) in enumerate(zip(answers, draws))
+                wrong_answer(known, others, rng) if rng.random() < self.probability else known[0]
+                for known, rng in zip(references, draws)
             ]
-        if self.name == "shuffled":
-            return [answers[place] for place in neighbours(len(answers))]
-        return list(answers)
+        return answers
 
 
 TEACHER = Kind("teacher")
@@ -82,6 +84,15 @@ TEACHER = Kind("teacher")
 def _always(fits: Fits) -> Iterator[Fits]:
     while True:
         yield fits
+
+
+def wrong_answer(known: Sequence[str], others: Sequence[str], rng: random.Random) -> str:
+    """One of the others that is none of the known right answers, in whatever case."""
+    right = {same_form(answer).lower() for answer in known}
+    while True:
+        found = rng.choice(others)
+        if same_form(found).lower() not in right:
+            return found
 
 
 def neighbours(count: int) -> list[int]:
