@@ -129,6 +129,7 @@ def draw(rows: Sequence[Row], names: dict[str, str], by: str, look: FigureStyle)
     ]
     if not look.paper:
         figure.supxlabel(style.wrap(". ".join(notes), look.inches - 0.2))
+    figure.get_layout_engine().set(w_pad=0.1)  # inches: long labels differ in width by resolution
     titles = [*names.values(), what]
     lines = sum(label.count("\n") + 1 for label in labels)
     style.finish(figure, look, titles, max(0.6, ROW_HEIGHT * lines))
