@@ -15,34 +15,32 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig
 
 from core.debug_log import Conversation, Message
 from core.errors import UserError
 from lm.checks import check_tokens
 from lm.effects import measure_effects
 from lm.engine import Decoding, Runtime
-from lm.forward import PROBE, Reading, check_finite, input_device, picked_logits
+from lm.forward import Reading, input_device
 from lm.identities import exact_parts
 from lm.interventions import Interventions
-from lm.lens import Lens, block_output, check_blocks, find_parts, proved_lens
+from lm.layers import LayerReader, prove_lens
+from lm.lens import find_parts
 from lm.loading import load
-from lm.memory import release_memory, run_halving
+from lm.memory import release_memory
 from lm.prefix_tree import common_length
 from lm.prompts import (
-    Fork,
     Layers,
     Outcome,
     Prefix,
     Prompt,
     Request,
-    other_odds,
     requests_of,
 )
 from lm.proof import choose_engine
+from lm.sampling import sample
 from lm.targets import Asked
 from lm.text import Renderer, nested
 from tasks.spec import MAX_NEW_TOKENS
@@ -52,7 +50,6 @@ from tasks.spec import MAX_NEW_TOKENS
 TOKEN_BUDGET = {"cpu": 8192, "accelerator": 32768}
 FORWARD_COST = {"cpu": 48.0, "accelerator": 2000.0}
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
-PROMPTS_AT_ONCE = 64  # whose states the lens reads together, in float32
 
 
 class LanguageModel:
@@ -267,7 +264,9 @@ class LanguageModel:
     ) -> list[Outcome]:
         """Score or answer the prompts, in order. `advance` is called with the number just done."""
         readings = self.engine.read(requests_of(prompts), advance)
-        layers = self._layers(prompts, readings) if self.lens else [None] * len(prompts)
+        layers = [None] * len(prompts)
+        if self.lens:
+            layers = LayerReader(self.lens, self.agree).read(prompts, readings)
         return [self._outcome(prompt, readings, held) for prompt, held in zip(prompts, layers)]
 
     def _outcome(
@@ -288,60 +287,6 @@ class LanguageModel:
             reply=self._reply(answer),
             other_logprobs=others,
         )
-
-    def _layers(
-        self, prompts: Sequence[Prompt], readings: Mapping[Prefix, Reading]
-    ) -> list[Layers]:
-        """What the blocks hold, some prompts at a time."""
-        starts = range(0, len(prompts), PROMPTS_AT_ONCE)
-        batches = (prompts[start : start + PROMPTS_AT_ONCE] for start in starts)
-        with torch.inference_mode():
-            parts = [run_halving(b, lambda some: self._read_lens(some, readings)) for b in batches]
-        return [layers for part in parts for layers in part]
-
-    def _read_lens(
-        self, prompts: Sequence[Prompt], readings: Mapping[Prefix, Reading]
-    ) -> list[Layers]:
-        """What the blocks hold at these prompts, all of them together."""
-        states = _stack(readings, [prompt.ids for prompt in prompts])
-        baselines = _stack(readings, [(prompt.baseline or prompt).ids for prompt in prompts])
-        view = self.lens.view(states)
-        cosines = self.lens.cosines(view).tolist()
-        centred = self.lens.cosines(view, centred=True).tolist()
-        drift = self.lens.drift(states, baselines).tolist()
-        labels = self._label_logits({p: p.fork for p in prompts}, readings)
-        others = self._label_logits({p: p.fork_of_all for p in prompts}, readings)
-        agree = [None] * len(prompts)
-        if self.agree:
-            own = torch.tensor([readings[prompt.ids].top_tokens[:1] for prompt in prompts])
-            agree = (self.lens.top_tokens(view).cpu() == own).tolist()
-        return [
-            Layers(
-                tuple(c),
-                tuple(d),
-                labels.get(prompt) and dict(zip(dict(prompt.labels), labels[prompt])),
-                None if a is None else tuple(a),
-                other_odds(prompt, others[prompt]) if prompt in others else {},
-                tuple(m),
-            )
-            for prompt, c, d, a, m in zip(prompts, cosines, drift, agree, centred)
-        ]
-
-    def _label_logits(
-        self, forks: Mapping[Prompt, Fork | None], readings: Mapping[Prefix, Reading]
-    ) -> dict[Prompt, list[tuple[float, ...]]]:
-        """Lens logits of the tokens of each fork that is there, those of equal tokens together."""
-        groups: dict[tuple[int, ...], list[Prompt]] = {}
-        for prompt, fork in forks.items():
-            if fork:
-                groups.setdefault(fork.tokens, []).append(prompt)
-        found = {}
-        for tokens, group in groups.items():
-            view = self.lens.view(_stack(readings, [forks[prompt].prefix for prompt in group]))
-            logits = self.lens.token_logits(view, tokens).transpose(1, 2).tolist()  # [P, T, L]
-            for prompt, rows in zip(group, logits):
-                found[prompt] = list(map(tuple, rows))
-        return found
 
     def _text(self, answer: Prefix) -> str:
         text = self.tokenizer.decode(answer, skip_special_tokens=True)
@@ -409,40 +354,13 @@ class LanguageModel:
         )
 
     def sample(self, count: int, max_new_tokens: int, seed: int) -> list[str]:
-        """Texts sampled from the model after what begins a text, at temperature 1.
-
-        Each is drawn by a generator of its own, so that it does not matter how many run together.
-        """
+        """Texts sampled from the model after what begins a text, at temperature 1."""
         known = (self.tokenizer.bos_token_id, *self.decoding.eos_ids, 0)
         first = next(token for token in known if token is not None)
         begin = self.renderer.tokens(self.renderer.beginning) or (first,)
-        ends = list(self.decoding.eos_ids) or None
-        settings = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False,
-            eos_token_id=ends, pad_token_id=ends[0] if ends else 0,
-        )  # fmt: skip
-
-        def draw(numbers: Sequence[int]) -> list[str]:
-            ids = self.runtime.tensor([begin] * len(numbers))
-            with torch.inference_mode(), picked_logits(self.model):
-                rows = self.model.generate(
-                    ids, attention_mask=torch.ones_like(ids), generation_config=settings,
-                    logits_processor=[Drawn([seed, number] for number in numbers)],
-                )  # fmt: skip
-            return self.tokenizer.batch_decode(rows[:, 1:].tolist(), skip_special_tokens=True)
-
-        return [text.strip() for text in run_halving(range(count), draw)]
-
-
-class Drawn(LogitsProcessor):
-    """Makes the argmax of each row a draw from its softmax, by adding Gumbel noise of its own."""
-
-    def __init__(self, seeds: Iterable[Sequence[int]]):
-        self.generators = [np.random.default_rng(seed) for seed in seeds]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        noise = np.stack([each.gumbel(size=scores.shape[-1]) for each in self.generators])
-        return scores + torch.from_numpy(noise).to(scores.device, torch.float32)
+        rows = sample(self.runtime, begin, count, max_new_tokens, seed)
+        texts = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [text.strip() for text in texts]
 
 
 def load_model(
@@ -481,30 +399,9 @@ def load_model(
     )  # fmt: skip
 
 
-def prove_lens(model, kind: str = "logit") -> Lens:
-    """The lens of a model, proved on a short row of tokens; UserError where none fits it."""
-    parts, name = find_parts(model), type(model).__name__
-    ids = torch.tensor([PROBE], device=input_device(model))
-    outputs: list[Any] = []
-    hook = parts.blocks[-1].register_forward_hook(lambda m, args, output: outputs.append(output))
-    try:
-        with torch.no_grad():
-            logits = model(ids, use_cache=False).logits[0]
-    finally:
-        hook.remove()
-    check_finite(logits, model)
-    check_blocks(outputs, name)
-    return proved_lens(parts, block_output(outputs[0])[0], logits, name, kind)
-
-
 def _logprob(readings: Mapping[Prefix, Reading], ids: Prefix, start: int) -> float:
     """log P of the tokens of a sequence from a position on."""
     return sum(readings[ids[:k]].logprobs[ids[k]] for k in range(start, len(ids)))
-
-
-def _stack(readings: Mapping[Prefix, Reading], prefixes: Sequence[Prefix]) -> Tensor:
-    """Outputs of all blocks at the ends of these prefixes [P, L, D]."""
-    return torch.stack([readings[prefix].states for prefix in prefixes])
 
 
 def _eos_ids(model, tokenizer) -> tuple[int, ...]:

@@ -11,9 +11,10 @@ from transformers import AutoTokenizer
 
 from core.errors import UserError
 from data import Turn, conversation
+from lm.layers import LayerReader, prove_lens
 from lm.lens import Lens, block_output, find_parts, proved_lens
 from lm.prompts import Request
-from model import LanguageModel, prove_lens
+from model import LanguageModel
 
 IDS = tuple(range(3, 40))
 LABELS = ("A", "B", "positive")
@@ -228,12 +229,21 @@ def test_labels_that_begin_alike_are_read_where_they_part():
     assert read == pytest.approx(logits[list(prompt.fork.tokens)].tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("labels", [("A", "no!", "nope"), ("no", "no!"), ("A",)])
+@pytest.mark.parametrize("labels", [("A", "no!", "nope"), ("A",)])
 def test_labels_that_no_one_token_tells_apart_have_no_label_logits(labels):
     lm = language_model("llama")
     [outcome] = lm.run([lm.encode(conversation(TURN), labels)])
     assert outcome.layers.label_logits is None and len(outcome.layers.cosines) == 3
     assert lm.margin_tokens(labels) is None
+
+
+def test_a_label_that_begins_another_parts_from_it_where_it_ends():
+    lm = language_model("llama")
+    prompt = lm.encode(conversation(TURN), ("no", "no!"))
+    ends = lm.tokenizer.convert_tokens_to_ids("<|end|>")
+    assert prompt.fork.tokens[0] == ends
+    [outcome] = lm.run([prompt])
+    assert set(outcome.layers.label_logits) == {"no", "no!"}
 
 
 # --- numerics
@@ -407,7 +417,7 @@ def test_a_hybrid_with_mamba_layers_only_runs_plain(capsys):
 def test_short_memory_in_the_lens_and_in_sampling_changes_no_number(monkeypatch, capsys):
     lm = language_model("llama")
     expected, texts = two_lengths(lm), lm.sample(5, 6, seed=1)
-    read, generate = LanguageModel._read_lens, type(lm.model).generate
+    read, generate = LayerReader.read_together, type(lm.model).generate
 
     def short(self, prompts, readings):
         if len(prompts) > 1:
@@ -419,7 +429,7 @@ def test_short_memory_in_the_lens_and_in_sampling_changes_no_number(monkeypatch,
             raise torch.OutOfMemoryError("no memory left")
         return generate(self, ids, **settings)
 
-    monkeypatch.setattr(LanguageModel, "_read_lens", short)
+    monkeypatch.setattr(LayerReader, "read_together", short)
     monkeypatch.setattr(type(lm.model), "generate", few)
     assert lm.sample(5, 6, seed=1) == texts
     for outcome, whole in zip(two_lengths(lm), expected):
@@ -428,7 +438,7 @@ def test_short_memory_in_the_lens_and_in_sampling_changes_no_number(monkeypatch,
 
 
 def test_samples_are_drawn_from_the_softmax():
-    from model import Drawn
+    from lm.sampling import Drawn
 
     logits = torch.tensor([2.0, 0.0, 1.0]).repeat(4000, 1)
     drawn = Drawn([3, number] for number in range(4000))(None, logits).argmax(-1)
