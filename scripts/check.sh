@@ -14,4 +14,4 @@ fi
 export HF_HUB_OFFLINE=1 # the tests need no Hub and must not wait for one
 ruff check .
 ruff format --check .
-python -m pytest "$@"
+python -m pytest -n 2 --dist loadfile "$@" # two files at a time, a core each
