@@ -12,6 +12,7 @@ from core.records import PROPORTIONS, TEXT_SCORES
 from measures import layers, stats, ties
 from measures.effects import effects_by_len
 from measures.intrusion import intrusion_by_len
+from measures.reliability import reliability_by_len
 from measures.scoring import label_score
 from measures.stats import Clusters, mean_and_interval
 
@@ -47,6 +48,7 @@ def aggregate(
         "sensitivity_by_len": sensitivity_by_len(by_len, at_0, later),
         "effects_by_len": effects_by_len(by_len, later),
         "intrusion_by_len": intrusion_by_len(by_len, at_0, later),
+        "reliability_by_len": reliability_by_len(by_len, later),
     } | layers.aggregate(by_len, at_0, later)
 
 

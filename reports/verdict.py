@@ -278,7 +278,7 @@ def _shades() -> Iterator[dict[str, str]]:
         }
 
 
-# -- what was left out, and what else was scored
+# -- what was left out
 
 
 def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
@@ -318,27 +318,6 @@ def _excluded(result: Record) -> int:
     by_len = result["layer_stats_by_len"].values()
     measures = [measure for of_len in by_len for measure in of_len.values()]
     return sum(sum(m.get("excluded", [])) + m.get("undecided", 0) for m in measures)
-
-
-def other_scores(results: Sequence[Record], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Tables of the scores that stand beside the metric: those of texts, and of both readings."""
-    titles = {
-        "scores_by_len": "All scores of generated texts (fraction, mean over examples)",
-        "reads_by_len": "Label tasks read by likelihood and in the generated text (fraction)",
-    }
-    found = []
-    for key, title in titles.items():
-        held = [(name, result) for name, result in zip(names, results) if result[key]]
-        if held:
-            columns = list(next(iter(held[0][1][key].values())))
-            rows = [
-                {"name": name, "h": h, "values": [f"{scores[c]:.3f}" for c in columns]}
-                for name, result in held
-                for h, scores in result[key].items()
-            ]
-            labels = [style.METRICS.get(c, c.replace("_", " ")) for c in columns]
-            found.append({"title": title, "columns": labels, "rows": rows})
-    return found
 
 
 # -- settings
