@@ -63,13 +63,10 @@ def is_copied(text: str, replies: Sequence[str], example: Example) -> bool:
 
 
 def shown_replies(example: Example, conversation: Conversation) -> list[str]:
-    """The distractor's replies in the history of a prompt."""
+    """The distractor's replies in the history of a prompt; a history may show none."""
     roles = example["config"].get("history_role", [])
-    return [
-        conversation[2 * turn + 1]["content"]
-        for turn, role in enumerate(roles)
-        if role == "distractor"
-    ]
+    replies = [each["content"] for each in conversation if each["role"] == "assistant"]
+    return [reply for reply, role in zip(replies, roles) if role == "distractor"]
 
 
 def margin(example: Example) -> float | None:

@@ -243,6 +243,8 @@ def check_settings(config: RunConfig) -> None:
         _check_server(config)
     if config.effects is not None and config.max_len < 1:
         raise UserError("--effects: there is no history to hide under --max_len 0.")
+    if config.effects is not None and "user_only" in config.history:
+        raise UserError("--effects hides questions with their answers: leave out user_only.")
     if config.agree and config.no_cosine:
         raise UserError("--agree reads layers and --no_cosine reads none: leave out one of them.")
 

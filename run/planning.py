@@ -16,7 +16,7 @@ from data import Case, Pair, TaskRows, Turn
 from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
 from run.effects import wanted_parts
 from run.journal import refuse_other_journals
-from tasks.kinds import OF_LABELS, Kind, parse_kind
+from tasks.kinds import OF_LABELS, Kind, caseless, parse_kind
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
 
 if TYPE_CHECKING:
@@ -109,6 +109,8 @@ def choices(kind: Kind, table: TaskRows) -> int:
     made of this task.
     """
     labels = table.spec.task.labels
+    if kind.name == "wrong":
+        require_wrong_answers(kind, table)
     if kind.name not in OF_LABELS:
         return table.distinct
     if not labels or kind.argument not in (None, *labels):
@@ -119,10 +121,20 @@ def choices(kind: Kind, table: TaskRows) -> int:
         for label in labels
     }
     if kind.name == "balanced":
-        return min(count.values()) * len(labels)
+        return (min(count.values()) - 1) * len(labels) + 1  # the target may take one of any label
     if kind.name == "one_label":
         return count[kind.argument]
     return table.distinct - max(count.values())
+
+
+def require_wrong_answers(kind: Kind, table: TaskRows) -> None:
+    """UserError where a row's right answers, in whatever case, are all that the task has."""
+    others = table.spec.task.labels or [turn.references[0] for turn in table.turns]
+    every = set(map(caseless, others))
+    if any(every <= set(map(caseless, turn.references)) for turn in table.turns):
+        raise UserError(
+            f"--history {kind}: '{table.spec}' has no wrong answer to some of its rows."
+        )
 
 
 def require_different(pairs: Sequence[Pair], paths: Sequence[Path]) -> None:

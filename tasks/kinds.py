@@ -87,12 +87,19 @@ def _always(fits: Fits) -> Iterator[Fits]:
 
 
 def wrong_answer(known: Sequence[str], others: Sequence[str], rng: random.Random) -> str:
-    """One of the others that is none of the known right answers, in whatever case."""
-    right = {same_form(answer).lower() for answer in known}
+    """One of the others that is none of the known right answers, in whatever case; there must be
+    one.
+    """
+    right = set(map(caseless, known))
     while True:
         found = rng.choice(others)
-        if same_form(found).lower() not in right:
+        if caseless(found) not in right:
             return found
+
+
+def caseless(answer: str) -> str:
+    """An answer as a wrong one is told from a right one."""
+    return same_form(answer).lower()
 
 
 def neighbours(count: int) -> list[int]:

@@ -9,8 +9,12 @@ import data
 import viz
 from core import records
 from core.errors import UserError
+from data import Turn
+from measures.intrusion import shown_replies
+from run.config import RunConfig
+from run.planning import require_rows
 from tasks.kinds import TEACHER, parse_kind
-from tasks.spec import parse_spec
+from tasks.spec import Task, TaskSpec, parse_spec
 
 REVIEWS = data.load_rows(parse_spec("reviews"))
 POSTS = data.load_rows(parse_spec("posts"))
@@ -104,12 +108,48 @@ def test_an_unknown_kind_is_refused_with_those_there_are(text):
         ("--history wrong:1 --mix interleaved", "leave out --mix"),
         ("--history teacher teacher", "only once"),
         ("--history shuffled --max_len 1", "one turn"),
+        ("--history teacher user_only --effects", "leave out user_only"),
         ("--history one_label:positive --max_len 80", "for --history one_label:positive"),
     ],
 )
 def test_kinds_that_cannot_be_made_are_refused(tmp_path, model, capsys, flags, words):
     assert run(tmp_path, model, "reviews", "reviews", *flags.split()) == 2
     assert words in capsys.readouterr().err
+
+
+def made_up(labels, answers):
+    task = Task("made", source="made", prompt="{q}", reference="a", labels=labels)
+    turns = tuple(Turn(f"question {k}", (answer,)) for k, answer in enumerate(answers))
+    return data.TaskRows(TaskSpec(task, None, "test"), turns)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "answers"),
+    [
+        ("balanced", ("a", "b", "c"), "abcabc"),  # 4 turns may show a twice, and the target be one
+        ("wrong:1", (), ["Same", "same"] * 4),
+        ("wrong:0.5", ("Yes", "yes"), ["Yes", "yes"] * 4),
+    ],
+)
+def test_a_kind_that_would_never_find_a_row_or_an_answer_is_refused(kind, labels, answers):
+    table = made_up(labels, answers)
+    pair = data.Pair(table, table, parse_kind(kind))
+    with pytest.raises(UserError, match=f"--history {kind}"):
+        require_rows(pair, RunConfig(max_len=4))
+
+
+def test_balanced_needs_no_more_rows_than_it_may_show():
+    table = made_up(("a", "b", "c"), "abcabcabc")
+    pair = data.Pair(table, table, parse_kind("balanced"))
+    require_rows(pair, RunConfig(max_len=6))
+    for [case] in data.plan_cases([pair], 6, [0]):
+        assert Counter(shown(case)) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_answers_that_are_not_shown_are_not_copied_either():
+    [case, *_] = plan(POSTS, REVIEWS, "user_only")
+    example = {"config": {"history_role": ["distractor"] * 6}}
+    assert shown_replies(example, case.conversation) == []
 
 
 @pytest.fixture(scope="module")
