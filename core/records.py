@@ -43,8 +43,10 @@ LAYER_KEYS = (
 EFFECT_PARTS = ("position", "block", "turn", "route", "patch", "attention")
 TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len", "bounded_labels_by_len")
 # {} where there is nothing of the kind
-OF_ANSWERS = ("cue_by_len", "ties_by_len", "sensitivity_by_len")
-OF_ANSWERS += ("effects_by_len", "intrusion_by_len", "reliability_by_len")
+OF_ANSWERS = (
+    *("cue_by_len", "ties_by_len", "sensitivity_by_len"),
+    *("effects_by_len", "intrusion_by_len", "reliability_by_len"),
+)
 SOMETIMES = (*TEXT_KEYS, *OF_ANSWERS, *LAYER_KEYS)
 IDENTITY = ("model", "target", "distractor", "metric_name")
 MADE_OF = {"result": "metric_by_len", "log": "debug_examples"}  # a key that each has

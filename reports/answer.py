@@ -9,7 +9,7 @@ from typing import Any
 from measures import contrasts, stats
 from measures.contrasts import Row, same_task
 from reports import style, tables
-from reports.contrasts import explain, label_of, rounded
+from reports.contrasts import explain, label_of, rounded, tested
 
 MOST_NAMED = 6  # contrasts in the table of the verdict
 ALONE = (
@@ -26,7 +26,7 @@ def make_answer(results: tables.Results) -> dict[str, Any]:
     rows, refused = contrasts.comparable(results)
     switch = [row for row in rows if same_task(row["target"], row["against"])]
     return {
-        "sentence": in_words(switch),
+        "sentence": in_words(switch, tested(rows)),
         "over_all": [_over_all(each) for each in contrasts.switch_effects(results)]
         if switch
         else [],
@@ -39,8 +39,8 @@ def make_answer(results: tables.Results) -> dict[str, Any]:
     }
 
 
-def in_words(rows: Sequence[Row]) -> str:
-    """Whether a switch hurts, by how much, and how sure that is."""
+def in_words(rows: Sequence[Row], tests: int) -> str:
+    """Whether a switch hurts, by how much, and how sure that is, corrected over so many tests."""
     if not rows:
         return ALONE
     many = len(rows)
@@ -48,7 +48,9 @@ def in_words(rows: Sequence[Row]) -> str:
     fell, rose = ([row for row in found if sign * row["difference_points"] > 0] for sign in (-1, 1))
     scope = f"of {many} contrasts with the target's own task" if many > 1 else "of the one contrast"
     sure = (
-        f"p < {stats.ALPHA}, Holm-corrected over all {many}" if many > 1 else f"p < {stats.ALPHA}"
+        f"p < {stats.ALPHA}, Holm-corrected over {tests} tests"
+        if tests > 1
+        else f"p < {stats.ALPHA}"
     )
     if not found:
         worst = min(rows, key=lambda row: row["difference_points"])

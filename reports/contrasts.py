@@ -50,9 +50,14 @@ def explain(rows: Sequence[Row]) -> str:
     """What the columns of `rounded` are, and how many contrasts are corrected for."""
     return EXPLAINED.format(
         shared=OTHER if any(CHANGES in row["note"] for row in rows) else SHARED,
-        tests=sum(row["p_value"] is not None for row in rows),
+        tests=tested(rows),
         confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA,
     )  # fmt: skip
+
+
+def tested(rows: Sequence[Row]) -> int:
+    """How many contrasts have a test: over so many they are corrected."""
+    return sum(row["p_value"] is not None for row in rows)
 
 
 def rounded(row: Row) -> dict[str, str]:
@@ -106,11 +111,16 @@ def contrast_figures(
     in_order = sorted(rows, key=lambda row: [row[name] for name in apart])
     for _, group in groupby(in_order, key=lambda row: [row[name] for name in apart]):
         group = list(group)
-        yield draw(group, {name: group[0][name] for name in shown}, by, look)
+        yield draw(group, {name: group[0][name] for name in shown}, by, tested(rows), look)
 
 
-def draw(rows: Sequence[Row], names: dict[str, str], by: str, look: FigureStyle) -> NamedFigure:
-    """A row for each pair and h with its interval, the other side as the zero line."""
+def draw(
+    rows: Sequence[Row], names: dict[str, str], by: str, tests: int, look: FigureStyle
+) -> NamedFigure:
+    """A row for each pair and h with its interval, the other side as the zero line.
+
+    `tests` is the number of contrasts that p-values are corrected over, those of other figures too.
+    """
     figure, axes = style.new_figure(look)
     axes.axvline(0, **style.ZERO)
     for place, row in enumerate(rows):
@@ -125,7 +135,7 @@ def draw(rows: Sequence[Row], names: dict[str, str], by: str, look: FigureStyle)
     what = f"{by.capitalize()} against {against}, on the same targets"
     notes = [
         "Bars: 95% intervals, each what its own test does not reject",
-        f"Filled: p < {stats.ALPHA} after Holm's correction over all {len(rows)} contrasts",
+        f"Filled: p < {stats.ALPHA} after Holm's correction over {tests} contrasts",
     ]
     if not look.paper:
         figure.supxlabel(style.wrap(". ".join(notes), look.inches - 0.2))

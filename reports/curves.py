@@ -216,16 +216,24 @@ def interval_note(group: Group, method: str) -> str:
 
 
 def null_notes(group: Group, curve: Curve) -> list[str]:
-    """Sentences that say what is not drawn, and why."""
-    notes: dict[str, dict[str, None]] = defaultdict(dict)  # a dict as an ordered set
+    """Sentences that say what is not drawn, why, and at which h unless at all."""
+    notes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, result in group.lines.items():
-        for entry in result["stats_by_len"].values():
+        for h, entry in result["stats_by_len"].items():
             nulls = [each for each in (curve.name, curve.ends[0]) if entry.get(each, 0) is None]
             if nulls:
                 what = "no interval" if nulls[0] == curve.ends[0] else "gaps"
-                reason = entry.get(f"{nulls[0]}_reason", "of no stored reason")
-                notes[f"{what} because {reason}"][name] = None
-    return [f"{note}: {', '.join(lines)}" for note, lines in notes.items()]
+                reason = entry.get(f"{nulls[0]}_reason", "of no stored reason").partition(":")[0]
+                notes[f"{what} because {reason}"][name].append(h)
+    return [
+        f"{note}: {', '.join(_at(group, *line) for line in lines.items())}"
+        for note, lines in notes.items()
+    ]
+
+
+def _at(group: Group, name: str, lengths: Sequence[str]) -> str:
+    whole = len(lengths) == len(group.lines[name]["stats_by_len"])
+    return name if whole else f"{name} (h = {', '.join(lengths)})"
 
 
 def shifts(group: Group) -> list[float | None]:
@@ -240,15 +248,22 @@ def draw_line(
     axes: Any, y: np.ndarray, line: dict[str, Any], shift: float | None, ends: Any = None, *,
     first: int = 0,
 ) -> None:  # fmt: skip
-    """A line from h = `first` on in this style; its interval is a band, or bars where shifted."""
+    """A line from h = `first` on in this style; its interval is a band, or bars where shifted.
+
+    An interval beside none has a bar too: a band of one point is not seen.
+    """
     x = np.arange(first, first + len(y)) + (shift or 0)
     axes.plot(x, y, **line)
     if ends is None:
         return
-    if shift is None and len(y) > 1:
-        axes.fill_between(x, *ends, color=line["color"], alpha=0.15, linewidth=0)
-    else:
-        axes.vlines(x, *ends, color=line["color"], linewidth=1)
+    low, high = ends
+    bars = known = np.isfinite(low) & np.isfinite(high)
+    if shift is None:
+        axes.fill_between(x, low, high, color=line["color"], alpha=0.15, linewidth=0)
+        beside = np.pad(known, 1)
+        bars = known & ~beside[:-2] & ~beside[2:]
+    if bars.any():
+        axes.vlines(x[bars], low[bars], high[bars], color=line["color"], linewidth=1)
 
 
 def _fill_markers(axes: Any, line: Any, where: np.ndarray) -> None:

@@ -475,8 +475,9 @@ def test_the_change_by_a_cue_is_paired_with_the_same_history():
     found = metrics.aggregate(examples[::-1], "accuracy")["cue_by_len"]
     assert [found[h]["metric"] for h in "12"] == [0.25, 0.25]
     assert [found[h]["change_points"] for h in "12"] == [-50, 25]
-    assert [found[h]["p_value"] for h in "12"] == [0.5, 1]  # 2 of 2 lost; 1 of 1 gained
-    assert [found[h]["p_holm"] for h in "12"] == [1, 1]
+    mid_p = [0.25, 0.5]  # 2 of 2 lost; 1 of 1 gained
+    assert [found[h]["p_value"] for h in "12"] == pytest.approx(mid_p)
+    assert [found[h]["p_holm"] for h in "12"] == pytest.approx([0.5, 0.5])
     assert found["1"]["percent_change"] == pytest.approx(100 * -2 / 3)
 
 
@@ -723,10 +724,10 @@ def test_histories_of_nothing_change_nothing(nothing, target):
     found = [(h, result["stats_by_len"][h]) for h in "123"]
     found += [(h, result["cue_by_len"][h]) for h in "123"]
     for h, entry in found:
-        for name in ("change_points", "change_points_low", "change_points_high"):
-            assert entry[name] == 0, h
-        for name in ("percent_change", "percent_change_low", "percent_change_high"):
-            assert entry[name] == 0 or (entry[name] is None and entry[f"{name}_reason"])
+        assert entry["change_points"] == 0, h
+        assert entry["percent_change"] in (0, None)
+        for name in ("change_points_low", "change_points_high"):
+            assert entry[name] is None and "0 do" in entry[f"{name}_reason"]  # no score differs
         assert entry["p_value"] == entry["p_holm"] == 1
         assert entry["detectable_points"] is None
     for h in "123":

@@ -598,7 +598,7 @@ def test_many_lines_have_bars_for_bands(tmp_path):
 
 
 def test_change_figure_has_the_stored_interval(tmp_path):
-    log = write_pair(tmp_path, make=text_example)
+    log = write_pair(tmp_path)
     stats = records.read_result(records.result_of_debug(log))["stats_by_len"].values()
     (axes,) = figures_of(tmp_path)["change"].axes
     names = ("percent_change_low", "percent_change_high")
@@ -666,7 +666,19 @@ def test_an_interval_of_null_is_left_out_with_its_reason(tmp_path):
     seal(result)
     (axes,) = figures_of(tmp_path)["change"].axes
     assert np.isfinite(axes.lines[0].get_ydata()).all()
-    assert "no interval because of rain: posts/test" in note_of(axes.figure)
+    assert "no interval because of rain: posts/test (h = 2)" in note_of(axes.figure)
+
+
+def test_an_interval_between_two_of_null_is_a_bar(tmp_path):
+    result = records.result_of_debug(write_pair(tmp_path))
+    for h in "02":
+        for end in ("low", "high"):
+            edit(result, "stats_by_len", h, end, value=None)
+    seal(result)
+    (axes,) = figures_of(tmp_path)["metric"].axes
+    (bar,) = [found for found in axes.collections if isinstance(found, LineCollection)]
+    of_len = records.read_result(result)["stats_by_len"]["1"]
+    assert [s.tolist() for s in bar.get_segments()] == [[[1, of_len["low"]], [1, of_len["high"]]]]
 
 
 def note_of(figure) -> str:
@@ -675,7 +687,7 @@ def note_of(figure) -> str:
 
 
 def test_no_note_where_nothing_is_missing(tmp_path):
-    write_pair(tmp_path, make=text_example)
+    write_pair(tmp_path)
     note = note_of(figures_of(tmp_path)["change"])
     assert "because" not in note
 
