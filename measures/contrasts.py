@@ -24,6 +24,7 @@ COLUMNS = (
     "note",
 )  # fmt: skip
 OWN = "own"  # --against: the target's own task
+AT_BLOCK = " at block "  # in the name of a layer measure
 SHARED = "h = 0 is shared, so this is the difference of the changes too"
 CHANGES = "difference of the changes against h = 0"
 # What may differ between two sides, by what is compared: it follows from that, or changes no target
@@ -50,6 +51,11 @@ SCORE = Reading("score")
 MEASURES = (SCORE.name, *layers.EXAMPLE_KEYS)
 
 
+def unit_of(row: Row) -> str:
+    """What its numbers are in: points of a score, or a layer measure's own unit, by its name."""
+    return row["metric"] if AT_BLOCK in row["metric"] else "points"
+
+
 class Side:
     """One result of a contrast and the examples behind it."""
 
@@ -61,7 +67,7 @@ class Side:
     def metric(self) -> str:
         """Name of what is compared."""
         name, block = self.reading
-        return self.result["metric_name"] if name == SCORE.name else f"{name} at block {block}"
+        return self.result["metric_name"] if name == SCORE.name else f"{name}{AT_BLOCK}{block}"
 
     @cached_property
     def by_len(self) -> list[dict[Any, Record]]:
@@ -86,7 +92,10 @@ class Side:
         name, block = self.reading
         values = example.get(layers.EXAMPLE_KEYS[name], [])
         if not 1 <= block <= len(values) or values[block - 1] is None:
-            raise UserError(f"{self.result['path']} has no {self.metric} for every example.")
+            raise UserError(
+                f"{self.result['path']} has no {self.metric} for every example. Give only results "
+                "that have it: of one target, or run without --no_cosine."
+            )
         return values[block - 1] / 100
 
 

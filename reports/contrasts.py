@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from core.errors import UserError
 from core.keys import FIELDS, same_task
 from measures import stats
-from measures.contrasts import CHANGES, COLUMNS, Row
+from measures.contrasts import CHANGES, COLUMNS, Row, unit_of
 from reports import style, tables
 from reports.style import FigureStyle, NamedFigure
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 FORMATS = ("markdown", "csv", "json", "latex")
 ROW_HEIGHT = 0.19  # inches
 EXPLAINED = (
-    "Difference: what the distractor leaves of the metric less what the other side leaves, in "
-    "points, on the same targets; above 0 the first side left the target better. {shared} "
+    "Difference: {what}, on the same targets{sign}. {shared} "
     "Brackets: {confidence:.0%} intervals, each what its own test does not reject. p (Holm) and "
-    "the stars are corrected over the {tests} contrasts of this table. Detectable: the smallest "
-    "difference in points found with {power:.0%} power at an uncorrected level of {alpha}."
+    "the stars (below {levels}) are corrected over the {tests} contrasts of this table. "
+    "Detectable: the smallest "
+    "difference found with {power:.0%} power at an uncorrected level of {alpha}."
 )
+LEFT = "what the first side leaves of the metric less what the other side leaves, in points"
+BETTER = "; above 0 the first side left the target better"
 SHARED = "Both sides read the same prompt at h = 0, so it is the difference in differences too."
 OTHER = "Where h = 0 is not the same, the changes against h = 0 are compared."
 
@@ -48,9 +50,12 @@ def render(rows: Sequence[Row], form: str) -> str:
 
 def explain(rows: Sequence[Row]) -> str:
     """What the columns of `rounded` are, and how many contrasts are corrected for."""
+    unit = unit_of(rows[0])
     return EXPLAINED.format(
+        what=LEFT if unit == "points" else f"{unit} on the first side less that on the other",
+        sign=BETTER if unit == "points" else "",
         shared=OTHER if any(CHANGES in row["note"] for row in rows) else SHARED,
-        tests=tested(rows),
+        tests=tested(rows), levels=", ".join(f"{end}" for end, _ in reversed(tables.STARS)),
         confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA,
     )  # fmt: skip
 
@@ -64,15 +69,17 @@ def rounded(row: Row) -> dict[str, str]:
     """A contrast as it is read; what is null is empty."""
     known = {name: float("nan") if row[name] is None else row[name] for name in COLUMNS}
     names = ("model", "target", "distractor", "against", "history", "seed")
+    unit = unit_of(row)
+    places = 1 if unit == "points" else 4  # of a cosine, differences are small
     return {tables.heading(name): str(row[name]) for name in names} | {
         "h": str(row["h"]),
         "Metric": row["metric"],
-        "Difference (points)": tables.with_ends(known, "difference_points", "low", "high", 1)
+        f"Difference ({unit})": tables.with_ends(known, "difference_points", "low", "high", places)
         + tables.stars(row["p_holm"]),
         "p": tables.p_text(known["p_value"]),
         "p (Holm)": tables.p_text(known["p_holm"]),
         "n": str(row["n"]),
-        "Detectable": tables.number(known["detectable_points"], 1),
+        "Detectable": tables.number(known["detectable_points"], places),
     }
 
 
@@ -131,7 +138,7 @@ def draw(
     axes.grid(False, axis="y")
     sides = sorted({row["against"] for row in rows})
     against = "the target's own task" if by == "distractor" and _own(rows) else " or ".join(sides)
-    axes.set_xlabel(style.wrap(f"Difference to {against} (points)", 0.5 * look.inches))
+    axes.set_xlabel(style.wrap(f"Difference to {against} ({unit_of(rows[0])})", 0.5 * look.inches))
     what = f"{by.capitalize()} against {against}, on the same targets"
     notes = [
         "Bars: 95% intervals, each what its own test does not reject",
@@ -143,7 +150,9 @@ def draw(
     titles = [*names.values(), what]
     lines = sum(label.count("\n") + 1 for label in labels)
     style.finish(figure, look, titles, max(0.6, ROW_HEIGHT * lines))
-    kind = ("contrast",) if by == "distractor" else ("contrast", f"by_{by}")
+    kind = ["contrast"] if by == "distractor" else ["contrast", f"by_{by}"]
+    if unit_of(rows[0]) != "points":
+        kind.append(unit_of(rows[0]))
     caption = style.as_sentences([", ".join([what, *names.values()]), *notes])
     return NamedFigure(style.figure_stem(names, *kind), figure, caption)
 

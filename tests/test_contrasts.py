@@ -15,7 +15,8 @@ import viz
 from core import records
 from core.errors import UserError
 from measures import contrasts, metrics, regression
-from reports import answer
+from reports import answer, style
+from reports.contrasts import contrast_figures, render
 
 matplotlib.use("agg")
 OWN, OTHER = "quiz/dev", "posts/test"
@@ -177,6 +178,11 @@ def test_a_layer_measure_is_compared_at_a_block_in_its_own_unit(tmp_path):
     (row,) = rows_of(tmp_path, reading=contrasts.Reading("margin", 2))
     assert row["difference_points"] == pytest.approx(np.mean(np.subtract(WORSE, BETTER)))
     assert row["metric"] == "margin at block 2"
+    text = render([row], "markdown")
+    assert "Difference (margin at block 2)" in text and "points" not in text
+    with style.sheet():
+        (drawn,) = contrast_figures([row], "distractor")
+    assert drawn.stem.endswith("contrast__margin_at_block_2")  # no other's file
     with pytest.raises(UserError, match="no margin at block 3"):
         rows_of(tmp_path, reading=contrasts.Reading("margin", 3))
 

@@ -18,7 +18,7 @@ def study_example(h: int, target: int) -> dict:
     }
     example = label_example(h, target) | {"reply_logprobs": replies}
     if h:
-        cued = {"prompt_text": "cued", "rewritten_messages": 2 * h + 1}
+        cued = {"prompt_text": "cued", "rewritten_messages": 2 * h + 1, "intruded": None}
         example["cued"] = label_example(h - 1, target) | cued
     return example
 
