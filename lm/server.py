@@ -84,7 +84,7 @@ class ServerModel:
 
         UserError where labels are to be scored by likelihood and the server cannot.
         """
-        if labels and not max_new_tokens:
+        if labels and self.scoring != "generate":
             self.require_likelihood(tuple(labels))
         said = tuple((each["role"], each["content"]) for each in messages)
         return ServerPrompt(said, self.render(messages), tuple(labels), max_new_tokens, baseline)
@@ -209,7 +209,7 @@ class ServerModel:
         scores, bounds, top = None, None, ()
         if prompt.labels and self.likelihood == "prompt_logprobs":
             scores = self._whole_labels(prompt)
-        elif prompt.labels and not isinstance(self.first_tokens_of(prompt.labels), str):
+        elif prompt.labels and self.likelihood == "first_token":
             scores, bounds, top = self._first_labels(prompt)
         text = None
         if prompt.answer:

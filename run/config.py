@@ -29,7 +29,8 @@ AT_LEAST_1 += ("max_tokens_total", "effect_window")
 # Flags that need a model in this process, and their values that do not
 LOCAL_ONLY = {"sensitivity": (False,), "agree": (False,)}
 LOCAL_ONLY |= {"lens": ("logit",), "engine": ("auto",), "dtype": ("auto",), "device_map": (None,)}
-LOCAL_ONLY |= {"effects": (None,)}
+LOCAL_ONLY |= {"effects": (None,), "adapter": (None,), "device": ("auto",)}
+LOCAL_ONLY |= {"open_thought": ("refuse",), "trust_remote_code": (False,), "allow_pickle": (False,)}
 
 
 def _flag(default: Any, text: str, **options: Any) -> Any:
@@ -239,14 +240,23 @@ def check_settings(config: RunConfig) -> None:
     _check_histories(config)
     if config.switch_cue is not None and not config.switch_cue.strip():
         raise UserError("--switch_cue: the sentence is empty.")
+    if config.switch_cue is not None and config.max_len < 1:
+        raise UserError("--switch_cue: there is no history to switch from under --max_len 0.")
     if config.served:
         _check_server(config)
+    elif config.max_tokens_total is not None:
+        raise UserError(
+            "--max_tokens_total is what a server may read and write: it needs --server."
+        )
+    if config.effect_window is not None and config.effects is None:
+        raise UserError("--effect_window is the width of windows of --effects: give that too.")
     if config.effects is not None and config.max_len < 1:
         raise UserError("--effects: there is no history to hide under --max_len 0.")
     if config.effects is not None and "user_only" in config.history:
         raise UserError("--effects hides questions with their answers: leave out user_only.")
-    if config.agree and config.no_cosine:
-        raise UserError("--agree reads layers and --no_cosine reads none: leave out one of them.")
+    if config.no_cosine and (config.agree or config.lens != "logit"):
+        name = "--agree" if config.agree else f"--lens {config.lens}"
+        raise UserError(f"{name} reads layers and --no_cosine reads none: leave out one of them.")
 
 
 def _check_histories(config: RunConfig) -> None:

@@ -134,10 +134,20 @@ def test_generated_labels_need_no_log_probabilities(served, tmp_path):
     assert words <= set(ALPHABET) and all(e["label_logprobs"] == {} for e in examples)
 
 
-def test_labels_without_log_probabilities_are_refused_with_the_way_out(served, tmp_path, capsys):
+def test_generated_labels_have_no_log_probabilities_where_there_are_some(served, tmp_path):
+    url, _ = served
+    assert run(url, tmp_path, "--scoring", "generate") == 0
+    _, examples = logs(tmp_path)["quiz/test", "quiz/test"]
+    assert all(e["label_logprobs"] == {} for e in examples)
+
+
+@pytest.mark.parametrize("scoring", ["likelihood", "both"])
+def test_labels_without_log_probabilities_are_refused_with_the_way_out(
+    served, tmp_path, capsys, scoring
+):
     url, fake = served
     fake.logprobs = False
-    assert run(url, tmp_path) == 2
+    assert run(url, tmp_path, "--scoring", scoring) == 2
     assert "--scoring generate" in capsys.readouterr().err
 
 
@@ -251,7 +261,8 @@ def without_counts(folder):
 
 def test_a_local_setting_is_refused_for_a_server(served, tmp_path, capsys):
     url, _ = served
-    for flags in (["--agree"], ["--sensitivity"], ["--dtype", "bfloat16"]):
+    local = ("--agree", "--sensitivity", "--dtype bfloat16", "--effects", "--adapter lora")
+    for flags in map(str.split, (*local, "--open_thought close", "--device cpu")):
         assert run(url, tmp_path, *flags) == 2
         assert f"{flags[0]} needs a model that runs in this process" in capsys.readouterr().err
 

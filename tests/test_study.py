@@ -496,6 +496,21 @@ def test_an_empty_cue_is_refused(tmp_path, model, capsys, cue):
     assert "--switch_cue: the sentence is empty" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--switch_cue Now. --max_len 0", "no history to switch from"),
+        ("--effect_window 2", "of --effects"),
+        ("--lens raw --no_cosine", "--lens raw reads layers"),
+        ("--max_tokens_total 9", "needs --server"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(tmp_path, model, capsys, flags, words):
+    assert run(tmp_path, model, flags) == 2
+    assert words in capsys.readouterr().err
+
+
 # --- labels read from text
 
 LETTERS, MOODS = ("A", "B", "C", "D"), ("negative", "positive")
