@@ -38,14 +38,17 @@ def render(rows: Sequence[Row], form: str) -> str:
 
     if form == "csv":
         return pandas.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
+    explained = explain(rows)
+    if any(None in row.values() for row in rows):
+        explained += tables.WHY_EMPTY
     cells = pandas.DataFrame([rounded(row) for row in rows])
     shared = ("Model", "History", "Seed", "Metric")
     cells = cells.drop(columns=[name for name in shared if cells[name].nunique() == 1])
     if form == "latex":
-        caption = explain(rows).replace("%", r"\%")
+        caption = explained.replace("%", r"\%")
         return cells.to_latex(index=False, escape=True, caption=caption)
     cells = cells.map(lambda cell: cell.replace("|", r"\|"))
-    return f"{cells.to_markdown(index=False, disable_numparse=True)}\n\n{explain(rows)}\n"
+    return f"{cells.to_markdown(index=False, disable_numparse=True)}\n\n{explained}\n"
 
 
 def explain(rows: Sequence[Row]) -> str:

@@ -37,6 +37,11 @@ class Heat:
     look: FigureStyle = style.PLAIN
     what: str = CHANGE
 
+    @property
+    def unit(self) -> str:
+        """What a cell's number is called: a change, or a difference."""
+        return self.what.split(" ")[0]
+
 
 def split(frame: "DataFrame", by: str) -> Iterator[tuple[dict[str, str], "DataFrame"]]:
     """The rows of each map with the fields that name it: all but targets and columns."""
@@ -108,7 +113,7 @@ def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> 
     what = f"{heat.what} after h = {heat.h} turns"
     marks = ", ".join(MARK.format(mark, end) for end, mark in reversed(tables.STARS))
     notes = [
-        "Change in points of the metric",
+        f"{heat.unit} in points of the metric",
         f"{marks}, Holm-corrected over the {heat.tests} comparisons (every pair and h >= 1) of the "
         "results given",
         f"Hatched, in brackets: not significant (p >= {stats.ALPHA}) or not testable",
@@ -118,7 +123,10 @@ def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> 
         figure.supxlabel(style.wrap(". ".join(notes), heat.look.inches - 0.2))
     titles = [*in_words(names), what]
     style.finish(figure, heat.look, titles, height)
-    kind = ("grid", f"h{heat.h}" if heat.by == BY[0] else f"h{heat.h}_by_{heat.by}")
+    kind = (
+        "grid" if heat.what == CHANGE else "grid_contrast",
+        f"h{heat.h}" if heat.by == BY[0] else f"h{heat.h}_by_{heat.by}",
+    )
     caption = style.as_sentences([", ".join([what, *in_words(names)]), *notes])
     return NamedFigure(style.figure_stem(names, *kind), figure, caption)
 
@@ -203,5 +211,5 @@ def _new_figure(changes: np.ndarray, heat: Heat) -> tuple[Any, Any]:
         changes, cmap=style.DIVERGING, vmin=-heat.limit, vmax=heat.limit, aspect="auto"
     )
     # Below, since beside a map of one row there is no room for its label.
-    figure.colorbar(image, label="Change (points)", location="bottom", aspect=40, shrink=0.6)
+    figure.colorbar(image, label=f"{heat.unit} (points)", location="bottom", aspect=40, shrink=0.6)
     return figure, axes

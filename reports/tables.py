@@ -24,6 +24,7 @@ EXPLAINED = (
     "Detectable: the smallest change in points found with {power:.0%} power at an uncorrected "
     "level of {alpha}."
 )
+WHY_EMPTY = " The column note of --format csv says what could not be computed, and why."
 
 Results = dict[keys.Key, dict[str, Any]]  # of records.load_results
 
@@ -89,6 +90,8 @@ def render(frame: "DataFrame", form: str) -> str:
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n")
     explained, cells = explain(frame), rounded(frame)
+    if frame.loc[frame["h"] > 0, "note"].any():
+        explained += WHY_EMPTY
     texts = {*map(heading, key_columns(frame)), "Metric"}
     sides = ["left" if name in texts else "right" for name in cells]
     if form == "markdown":

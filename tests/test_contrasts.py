@@ -255,7 +255,7 @@ def test_a_grid_of_contrasts_has_the_own_task_as_its_zero(tmp_path, capsys):
     write(tmp_path / "in", BASE, BETTER, distractor=OWN)
     write(tmp_path / "in", BASE, WORSE)
     arguments = ("grid", "--contrast", "--result_dir", tmp_path / "in", "--out_dir", tmp_path / "o")
-    assert "grid__h1.png" in shown(capsys, *arguments)
+    assert "grid_contrast__h1.png" in shown(capsys, *arguments)
 
 
 # --- in words, and over a whole grid
