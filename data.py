@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice, product
+from itertools import product
 from typing import Any
 
 from core.debug_log import Conversation, messages_at
@@ -238,16 +238,6 @@ def draw_rows(
                 break
         asked.add(turn.question)
         yield index
-
-
-def draw_history(
-    rows: TaskRows, target: Turn, max_len: int, seed: int, number: int
-) -> tuple[int, ...]:
-    """Indices of the `max_len` rows that a history takes from one task, none of which asks what the
-    target asks. Needs `rows.distinct > max_len`.
-    """
-    fitting = TEACHER.fitting((), "", "")
-    return tuple(islice(draw_rows(rows, seed, number, {target.question}, fitting), max_len))
 
 
 def shown_turns(rows: TaskRows, drawn: Sequence[int], kind: Kind, key: str) -> list[Turn]:

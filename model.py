@@ -33,6 +33,7 @@ from lm.memory import release_memory
 from lm.prefix_tree import common_length
 from lm.prompts import (
     Layers,
+    Longest,
     Outcome,
     Prefix,
     Prompt,
@@ -167,37 +168,20 @@ class LanguageModel:
             return None
         return dict(zip(labels, map(self.tokenizer.decode, ([token] for token in fork.tokens))))
 
-    def tokens_needed(
-        self,
-        messages: Sequence[Message],
-        labels: Sequence[str],
-        others: Sequence[str],
-        max_new_tokens: int,
-        more: int = 0,
-    ) -> int:
+    def tokens_needed(self, asked: Longest) -> int:
         """Tokens of a prompt with its longest label, of its own or others, or the longest answer it
         may get.
-
-        `more` tokens are yet to come into the prompt.
         """
-        prompt = self.encode(messages, labels, max_new_tokens)
-        return self.beside(prompt, others).longest + more
+        prompt = self.encode(asked.messages, asked.labels, asked.answer)
+        return self.beside(prompt, asked.others).longest + asked.more
 
-    def surely_fits(
-        self,
-        messages: Sequence[Message],
-        labels: Sequence[str],
-        others: Sequence[str],
-        max_new_tokens: int,
-        more: int = 0,
-    ) -> bool:
+    def surely_fits(self, asked: Longest) -> bool:
         """Does a prompt fit the context without counting? No text has more tokens than bytes."""
         form = self.renderer.answers
-        shown = [
-            form.opening + self.renderer.escape(label)[0] + form.end for label in (*labels, *others)
-        ]
-        behind = max([max_new_tokens, *(len(label.encode()) for label in shown)])
-        most = len(self.render(messages).encode()) + behind + more + 8
+        labels = (self.renderer.escape(label)[0] for label in (*asked.labels, *asked.others))
+        behind = (len((form.opening + label + form.end).encode()) for label in labels)
+        text = len(self.render(asked.messages).encode())
+        most = text + max([asked.answer, *behind]) + asked.more + 8
         return self.context is None or most <= self.context
 
     def describe(self, labels: Sequence[str], max_new_tokens: int) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
-from core.debug_log import Example, Row
+from core.debug_log import Example, Message, Row
 from core.records import cleaned
 from lm.prefix_tree import common_length
 
@@ -26,6 +27,16 @@ class Request:
     answer: int = 0  # most tokens of its greedy continuation; 0: none is wanted
     states: bool = False  # what each block puts out here is wanted
     late: bool = False  # run behind all others, so that no digit of theirs depends on it
+
+
+class Longest(NamedTuple):
+    """The longest that is read of a conversation, as it is known before it is run."""
+
+    messages: Sequence[Message]
+    labels: tuple[str, ...]  # what is read behind it
+    others: tuple[str, ...]  # labels of another task, read beside those
+    answer: int  # most tokens of its answer
+    more: int = 0  # most tokens that are yet to come into it
 
 
 @dataclass(frozen=True)

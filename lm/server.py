@@ -16,7 +16,7 @@ from core.debug_log import Message
 from core.errors import UserError
 from lm.abilities import Abilities, find_abilities, first_tokens
 from lm.client import Client, Reply
-from lm.prompts import Outcome
+from lm.prompts import Longest, Outcome
 
 STOP = "\nUser:"  # of the plain form
 SEPARATOR = "\n\n"  # between messages in `prompt_text`, which is for reading only
@@ -176,7 +176,7 @@ class ServerModel:
     def release_memory(self) -> None:
         """The memory is the server's."""
 
-    def surely_fits(self, *asked: Any) -> bool:
+    def surely_fits(self, asked: Longest) -> bool:
         """The server counts: a prompt beyond its context is refused there."""
         return True
 

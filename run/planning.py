@@ -13,6 +13,7 @@ import data
 from core import records
 from core.errors import UserError
 from data import Case, Pair, TaskRows, Turn
+from lm.prompts import Longest
 from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
 from run.effects import wanted_parts
 from run.journal import refuse_other_journals
@@ -216,7 +217,7 @@ def drop_overflowing(
     if dropped and config.on_overflow == "stop":
         case = dropped[0]
         h = next(h for h in range(longest + 1) if _overflows(case, h, config, lm))
-        needed = lm.tokens_needed(*_longest(case, h, config))
+        needed = lm.tokens_needed(_longest(case, h, config))
         raise UserError(
             f"{case.pair}, target {case.target_idx}, h = {h}: {needed} tokens, but the model's "
             f"context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too "
@@ -241,14 +242,11 @@ def require_targets(
 
 def _overflows(case: Case, h: int, config: RunConfig, lm: "LanguageModel") -> bool:
     asked = _longest(case, h, config)
-    return not lm.surely_fits(*asked) and lm.tokens_needed(*asked) > lm.context
+    return not lm.surely_fits(asked) and lm.tokens_needed(asked) > lm.context
 
 
-def _longest(
-    case: Case, h: int, config: RunConfig
-) -> tuple[list, tuple[str, ...], tuple[str, ...], int, int]:
-    """The longest conversation asked at h turns, the texts that are read behind it, the labels of
-    the distractor, the most tokens of its answer, and the most tokens that are yet to come into it.
+def _longest(case: Case, h: int, config: RunConfig) -> Longest:
+    """The longest conversation asked at h turns, and what is read behind it.
 
     Replies of the model's own are not known yet: each may be as long as its task allows. Until then
     one token stands in for each.
@@ -262,4 +260,4 @@ def _longest(
         case = replace(case, history=tuple(unknown))
     behind = case.labels or (case.target.references[:1] if config.sensitivity else ())
     most = config.answer_tokens(case.task)
-    return case.messages(h, cue), behind, case.distractor_labels, most, replies
+    return Longest(case.messages(h, cue), behind, case.distractor_labels, most, replies)

@@ -6,6 +6,7 @@ import tiny
 from test_cases_data import refused, task_of, write_jsonl
 from test_experiment import examples_of, listed, result_of
 from test_experiment import run as run_builtin
+from test_histories import draw_history
 
 import data
 import experiment
@@ -84,7 +85,7 @@ def test_prompts_in_two_normal_forms_are_one_question(folder):
     table = data.load_rows(task_of(folder, "rows.jsonl", labels=["low", "high"], index_from=0))
     assert (len(table.turns), table.distinct) == (4, 3)
     for number in range(20):
-        assert set(data.draw_history(table, table.turns[0], 2, 0, number)) == {2, 3}
+        assert set(draw_history(table, table.turns[0], 2, 0, number)) == {2, 3}
 
 
 # --- a whole and its subjects
@@ -132,10 +133,10 @@ class Context:
     def __init__(self, fits):
         self.fits = fits
 
-    def surely_fits(self, messages, *_):
-        return self.fits(messages)
+    def surely_fits(self, asked):
+        return self.fits(asked.messages)
 
-    def tokens_needed(self, *_):
+    def tokens_needed(self, asked):
         return 1
 
 

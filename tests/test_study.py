@@ -857,9 +857,9 @@ def test_no_prompt_is_sure_to_fit_that_does_not(monkeypatch, lm):
         case, config, needed = case_and_needed(lm, target, **settings)
         for h in range(MAX_LEN + 1):
             asked = planning._longest(case, h, config)
-            assert lm.tokens_needed(*asked) == needed[h]
+            assert lm.tokens_needed(asked) == needed[h]
             monkeypatch.setattr(LanguageModel, "context", needed[h] - 1)
-            assert not lm.surely_fits(*asked)
+            assert not lm.surely_fits(asked)
 
 
 def test_replies_of_its_own_may_overflow_where_references_fit(tmp_path, model, study, lm, capsys):
