@@ -252,6 +252,8 @@ def draw_restored(
         "1: the number of the other run; reverse: states of the run with history put into h = 0",
         "bands: 95% intervals of the ratio of means (Fieller), cut where they leave the axis",
     ]
+    if h < max(by_len):
+        notes.append(f"h > {h}: no share, since the change is not clearly away from 0")
     about = f"states of h = 0 put into the run with h = {h}"
     return _finished(figure, axes, result, look, "effect_restored", about, notes)
 
