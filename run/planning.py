@@ -45,7 +45,8 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
 def result_path(config: RunConfig, pair: Pair) -> Path:
     """Where a pair's result goes: with several kinds of history into a folder for each."""
     target, distractor = str(pair.target.spec), str(pair.distractor.spec)
-    folder = Path(config.out_dir, str(pair.kind) if len(config.history) > 1 else "")
+    kind = str(pair.kind).replace("/", "_") if len(config.history) > 1 else ""
+    folder = Path(config.out_dir, kind)
     return records.result_path(folder, config.model, target, distractor)
 
 
