@@ -127,10 +127,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(
     tmp_path, model, whole, number, status
 ):
     out_dir = tmp_path / "out"
-    victim = Victim(argv(model, out_dir), tmp_path / "log")
-    while not any(finished(out_dir).values()):
-        time.sleep(0.002)
-    victim.send(number)
+    victim = Victim(argv(model, out_dir), tmp_path / "log", kill_at=45, by=number)
     assert victim.wait() == status
     assert f"kept in {out_dir}.\nRun the same command to continue." in victim.said()
     assert "Traceback" not in victim.said()

@@ -37,16 +37,17 @@ class Victim:
         log: Path,
         *,
         kill_at: int | None = None,
+        by: int = signal.SIGKILL,
         full_after: int | None = None,
         environment: Mapping[str, object] | None = None,
     ):
         """Starts it; what it prints goes to `log`.
 
-        It kills itself at the moment `kill_at`, counted from 0; writing fails for want of room
-        once os.write was given `full_after` bytes.
+        It sends itself the signal `by` at the moment `kill_at`, counted from 0; writing fails for
+        want of room once os.write was given `full_after` bytes.
         """
         self.log = log
-        faults = (kill_at, full_after, {k: str(v) for k, v in (environment or {}).items()})
+        faults = (kill_at, by, full_after, {k: str(v) for k, v in (environment or {}).items()})
         self.process = forked.CONTEXT.Process(target=_run, args=([*map(str, argv)], log, *faults))
         self.process.start()
 
@@ -91,6 +92,7 @@ def _run(
     argv: list[str],
     log: Path,
     kill_at: int | None,
+    by: int,
     full_after: int | None,
     environment: dict[str, str],
 ) -> None:
@@ -100,20 +102,22 @@ def _run(
     os.dup2(output, 2)
     torch.set_num_threads(1)
     if kill_at is not None:
-        moments = iter(range(kill_at))
+        moments = iter(range(kill_at + 1))
         for name in WATCHED:
-            setattr(os, name, _deadly(getattr(os, name), moments))
+            setattr(os, name, _deadly(getattr(os, name), moments, kill_at, by))
     if full_after is not None:
         os.write = _filling(os.write, full_after)
     raise SystemExit(experiment.main(argv))
 
 
-def _deadly(call: Callable, moments: Iterator[int]) -> Callable:
-    """The call with a moment before, after and, of a write, in the middle of it."""
+def _deadly(call: Callable, moments: Iterator[int], last: int, by: int) -> Callable:
+    """The call with a moment before, after and, of a write, in the middle of it; the last one ends
+    in a signal to this process.
+    """
 
     def die_at_last() -> None:
-        if next(moments, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if next(moments, None) == last:
+            os.kill(os.getpid(), by)
 
     def watched(*arguments, **options):
         die_at_last()
