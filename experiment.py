@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import data
 from core import records
 from core.errors import OutOfMemory, Terminated, UserError
 from core.terminal import escape_unprintable, restart_in_utf_8
 from data import Case, Pair
+from lm.interface import Model
 from measures import metrics
 from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
 from run.effects import say_left_out
@@ -47,9 +48,6 @@ from run.planning import (
 )
 from run.progress import Progress, print_table
 from run.team import Team, joined, rank_here
-
-if TYPE_CHECKING:  # torch is slow to import, and --help does not need it
-    from model import LanguageModel
 
 
 def run(config: RunConfig) -> list[Path]:
@@ -104,7 +102,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     return paths
 
 
-def _load(config: RunConfig) -> "LanguageModel":
+def _load(config: RunConfig) -> Model:
     if config.served:
         from lm.server import connect
 
@@ -139,7 +137,7 @@ def run_plan(
     plan: Sequence[Sequence[Case]],
     journals: Mapping[Pair, Journal],
     config: RunConfig,
-    lm: "LanguageModel",
+    lm: Model,
     team: Team,
 ) -> None:
     """Run what is not in the journals yet, a batch of target examples at a time.
@@ -204,7 +202,7 @@ def run_batch(
     batch: Sequence[Case],
     kept: Mapping[Pair, Finished],
     config: RunConfig,
-    lm: "LanguageModel",
+    lm: Model,
     advance: Callable[[int], None],
 ) -> dict[Pair, list[Entry]]:
     """Run some cases together; returns the entries that the journals lack."""
@@ -230,7 +228,7 @@ def fitting(
     cases: Sequence[Case],
     kept: Mapping[Pair, Finished],
     config: RunConfig,
-    lm: "LanguageModel",
+    lm: Model,
     advance: Callable[[int], None],
 ) -> tuple[list[Query], dict[Case, str]]:
     """The queries of cases, and the cases with a prompt that does not fit into memory even alone.
@@ -265,7 +263,7 @@ def finish(
     dropped: Sequence[Case],
     journals: Mapping[Pair, Journal],
     config: RunConfig,
-    lm: "LanguageModel",
+    lm: Model,
     environment: dict[str, Any],
 ) -> None:
     """Write the results of all journals, then delete the journals.
@@ -325,7 +323,7 @@ def write_pair(
     records.write_pair(path, result, log)
 
 
-def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:
+def describe_config(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
     """Every resolved setting of a pair; `requested` holds what was asked for, such as `auto`."""
     target, distractor = pair.target.spec.task, pair.distractor.spec.task
     asked = requested(config, pair)
@@ -341,7 +339,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[
     }
 
 
-def measured(pair: Pair, config: RunConfig, lm: "LanguageModel") -> dict[str, Any]:
+def measured(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
     """The resolved settings that decide a pair's numbers, as its journal keeps them."""
     settings = describe_config(pair, config, lm)
     kept = {k: v for k, v in settings.items() if k not in {"requested", *MAY_CHANGE}}

@@ -40,22 +40,23 @@ def run_metric(arguments: argparse.Namespace) -> int:
 
 def run_layers(arguments: argparse.Namespace) -> int:
     """Draw every layer measure of every result below --result_dir."""
-    groups = curves.load_groups(arguments.result_dir)
-    paths = save(layers.layer_figures(groups, look_of(arguments)), arguments)
-    if not paths:
-        below = ", ".join(arguments.result_dir)
-        raise UserError(f"no result below {below} has layers: all were run with --no_cosine.")
-    print(*paths, sep="\n")
-    return 0
+    drawn = layers.layer_figures(curves.load_groups(arguments.result_dir), look_of(arguments))
+    return save_some(drawn, arguments, "has layers: all were run with --no_cosine.")
 
 
 def run_effects(arguments: argparse.Namespace) -> int:
     """Draw what histories do, of every result below --result_dir that was run with --effects."""
-    groups = curves.load_groups(arguments.result_dir)
-    paths = save(effects.effect_figures(groups, look_of(arguments)), arguments)
+    drawn = effects.effect_figures(curves.load_groups(arguments.result_dir), look_of(arguments))
+    return save_some(drawn, arguments, "has effects. Run experiment.py with --effects.")
+
+
+def save_some(
+    drawn: Iterable[style.NamedFigure], arguments: argparse.Namespace, lacking: str
+) -> int:
+    """Write figures and print where they are; UserError where no result has any."""
+    paths = save(drawn, arguments)
     if not paths:
-        below = ", ".join(arguments.result_dir)
-        raise UserError(f"no result below {below} has effects. Run experiment.py with --effects.")
+        raise UserError(f"no result below {', '.join(arguments.result_dir)} {lacking}")
     print(*paths, sep="\n")
     return 0
 

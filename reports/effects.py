@@ -119,7 +119,7 @@ def draw_parts(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -
     axes.set_ylabel(f"Change of the\n{_unit(result)}")
     notes = ["whiskers: 95% interval of the total", "above 0: in favour of the reference"]
     about = "what the history changes: position, length and content"
-    return _finished(figure, axes, result, look, "effect_parts", about, notes)
+    return _finished(figure, axes, result, look, "effect_parts", about=about, notes=notes)
 
 
 def draw_routes(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -> NamedFigure:
@@ -135,7 +135,7 @@ def draw_routes(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) 
     axes.set_ylabel(f"Change of the\n{_unit(result)}")
     notes = ["whiskers: 95% intervals", "below 0: what is hidden had favoured the reference"]
     about = "the history hidden from one route or both, at all blocks, against the full run"
-    return _finished(figure, axes, result, look, "effect_routes", about, notes)
+    return _finished(figure, axes, result, look, "effect_routes", about=about, notes=notes)
 
 
 def _filling(number: int) -> dict[str, Any]:
@@ -184,7 +184,9 @@ def draw_windows(
         axes.set_xlabel(f"{BLOCKS}s of the window")
     notes = ["bands: 95% intervals, Student's t"]
     kind = f"effect_{stem}_by_window"
-    return _finished(figure, lines, result, look, kind, about, notes, style.TURNS)
+    return _finished(
+        figure, lines, result, look, kind, about=about, notes=notes, heading=style.TURNS
+    )
 
 
 def _map(figure: Any, panels: Sequence[Any], tables: Sequence[np.ndarray], label: str) -> None:
@@ -224,7 +226,7 @@ def draw_turns(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -
     panels[0].set_ylabel(style.TURNS)
     notes = ["below 0: the turn had favoured the reference"]
     about = "each turn hidden at all blocks, against the full run"
-    return _finished(figure, None, result, look, "effect_turns", about, notes)
+    return _finished(figure, None, result, look, "effect_turns", about=about, notes=notes)
 
 
 # -- patching
@@ -255,7 +257,7 @@ def draw_restored(
     if h < max(by_len):
         notes.append(f"h > {h}: no share, since the change is not clearly away from 0")
     about = f"states of h = 0 put into the run with h = {h}"
-    return _finished(figure, axes, result, look, "effect_restored", about, notes)
+    return _finished(figure, axes, result, look, "effect_restored", about=about, notes=notes)
 
 
 # -- attention
@@ -285,7 +287,7 @@ def draw_attention(
     figure.colorbar(image, ax=heat, label="Attention to the turn's texts")
     notes = ["dotted: if every token had the same weight; all parts sum to 1"]
     about = f"attention of the answer position, mean over heads, at h = {h}"
-    return _finished(figure, lines, result, look, "effect_attention", about, notes)
+    return _finished(figure, lines, result, look, "effect_attention", about=about, notes=notes)
 
 
 # -- what all have
@@ -298,8 +300,8 @@ def _unit(result: Record) -> str:
 
 
 def _finished(
-    figure: Any, axes: Any, result: Record, look: FigureStyle, stem: str, about: str,
-    notes: Sequence[str], heading: str = "",
+    figure: Any, axes: Any, result: Record, look: FigureStyle, stem: str, *,
+    about: str, notes: Sequence[str], heading: str = "",
 ) -> NamedFigure:  # fmt: skip
     """The figure with its legend, where there are lines, its title and its caption."""
     model, pair = in_words(result["names"])

@@ -2,16 +2,13 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from core.debug_log import Example
 from core.records import EFFECT_PARTS
 from data import Case
+from lm.interface import LocalModel
 from lm.prompts import Prompt
 from run.config import RunConfig
-
-if TYPE_CHECKING:
-    from model import LanguageModel
 
 
 def wanted_parts(config: RunConfig) -> list[str] | None:
@@ -21,7 +18,7 @@ def wanted_parts(config: RunConfig) -> list[str] | None:
     return [part for part in EFFECT_PARTS if part in config.effects]
 
 
-def say_left_out(config: RunConfig, lm: "LanguageModel") -> None:
+def say_left_out(config: RunConfig, lm: LocalModel) -> None:
     """Name the parts that are asked for and not exact for this model; the rest is run."""
     left_out = [part for part in wanted_parts(config) or () if part not in lm.exact_effects]
     if left_out:
@@ -38,7 +35,7 @@ def effect_reads(config: RunConfig) -> int:
 
 
 def effects_of(
-    case: Case, prompts: Sequence[Prompt], config: RunConfig, lm: "LanguageModel"
+    case: Case, prompts: Sequence[Prompt], config: RunConfig, lm: LocalModel
 ) -> list[Example]:
     """`spans` and `effects` of a case's examples at h = 1, 2, ...; `prompts` from h = 0.
 

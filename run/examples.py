@@ -6,7 +6,6 @@ both its example. Histories that show the model's own words are made here too.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,15 +21,13 @@ from core.debug_log import (
 from core.errors import UserError
 from core.records import cleaned
 from data import Case, HistoryTurn, TaskRows, Turn, conversation
+from lm.interface import LocalModel, Model
 from lm.prompts import Outcome, Prefix, Prompt, layer_measures
 from measures import scoring
 from measures.intrusion import is_intruded
 from run.config import RunConfig
 from run.effects import effect_reads, effects_of
 from tasks.spec import MAX_NEW_TOKENS, Task, TaskSpec
-
-if TYPE_CHECKING:
-    from model import LanguageModel
 
 Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
 Sequences = dict[str, tuple[Prefix, int]]  # name of a reply -> prompt and reply, and its start
@@ -69,9 +66,7 @@ class Query:
         return scoring.best_label(scores) if scores else ""
 
 
-def run_cases(
-    cases: Sequence[Case], config: RunConfig, lm: "LanguageModel", advance: Advance
-) -> list[Query]:
+def run_cases(cases: Sequence[Case], config: RunConfig, lm: Model, advance: Advance) -> list[Query]:
     """Every prompt of these cases in one call of the model, all pairs and lengths -> its query,
     with its example.
     """
@@ -93,7 +88,7 @@ def run_cases(
     return queries
 
 
-def encode_case(case: Case, config: RunConfig, lm: "LanguageModel") -> Iterator[Query]:
+def encode_case(case: Case, config: RunConfig, lm: Model) -> Iterator[Query]:
     """A query at h = 0, 1, ..., from h = 1 with the same under the cue where there is one.
 
     The prompt of the first is the baseline of all others.
@@ -128,7 +123,7 @@ def is_read_again(case: Case, config: RunConfig) -> bool:
     return config.sensitivity and not case.labels
 
 
-def ask(queries: Sequence[Query], lm: "LanguageModel", advance: Advance) -> dict[Prompt, Outcome]:
+def ask(queries: Sequence[Query], lm: Model, advance: Advance) -> dict[Prompt, Outcome]:
     """Give each query its outcome; equal prompts are read once -> the outcome of each prompt."""
     others: dict[Prompt, dict[str, None]] = {}  # h = 0 is one prompt for all pairs
     for query in queries:
@@ -236,9 +231,7 @@ def judged(query: Query, how: str) -> Example:
     return scoring.judge_text(outcome.text, references, metric, query.text_scores)
 
 
-def read_effects(
-    queries: Sequence[Query], config: RunConfig, lm: "LanguageModel", advance: Advance
-) -> None:
+def read_effects(queries: Sequence[Query], config: RunConfig, lm: Model, advance: Advance) -> None:
     """Give the queries with a history what it does, where that is asked for."""
     if config.effects is None:
         return
@@ -257,7 +250,7 @@ def read_replies(
     queries: Sequence[Query],
     outcomes: Mapping[Prompt, Outcome],
     config: RunConfig,
-    lm: "LanguageModel",
+    lm: Model,
 ) -> None:
     """Give queries log P of the reply at h = 0, of the prompt's own reply and of the reference.
 
@@ -294,7 +287,7 @@ def label_replies(query: Query, zero: Outcome) -> dict[str, Logprob]:
     }
 
 
-def reply_sequences(query: Query, zero: Outcome, lm: "LanguageModel") -> Sequences:
+def reply_sequences(query: Query, zero: Outcome, lm: LocalModel) -> Sequences:
     """The prompt with each reply behind it, and the position at which that begins."""
     ids = query.prompt.ids
     return {
@@ -313,7 +306,7 @@ Asked = tuple[tuple[str, int], ...]  # user texts, and the most tokens of each o
 
 
 def with_model_replies(
-    cases: Sequence[Case], lm: "LanguageModel", advance: Callable[[int], object] = lambda done: None
+    cases: Sequence[Case], lm: Model, advance: Callable[[int], object] = lambda done: None
 ) -> list[Case]:
     """The same cases, with the model's greedy replies in the history, each made after the ones
     before it. Equal beginnings of histories are answered once. `advance` is told how many replies
@@ -349,9 +342,7 @@ def _replied(case: Case, replies: dict[Asked, str]) -> tuple[HistoryTurn, ...]:
     )
 
 
-def random_rows(
-    lm: "LanguageModel", max_len: int, seed: int, max_new_tokens: int | None
-) -> TaskRows:
+def random_rows(lm: LocalModel, max_len: int, seed: int, max_new_tokens: int | None) -> TaskRows:
     """A pool of unrelated turns: user texts sampled from the model, each with its greedy reply.
 
     The same seed gives the same pool on the same device. UserError where the model samples too few

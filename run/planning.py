@@ -7,21 +7,19 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import data
 from core import records
 from core.errors import UserError
 from data import Case, Pair, TaskRows, Turn
+from lm.interface import LocalModel, Model
 from lm.prompts import Longest
 from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
 from run.effects import wanted_parts
 from run.journal import refuse_other_journals
 from tasks.kinds import OF_LABELS, Kind, caseless, parse_kind
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
-
-if TYPE_CHECKING:
-    from model import LanguageModel
 
 
 def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
@@ -150,7 +148,7 @@ def require_different(pairs: Sequence[Pair], paths: Sequence[Path]) -> None:
             )
 
 
-def require_same_model(paths: Sequence[Path], config: RunConfig, lm: "LanguageModel") -> None:
+def require_same_model(paths: Sequence[Path], config: RunConfig, lm: Model) -> None:
     """UserError where a result that is kept was made with other weights of the model."""
     if config.overwrite:
         return
@@ -207,7 +205,7 @@ def in_batches(plan: Sequence[Sequence[Case]], size: int) -> list[list[Case]]:
 
 
 def drop_overflowing(
-    plan: list[list[Case]], lm: "LanguageModel", config: RunConfig
+    plan: list[list[Case]], lm: Model, config: RunConfig
 ) -> tuple[list[list[Case]], list[Case]]:
     """The plan without cases too long for the model, and these; UserError under `stop`.
 
@@ -229,9 +227,7 @@ def drop_overflowing(
     return kept, dropped
 
 
-def require_targets(
-    plan: Sequence[Sequence[Case]], pairs: Sequence[Pair], lm: "LanguageModel"
-) -> None:
+def require_targets(plan: Sequence[Sequence[Case]], pairs: Sequence[Pair], lm: Model) -> None:
     """UserError for a pair of which no case is left."""
     left = {case.pair for cases in plan for case in cases}
     for pair in pairs:
@@ -241,7 +237,7 @@ def require_targets(
             )
 
 
-def _overflows(case: Case, h: int, config: RunConfig, lm: "LanguageModel") -> bool:
+def _overflows(case: Case, h: int, config: RunConfig, lm: LocalModel) -> bool:
     asked = _longest(case, h, config)
     return not lm.surely_fits(asked) and lm.tokens_needed(asked) > lm.context
 

@@ -11,6 +11,7 @@ machine whose speed drifts treats all rows alike. Compare ratios, not seconds.
 import argparse
 import copy
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -365,7 +366,8 @@ def print_throughput(
     speed = tree_tokens(prompts) / statistics.median(row.seconds)
     parameters = sum(p.numel() for p in lm.model.parameters())
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    peak = next((peak for part, peak in PEAK_TFLOPS.items() if part in card), None)
+    words = re.split(r"\W+", card)  # "L4" is no part of "L40S"
+    peak = next((peak for part, peak in PEAK_TFLOPS.items() if part in words), None)
     share = f", {2 * parameters * speed / peak / 1e10:.1f} % of the peak" if peak else ""
     print(f"{name}: {speed:.0f} tokens/s on {card}{share}, {row.peak_mib} MiB")
 

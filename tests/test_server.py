@@ -19,6 +19,9 @@ import experiment
 import viz
 from core import records
 from lm import client
+from lm.interface import LocalModel, Model
+from lm.server import ServerModel
+from model import LanguageModel
 
 ROOT = Path(experiment.__file__).parent
 TASKS = ["--target", "quiz", "posts", "--distractor", "quiz", "reviews"]
@@ -273,6 +276,12 @@ def test_shorter_histories_are_asked_first(served, tmp_path):
                "--distractor", "reviews"]) == 0  # fmt: skip
     lengths = [len(body["messages"]) // 2 for body in fake.asked if not body.get("logprobs")]
     assert lengths[-9:] == [0, 1, 2] * 3
+
+
+def test_both_kinds_of_model_have_all_that_a_run_asks_for():
+    for kind, asked in ((ServerModel, Model), (LanguageModel, LocalModel)):
+        names = {name for base in asked.__mro__ for name in vars(base) if name[0] != "_"}
+        assert names and names <= set(dir(kind))
 
 
 def test_a_run_behind_a_server_imports_no_torch(served, tmp_path):
