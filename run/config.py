@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from core import VERSION
 from core.errors import UNPRINTABLE, UserError, is_text
 from core.records import EFFECT_PARTS
 from lm.bundled import BUNDLED
@@ -33,137 +34,132 @@ LOCAL_ONLY |= {"effects": (None,), "adapter": (None,), "device": ("auto",)}
 LOCAL_ONLY |= {"open_thought": ("refuse",), "trust_remote_code": (False,), "allow_pickle": (False,)}
 
 
-def _flag(default: Any, text: str, **options: Any) -> Any:
-    return field(default=default, metadata={"help": text, **options})
+LISTS = f"""more of it in docs/histories.md:
+  --history  {", ".join(FORMS)}
+  --mix      {", ".join(MIXES)}"""
+# The groups of --help, each by the first of its settings
+GROUPS = {
+    "what is asked": "model",
+    "what is measured": "scoring",
+    "how it runs": "on_overflow",
+}
+
+
+def _flag(default: Any, metavar: str, text: str, **options: Any) -> Any:
+    """A setting; `metavar` is what --help calls its value, "" of a switch."""
+    return field(default=default, metadata={"metavar": metavar, "help": text, **options})
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Every setting of a run with its default; the command line is made from this."""
+    """Every setting of a run with its default; the command line is made from this.
 
-    model: str = _flag(BUNDLED, "Hub name, folder or GGUF file of a causal LM")
+    Settings stand in the order of --help; a new one has its line of help, of one line there.
+    """
+
+    model: str = _flag(BUNDLED, "NAME", "Hub name, folder or GGUF file")
     adapter: str | None = _flag(
-        None, "PEFT adapter (LoRA) to run the model with: folder or Hub name", type=str
-    )
-    target: tuple[str, ...] = _flag(
-        EMBEDDED, "tasks that are scored: name, name/split or name.subject/split", nargs="+"
-    )
-    distractor: tuple[str, ...] = _flag(
-        EMBEDDED, "tasks that fill the history; each target is run after each of them", nargs="+"
+        None, "NAME", "PEFT adapter (LoRA) for the model: folder or Hub name", type=str
     )
     server: str | None = _flag(
-        None,
-        "address of an OpenAI-compatible server that has the model, such as "
-        "http://localhost:8000/v1 (OPENAI_BASE_URL, if --model is given and not a local path)",
-        type=str,
+        None, "URL", "ask a model behind a server, as in http://localhost:8000/v1", type=str
+    )
+    target: tuple[str, ...] = _flag(
+        EMBEDDED, "TASK", "tasks to score: name[.SUBJECT][/split]", nargs="+"
+    )
+    distractor: tuple[str, ...] = _flag(
+        EMBEDDED, "TASK", "tasks that fill the history, a pair for each", nargs="+"
     )
     task_file: str | None = _flag(
-        None, "YAML file with tasks of your own, see docs/own_tasks.md", type=str
+        None, "FILE", "YAML file with tasks of your own, see docs/own_tasks.md", type=str
     )
-    max_len: int = _flag(4, "longest history in turns; every length from 0 is run")
+    max_len: int = _flag(4, "N", "longest history in turns; every length from 0 is run")
     limit: int | None = _flag(
-        None,
-        f"number of targets, after a seeded shuffle (all; {DEMO_LIMIT} without --model)",
+        None, "N", f"number of targets, drawn at random (all; {DEMO_LIMIT} without --model)",
         type=int,
-    )
+    )  # fmt: skip
     num_histories: int | None = _flag(
-        None,
-        "number of histories, shared by the targets (each target has its own); faster, but targets "
-        "with the same history are not independent",
-        type=int,
+        None, "N", "number of histories, shared by the targets (one for each target)", type=int
     )
     seed: tuple[int, ...] = _flag(
-        (0,), "the first seed chooses the targets; each draws histories for them, which are pooled",
+        (0,), "N", "the first draws the targets; each draws histories for them",
         nargs="+", type=int,
     )  # fmt: skip
     history: tuple[str, ...] = _flag(
-        ("teacher",),
-        f"what the history shows, one or several of: {', '.join(FORMS)}; several give a folder "
-        "each below --out_dir; random replaces the distractor (docs/histories.md)",
+        ("teacher",), "KIND", "what the history shows: one or several kinds, see below",
         nargs="+",
-    )
+    )  # fmt: skip
     mix: str = _flag(
-        "distractor",
-        "turns of the target task in the history: none (distractor), the first or the last half of "
-        "the longest history, or every second turn",
+        MIXES[0],
+        "WHICH",
+        "where turns of the target task stand in it, see below",
         choices=MIXES,
     )
     switch_cue: str | None = _flag(
-        None, "a sentence before the target's prompt from h = 1; run with and without it", type=str
+        None, "TEXT", "a sentence before the target's prompt from h = 1 on", type=str
     )
+    prompt: str = _flag(
+        "auto", "FORM", "chat, plain, or auto: chat if the tokenizer has a template",
+        choices=("auto", "chat", "plain"),
+    )  # fmt: skip
+    open_thought: str = _flag(
+        "refuse", "HOW", "a template opens a thought: refuse, close or keep it",
+        choices=("refuse", "close", "keep"),
+    )  # fmt: skip
     scoring: str = _flag(
-        "likelihood",
-        "score label tasks by label likelihood, by the label in a generated answer, or both",
+        "likelihood", "HOW", "label tasks by likelihood, text (generate), or both",
         choices=("likelihood", "generate", "both"),
+    )  # fmt: skip
+    max_new_tokens: int | None = _flag(
+        None, "N", "longest generated answer in tokens (each task has its own)", type=int
     )
     sensitivity: bool = _flag(
-        False,
-        "tau, confidence and loss of generated answers too (label tasks always have them); "
-        "reads their prompts twice",
+        False, "", "tau, confidence and loss of generated answers too; slower"
     )
-    prompt: str = _flag("auto", "prompt form; auto is chat if the tokenizer has a template",
-                        choices=("auto", "chat", "plain"))  # fmt: skip
-    open_thought: str = _flag(
-        "refuse",
-        "if a chat template opens a thought before an answer and shows none in a history: refuse, "
-        "close the thought, or keep it open",
-        choices=("refuse", "close", "keep"),
-    )
-    max_new_tokens: int | None = _flag(
-        None, "longest generated answer in tokens (each task has its own)", type=int
-    )
-    dtype: str = _flag("auto", "auto is float32 on a CPU and the checkpoint's own elsewhere",
-                       choices=("auto", "float32", "bfloat16", "float16"))  # fmt: skip
-    engine: str = _flag(
-        "auto",
-        "tree reads what prompts share only once; auto is tree if that is exact, else plain",
-        choices=("auto", "tree", "plain"),
-    )
-    no_cosine: bool = _flag(False, "read no layers")
+    no_cosine: bool = _flag(False, "", "read no layers")
     lens: str = _flag(
-        "logit",
-        "read a block's output through the final norm and unembedding (logit), or without the "
-        "norm (raw)",
+        "logit", "HOW", "read a block through the final norm (logit) or not (raw)",
         choices=("logit", "raw"),
-    )
-    agree: bool = _flag(
-        False,
-        "how often the lens' most likely token is the model's; costs one unembedding per block and "
-        "prompt",
-    )
+    )  # fmt: skip
+    agree: bool = _flag(False, "", "how often a block's likeliest token is the model's; slower")
     effects: tuple[str, ...] | None = _flag(
-        None,
-        "measure why and where a history acts, by hiding it and patching states: all parts, or "
-        "those named here; takes a few times as long",
+        None, "PART", f"why, where: all, or {' '.join(EFFECT_PARTS)}",
         nargs="*", choices=EFFECT_PARTS,
     )  # fmt: skip
     effect_window: int | None = _flag(
-        None, "width of the windows of --effects, in blocks (a sixth of the model)", type=int
+        None, "N", "width of windows of --effects in blocks (a sixth of the model)", type=int
     )
     on_overflow: str = _flag(
-        "stop",
-        "prompts longer than the context: stop, or skip their target",
+        "stop", "HOW", "a prompt is too long: stop, or skip its target",
         choices=("stop", "skip"),
-    )
-    trust_remote_code: bool = _flag(False, "run code that comes with the model")
-    allow_pickle: bool = _flag(
-        False, "read weights from pytorch_model.bin if there are no safetensors"
-    )
-    concurrency: int = _flag(8, "number of requests to a server at a time")
-    max_tokens_total: int | None = _flag(
-        None, "stop before a server reads and writes more tokens than this", type=int
-    )
-    batch_size: int = _flag(4, "target examples that are run together")
-    device: str = _flag("auto", "torch device; auto is an accelerator if there is one")
+    )  # fmt: skip
+    dtype: str = _flag(
+        "auto", "TYPE", "float32, bfloat16, float16; auto: float32 on a CPU",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )  # fmt: skip
+    engine: str = _flag(
+        "auto", "HOW", "tree, plain, or auto: tree if that is exact for the model",
+        choices=("auto", "tree", "plain"),
+    )  # fmt: skip
+    batch_size: int = _flag(4, "N", "target examples that are run together")
+    device: str = _flag("auto", "NAME", "torch device; auto is an accelerator if there is one")
     device_map: str | None = _flag(
-        None, "spread a large model over several devices: auto or balanced", type=str
+        None, "HOW", "spread a large model over several devices: auto or balanced", type=str
+    )
+    trust_remote_code: bool = _flag(False, "", "run code that comes with the model")
+    allow_pickle: bool = _flag(
+        False, "", "read weights from pytorch_model.bin if there are no safetensors"
+    )
+    concurrency: int = _flag(8, "N", "number of requests to a server at a time")
+    max_tokens_total: int | None = _flag(
+        None, "N", "stop before a server reads and writes more tokens than this", type=int
     )
     data_root: str | None = _flag(
-        None, "read Hub data sets from this folder, laid out like the Hub (DIR/org/name)", type=str
+        None, "DIR", "read the Hub's data sets from this folder, as DIR/org/name", type=str
     )
-    out_dir: str = _flag("results", "folder for the results")
-    overwrite: bool = _flag(False, "replace results made with other settings")
-    quiet: bool = _flag(False, "show no progress")
+    out_dir: str = _flag("results", "DIR", "folder for the results")
+    overwrite: bool = _flag(False, "", "replace results made with other settings")
+    quiet: bool = _flag(False, "", "show no progress")
 
     @property
     def served(self) -> bool:
@@ -188,23 +184,44 @@ def changed_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> lis
     ]
 
 
+def _make_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of RunConfig, its flags in the order and the GROUPS of their settings."""
+    parser = argparse.ArgumentParser(
+        usage="python experiment.py [--FLAG VALUE ...]",
+        description=description,
+        epilog=LISTS,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=32
+        ),
+        allow_abbrev=False,
+    )
+    titles = {first: title for title, first in GROUPS.items()}
+    for setting in dataclasses.fields(RunConfig):
+        if setting.name in titles:
+            group = parser.add_argument_group(titles[setting.name])
+        group.add_argument(f"--{setting.name}", default=None, **_options(setting))
+        if setting.name == "dtype":
+            group.add_argument("--fp16", action="store_true", help="short for --dtype float16")
+    group.add_argument("--version", action="version", version=VERSION, help="print the version")
+    return parser
+
+
+def _options(setting: dataclasses.Field) -> dict[str, Any]:
+    """What argparse is told about a setting; its help ends in the default."""
+    options, default = dict(setting.metadata), setting.default
+    if default is False:
+        del options["metavar"]
+        return options | {"action": "store_true"}
+    if default is not None:
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        options.setdefault("type", type(shown))
+        options["help"] += f" ({shown})"
+    return options
+
+
 def parse_args(argv: Sequence[str] | None, description: str | None = None) -> RunConfig:
     """Command line -> RunConfig; argparse exits with status 2 on an unknown flag or wrong value."""
-    as_is = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=as_is, allow_abbrev=False
-    )
-    for setting in dataclasses.fields(RunConfig):
-        options = dict(setting.metadata)
-        default = setting.default
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        if default is False:
-            options |= {"action": "store_true"}
-        elif default is not None:
-            options.setdefault("type", type(shown))
-            options["help"] += f" ({shown})"
-        parser.add_argument(f"--{setting.name}", default=None, **options)
-    parser.add_argument("--fp16", action="store_true", help="short for --dtype float16")
+    parser = _make_parser(description)
     parsed = vars(parser.parse_args(argv))
     given = {key: value for key, value in parsed.items() if value is not None}
     if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
