@@ -24,7 +24,8 @@ from lm.interface import Model
 from measures import metrics
 from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
 from run.effects import say_left_out
-from run.examples import Query, random_rows, reads_of, run_cases
+from run.examples import Query, reads_of, run_cases
+from run.histories import random_rows
 from run.journal import (
     CaseKey,
     Entry,

@@ -30,7 +30,8 @@ from model import LanguageModel
 from reports import verify
 from run import planning
 from run.config import MIXES, RunConfig, parse_args
-from run.examples import random_rows, run_cases, with_model_replies
+from run.examples import run_cases
+from run.histories import random_rows, with_model_replies
 from tasks.kinds import parse_kind
 from tasks.spec import Task, TaskSpec
 

@@ -1,0 +1,72 @@
+"""Histories that a model has a part in: its own replies, and texts sampled from it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from core.errors import UserError
+from data import Case, HistoryTurn, TaskRows, Turn, conversation
+from lm.interface import LocalModel, Model
+from tasks.spec import MAX_NEW_TOKENS, Task, TaskSpec
+
+POOL = 20  # sampled turns that histories are drawn from, as in Gupta et al.
+SAMPLED_TOKENS = 150  # most tokens of a sampled user text
+
+Asked = tuple[tuple[str, int], ...]  # user texts, and the most tokens of each one's reply
+
+
+def with_model_replies(
+    cases: Sequence[Case], lm: Model, advance: Callable[[int], object] = lambda done: None
+) -> list[Case]:
+    """The same cases, with the model's greedy replies in the history, each made after the ones
+    before it. Equal beginnings of histories are answered once. `advance` is told how many replies
+    of cases were made.
+    """
+    replies: dict[Asked, str] = {}  # the turns up to one -> the reply to it
+    for k in range(max((len(case.history) for case in cases), default=0)):
+        asked = dict.fromkeys(_asked(case, k + 1) for case in cases if len(case.history) > k)
+        prompts = []
+        for turns in asked:
+            past = [Turn(turns[j][0], (replies[turns[: j + 1]],)) for j in range(k)]
+            text, most = turns[k]
+            messages = conversation(Turn(text, ()), past)
+            prompts.append(lm.encode(messages, max_new_tokens=most))
+        for turns, outcome in zip(asked, lm.run(prompts)):
+            replies[turns] = outcome.text
+        advance(sum(len(case.history) > k for case in cases))
+    return [replace(case, history=_replied(case, replies)) for case in cases]
+
+
+def _asked(case: Case, length: int) -> Asked:
+    tasks = {"distractor": case.pair.distractor.spec.task, "target": case.task}
+    return tuple(
+        (past.turn.prompt, tasks[past.role].max_new_tokens) for past in case.history[:length]
+    )
+
+
+def _replied(case: Case, replies: dict[Asked, str]) -> tuple[HistoryTurn, ...]:
+    turns = _asked(case, len(case.history))
+    return tuple(
+        replace(past, turn=Turn(past.turn.prompt, (replies[turns[: k + 1]],)))
+        for k, past in enumerate(case.history)
+    )
+
+
+def random_rows(lm: LocalModel, max_len: int, seed: int, max_new_tokens: int | None) -> TaskRows:
+    """A pool of unrelated turns: user texts sampled from the model, each with its greedy reply.
+
+    The same seed gives the same pool on the same device. UserError where the model samples too few
+    different texts.
+    """
+    count = max(POOL, max_len + 1)
+    sampled = dict.fromkeys(lm.sample(2 * count, SAMPLED_TOKENS, seed))
+    texts = [text for text in sampled if text][:count]
+    if len(texts) <= max_len:
+        raise UserError("--history random: the model samples too few different texts.")
+    task = Task("random", source="sampled from the model", prompt="{text}", reference="reply",
+                split="model", max_new_tokens=max_new_tokens or MAX_NEW_TOKENS)  # fmt: skip
+    prompts = [
+        lm.encode(conversation(Turn(text, ())), max_new_tokens=task.max_new_tokens)
+        for text in texts
+    ]
+    turns = (Turn(text, (outcome.text,)) for text, outcome in zip(texts, lm.run(prompts)))
+    return TaskRows(TaskSpec(task, None, task.split), tuple(turns))
