@@ -4,7 +4,8 @@ Never imports torch; where a model is needed it is passed in.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,15 +117,27 @@ def choices(kind: Kind, table: TaskRows) -> int:
     if not labels or kind.argument not in (None, *labels):
         known = f"It has {', '.join(labels)}." if labels else "It has none."
         raise UserError(f"--history {kind}: '{table.spec}' has no such labels. {known}")
-    count = {
-        label: len({turn.question for turn in table.turns if turn.references[0] == label})
+    asked = {
+        label: {turn.question for turn in table.turns if turn.references[0] == label}
         for label in labels
     }
     if kind.name == "balanced":
-        return (min(count.values()) - 1) * len(labels) + 1  # the target may take one of any label
+        return _choices_of_each(asked)
+    count = {label: len(questions) for label, questions in asked.items()}
     if kind.name == "one_label":
         return count[kind.argument]
     return table.distinct - max(count.values())
+
+
+def _choices_of_each(asked: Mapping[str, set[str]]) -> int:
+    """Different rows that every history with all labels in turn can be drawn from.
+
+    A question with several labels is no choice: shown for one of them it is gone for the others.
+    The target may take one of any label.
+    """
+    labels_of = Counter(question for questions in asked.values() for question in questions)
+    own = (sum(labels_of[each] == 1 for each in questions) for questions in asked.values())
+    return max(0, (min(own) - 1) * len(asked) + 1)
 
 
 def require_wrong_answers(kind: Kind, table: TaskRows) -> None:

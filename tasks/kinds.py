@@ -122,7 +122,7 @@ def parse_kind(text: str) -> Kind:
     if name == "one_label" and argument:
         return Kind(name, argument)
     if name == "wrong" and _is_share(argument):
-        return Kind(name, argument)
+        return Kind(name, f"{abs(float(argument))}".removesuffix(".0"))  # 0.5 and 0.50 are one
     raise UserError(f"--history {text}: there is no such kind. Known: {', '.join(FORMS)}.")
 
 

@@ -1,5 +1,6 @@
 """Claims about the kinds of history: each changes one thing of what a teacher shows."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -107,6 +108,7 @@ def test_an_unknown_kind_is_refused_with_those_there_are(text):
         ("--history balanced --distractor posts", "It has none"),
         ("--history wrong:1 --mix interleaved", "leave out --mix"),
         ("--history teacher teacher", "only once"),
+        ("--history wrong:0.5 wrong:0.50", "only once"),
         ("--history shuffled --max_len 1", "one turn"),
         ("--history teacher user_only --effects", "leave out user_only"),
         ("--history one_label:positive --max_len 80", "for --history one_label:positive"),
@@ -136,6 +138,33 @@ def test_a_kind_that_would_never_find_a_row_or_an_answer_is_refused(kind, labels
     pair = data.Pair(table, table, parse_kind(kind))
     with pytest.raises(UserError, match=f"--history {kind}"):
         require_rows(pair, RunConfig(max_len=4))
+
+
+def test_balanced_is_refused_where_one_question_has_several_labels_and_few_have_one():
+    table = made_up(("a", "b"), "abababab")
+    once, twice = table.turns, [data.Turn(f"both {k // 2}", ("ab"[k % 2],)) for k in range(40)]
+    pair = data.Pair(data.TaskRows(table.spec, (*once, *twice)), table)
+    pair = dataclasses.replace(pair, distractor=pair.target, kind=parse_kind("balanced"))
+    require_rows(pair, RunConfig(max_len=6))
+    assert len(data.plan_cases([pair], 6, range(20))) == len(pair.target.turns)
+    with pytest.raises(UserError, match="has only 7 different rows for --history balanced"):
+        require_rows(pair, RunConfig(max_len=7))
+    only_both = data.TaskRows(table.spec, tuple(twice))
+    pair = dataclasses.replace(pair, target=only_both, distractor=only_both)
+    with pytest.raises(UserError, match="has only 0 different rows"):
+        require_rows(pair, RunConfig(max_len=1))
+
+
+@pytest.mark.parametrize("text", ["wrong:0.50", "wrong:.5", "wrong:5e-1"])
+def test_one_share_is_one_kind_however_it_is_written(text):
+    assert parse_kind(text) == parse_kind("wrong:0.5")
+    assert str(parse_kind(text)) == "wrong:0.5"
+
+
+def test_whole_shares_are_named_as_whole_numbers():
+    assert [str(parse_kind(f"wrong:{p}")) for p in ("0", "-0", "0.0", "1.0")] == [
+        *("wrong:0", "wrong:0", "wrong:0", "wrong:1")
+    ]
 
 
 def test_balanced_needs_no_more_rows_than_it_may_show():
