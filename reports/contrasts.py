@@ -87,7 +87,7 @@ def rounded(row: Row) -> dict[str, str]:
 
 
 def make_frame(rows: Sequence[Row], results: tables.Results) -> "DataFrame":
-    """Contrasts against the target's own task as `grid` draws them, that task being the zero."""
+    """Contrasts against the target's own task as `grid` draws them; that task itself `is_zero`."""
     import pandas
 
     if not all(same_task(row["target"], row["against"]) for row in rows):
@@ -97,11 +97,12 @@ def make_frame(rows: Sequence[Row], results: tables.Results) -> "DataFrame":
     found = [
         {name: row[name] for name in (*FIELDS, "h", "metric", "p_value", "note")}
         | {"change_points": row["difference_points"], "stars": tables.stars(row["p_holm"])}
+        | {"is_zero": False}
         for row in rows
     ]
     own = [
         {**key.fields, "h": int(h), "metric": result["metric_name"], "p_value": None}
-        | {"note": "", "change_points": 0.0, "stars": ""}
+        | {"note": "", "change_points": 0.0, "stars": "", "is_zero": True}
         for key, result in results.items()
         for h in result["metric_by_len"]
         if h == "0" or same_task(key.fields["target"], key.fields["distractor"])

@@ -255,7 +255,7 @@ def draw_restored(
         "bands: 95% intervals of the ratio of means (Fieller), cut where they leave the axis",
     ]
     if h < max(by_len):
-        notes.append(f"h > {h}: no share, since the change is not clearly away from 0")
+        notes.append(f"no share at h > {h}: the change is not clearly away from 0 there")
     about = f"states of h = 0 put into the run with h = {h}"
     return _finished(figure, axes, result, look, "effect_restored", about=about, notes=notes)
 

@@ -171,7 +171,7 @@ def _write_cells(
         texts = {place: text.replace("\n", " ") for place, text in texts.items()}
         rotation, height = 90, BOLD * max(map(style.text_inches, texts.values())) + 0.08
     if width < LINE:
-        texts = {place: text.strip("(")[0].strip("n") for place, text in texts.items()}
+        texts = {place: text.strip("(")[0].strip("no") for place, text in texts.items()}
         rotation, height = 0, LINE
     for place, text in texts.items():
         _write_cell(axes, place, text, found.get(place), heat.limit, rotation)
@@ -181,14 +181,14 @@ def _write_cells(
 def _write_cell(
     axes: Any, place: tuple[int, int], text: str, row: Any, limit: float, rotation: int
 ) -> None:
-    """The text of a cell, and its hatching where it is not significant."""
+    """The text of a cell, and its hatching where a test found nothing."""
     from matplotlib import rcParams
     from matplotlib.patches import Rectangle
 
     (i, j), looks = place, {"color": "0.3"}
     if row is not None and row["stars"]:
         looks = {"color": style.ink(row["change_points"] / limit), "weight": "bold"}
-    elif row is not None:
+    elif row is not None and not row.get("is_zero"):
         hatch = {"fill": False, "hatch": "////", "edgecolor": "0.55", "linewidth": 0}
         axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **hatch))
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85}

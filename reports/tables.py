@@ -170,8 +170,12 @@ def p_text(value: float) -> str:
 
 
 def cell_text(row: dict[str, Any] | None, between: str = "\n") -> str:
-    """What a cell says: its change with `between` and its stars, or else in brackets."""
+    """What a cell says: its change with `between` and its stars, or else in brackets; no number
+    where it is the side that others are compared with.
+    """
     if row is None:
         return f"no{between}result"
+    if row.get("is_zero"):
+        return f"own{between}task"
     number = f"{row['change_points']:+z.1f}"
     return f"{number}{between}{row['stars']}" if row["stars"] else f"({number})"

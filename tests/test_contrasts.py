@@ -16,7 +16,9 @@ from core import records
 from core.errors import UserError
 from measures import contrasts, metrics, regression
 from reports import answer, style
+from reports import contrasts as contrast_report
 from reports.contrasts import contrast_figures, render
+from reports.grid import grid_figures
 
 matplotlib.use("agg")
 OWN, OTHER = "quiz/dev", "posts/test"
@@ -256,6 +258,20 @@ def test_a_grid_of_contrasts_has_the_own_task_as_its_zero(tmp_path, capsys):
     write(tmp_path / "in", BASE, WORSE)
     arguments = ("grid", "--contrast", "--result_dir", tmp_path / "in", "--out_dir", tmp_path / "o")
     assert "grid_contrast__h1.png" in shown(capsys, *arguments)
+
+
+def test_in_a_grid_of_contrasts_the_own_task_is_not_marked_as_a_test_that_found_nothing(tmp_path):
+    pair(tmp_path, BASE, BASE)
+    results = records.load_results([tmp_path])
+    frame = contrast_report.make_frame(contrasts.contrasts(results), results)
+    with style.sheet():
+        [drawn] = grid_figures(frame, 1)
+    axes = drawn.figure.axes[0]
+    across = [label.get_text() for label in axes.get_xticklabels()]
+    texts = {text.get_position()[0]: text.get_text() for text in axes.texts}
+    assert texts[across.index(OWN)] == "own\ntask"
+    [hatched] = axes.patches
+    assert hatched.get_x() + 0.5 == across.index(OTHER)
 
 
 # --- in words, and over a whole grid

@@ -141,6 +141,16 @@ def test_every_effect_is_drawn_from_the_stored_numbers(folder):
     assert turns[1].tolist() == stored["2"]["hidden_by_turn"]["mean"]
 
 
+def test_a_caption_begins_with_words_and_keeps_the_letter_h_small():
+    row = {"share": [0.2, 0.9], "low": [0.1, 0.8], "high": [0.3, 1.0]}
+    entry = {"windows": [[1, 1], [2, 2]], "restored": dict.fromkeys(drawn_effects.PATCHED, row)}
+    names = {"model": "org/name", "target": "quiz/test", "distractor": "posts/test"}
+    result = {"names": names, "distractor": "posts/test", "n": 9}
+    with style.sheet():
+        drawn = drawn_effects.draw_restored(result, 1, {1: entry, 2: entry}, style.PLAIN)
+    assert "No share at h > 1: the change is not" in drawn.caption and "H >" not in drawn.caption
+
+
 def test_the_command_writes_them_and_says_where_there_are_none(folder, tmp_path, model, capsys):
     flags = ["--out_dir", str(tmp_path / "plots"), "--format", "png", "--width", "single"]
     assert viz.main(["effects", "--result_dir", str(folder), *flags]) == 0
