@@ -89,7 +89,7 @@ def _check_columns(spec: TaskSpec, table: Table) -> None:
     there = dict.fromkeys(column for row in table.rows for column in row)
     needed = dict(spec.task.columns)
     if spec.split == spec.task.split:
-        needed.setdefault(_reference_field(spec.task, table).column, "reference")
+        needed.setdefault(table.place_of(spec.task.reference).column, "reference")
     for column, key in needed.items():
         if column not in there:
             raise UserError(
@@ -114,16 +114,6 @@ def _rows_of_subject(spec: TaskSpec, table: Table) -> list[int]:
     return found
 
 
-def _reference_field(task: Task, table: Table) -> Field:
-    """Where the references stand: a column of just this name, or a place inside one."""
-    if any(task.reference in row for row in table.rows):
-        return Field(task.reference)
-    try:
-        return parse_field(task.reference, dots=True)
-    except ValueError:
-        return Field(task.reference)
-
-
 def _references(task: Task, table: Table) -> list[References]:
     """The references of every row; UserError, with its number, for one that cannot be read."""
 
@@ -131,7 +121,7 @@ def _references(task: Task, table: Table) -> list[References]:
         if task.extract and find_number(text) is None:
             raise ValueError(f"there is no number in {text!r:.40}")
 
-    field = _reference_field(task, table)
+    field = table.place_of(task.reference)
     try:
         if task.labels:
             values = each_row(table.rows, lambda row: reach(row, field))
@@ -393,3 +383,9 @@ def _history(
         rows = [idx for _, idx in drawn]
         turns = shown_turns(pair.distractor, rows, pair.kind, f"{seed}/{number}")
     return tuple(HistoryTurn(*place, turn) for place, turn in zip(drawn, turns))
+
+
+if __name__ == "__main__":
+    from tasks import draft
+
+    draft.main(load_rows)

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from core.errors import UserError, unique_keys
-from tasks.cells import Field, class_names, reach
+from tasks.cells import Field, class_names, parse_field, reach
 from tasks.spec import EMBEDDED, TaskSpec
 
 Row = dict[str, Any]
@@ -29,6 +29,15 @@ class Table:
         """The names of the classes that stand at a field; () where it holds none."""
         keys = [key for key in place.keys if not key.isdecimal()]
         return self.classes.get(".".join((place.column, *keys)), ())
+
+    def place_of(self, name: str) -> Field:
+        """What a task file names: a column of just this name, or a place inside one."""
+        if any(name in row for row in self.rows):
+            return Field(name)
+        try:
+            return parse_field(name, dots=True)
+        except ValueError:
+            return Field(name)
 
     def shown(self, row: Row, place: Field) -> Any:
         """What stands at a field of a row; of a class its name, and None for -1."""
@@ -106,10 +115,26 @@ def _read_jsonl(path: Path) -> Table:
     return Table(rows)
 
 
-def _read_csv(path: Path) -> Table:
+def _read_json(path: Path) -> Table:
+    """A list of objects, by itself or as the only list of an object."""
+    with _open_text(path) as file:
+        held = json.load(file, object_pairs_hook=unique_keys)
+    if isinstance(held, dict):
+        lists = [value for value in held.values() if isinstance(value, list)]
+        held = lists[0] if len(lists) == 1 else None
+    if not isinstance(held, list) or not all(isinstance(row, dict) for row in held):
+        raise ValueError("it is no list of objects")
+    return Table(held)
+
+
+def _read_tsv(path: Path) -> Table:
+    return _read_csv(path, delimiter="\t")
+
+
+def _read_csv(path: Path, delimiter: str = ",") -> Table:
     csv.field_size_limit(2**31 - 1)  # a document may be longer than the 128 KiB of the default
     with _open_text(path) as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.DictReader(file, strict=True, delimiter=delimiter)
         rows = []
         unique_keys([(name, None) for name in reader.fieldnames or ()])
         for row in reader:
@@ -148,6 +173,8 @@ def _with_short_floats(rows: list[Row], kinds: Mapping[str, str]) -> list[Row]:
 
 READERS: dict[str, Callable[[Path], Table]] = {
     ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".json": _read_json,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
 }
@@ -164,7 +191,7 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> Table:
     huggingface_hub.logging.set_verbosity_error()  # its retries end in an error of our own
     task, split = spec.task, spec.split
     local = data_root is not None
-    source = _folder(spec, data_root) if local else task.source
+    source = _folder(task.source, data_root) if local else task.source
     # Local files are streamed: the cache of datasets takes them for unchanged when they are not.
     settings = {"streaming": local, "revision": None if local else task.revision}
     refusal = None if local else hub.refusal_of(source, "dataset")
@@ -186,7 +213,32 @@ def _read_dataset(spec: TaskSpec, data_root: str | None) -> Table:
     except (*UNREADABLE, *hub.FETCHING, datasets.exceptions.DatasetsError) as error:
         if str(error).startswith(("Unknown split", "Bad split", "Split name")):
             raise UserError(f"task '{task.name}' has no split '{split}'. {error}") from error
-        raise UserError(_why_no_rows(spec, data_root, refusal or error)) from error
+        raise UserError(
+            _why_no_rows(f"'{spec}' from {source}", task.source, data_root, refusal or error)
+        ) from error
+
+
+def list_splits(
+    source: str, config: str | None = None, data_root: str | None = None
+) -> tuple[list[str], list[str]]:
+    """The configurations of a data set of the Hub, and the splits of one or of the first.
+
+    UserError where they cannot be had.
+    """
+    import datasets
+
+    from core import hub
+
+    place = _folder(source, data_root) if data_root else source
+    refusal = None if data_root else hub.refusal_of(source, "dataset")
+    if refusal:
+        datasets.config.HF_HUB_OFFLINE = True
+    try:
+        configs = hub.patient(lambda: datasets.get_dataset_config_names(place))
+        chosen = config or (configs[0] if configs else None)
+        return configs, hub.patient(lambda: datasets.get_dataset_split_names(place, chosen))
+    except (*UNREADABLE, *hub.FETCHING, datasets.exceptions.DatasetsError) as error:
+        raise UserError(_why_no_rows(source, source, data_root, refusal or error)) from error
 
 
 def _csv_files(folder: str, config: str | None, split: str) -> list[Path]:
@@ -202,28 +254,22 @@ def _csv_files(folder: str, config: str | None, split: str) -> list[Path]:
     return files if plain and all(path.suffix == ".csv" for path in files) else []
 
 
-def _folder(spec: TaskSpec, data_root: str) -> str:
-    folder = Path(data_root) / spec.task.source
+def _folder(source: str, data_root: str) -> str:
+    folder = Path(data_root) / source
     if not folder.is_dir():
-        raise UserError(
-            f"--data_root {data_root} has no folder {spec.task.source}, where '{spec}' should be."
-        )
+        raise UserError(f"--data_root {data_root} has no folder {source}, where it should be.")
     return str(folder)
 
 
-def _why_no_rows(spec: TaskSpec, data_root: str | None, error: Exception) -> str:
+def _why_no_rows(it: str, source: str, data_root: str | None, error: Exception) -> str:
     from core import hub
 
-    source = spec.task.source
     embedded = ", ".join(EMBEDDED)
     without = (
         "Without the Hub: --data_root DIR reads DIR/org/name, HF_HUB_OFFLINE=1 uses what is "
         f"cached, and {embedded} are always there."
     )
-    it, unknown = (
-        f"'{spec}' from {source}",
-        f"{source} is no data set on the Hub that you can read.",
-    )
+    unknown = f"{source} is no data set on the Hub that you can read."
     why = hub.trouble(error, hub.Wanted(it, f"datasets/{source}", unknown, without))
     if why is not None:
         return why

@@ -24,7 +24,7 @@ EMBEDDED_ROWS = Path(__file__).parent
 EMBEDDED = ("quiz", "reviews", "posts")  # built-in tasks whose rows ship here
 
 MAX_NEW_TOKENS = 32  # of an answer, where a task says nothing else
-FORMATS = (".csv", ".jsonl", ".parquet")  # of local files
+FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")  # of local files
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # becomes part of file names
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
