@@ -67,7 +67,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     lm = pool = None
     if RANDOM in config.history:  # the model has to be there before the pairs are
         lm = _load(config)
-        pool = random_rows(lm, config.max_len, config.seed[0], config.max_new_tokens)
+        pool = random_rows(lm, config.longest, config.seed[0], config.max_new_tokens)
     with team.first_alone():  # what is wrong is said once
         pairs = load_pairs(config, pool)
         paths = [result_path(config, pair) for pair in pairs]
@@ -86,13 +86,13 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     if team.is_first:
         say_left_out(config, lm)
     require_same_model([path for path in paths if path.exists()], config, lm)
-    settings = (config.max_len, config.seed, config.limit, config.num_histories, config.mix)
+    settings = (config.longest, config.seed, config.limit, config.num_histories, config.mix)
     plan = data.plan_cases(waiting, *settings)
     plan, dropped = drop_overflowing(plan, lm, config)
     require_targets(plan, waiting, lm)
     journals = {
         pair: Journal(
-            result_path(config, pair), measured(pair, config, lm), config.max_len, team.rank
+            result_path(config, pair), measured(pair, config, lm), config.run_lengths, team.rank
         )
         for pair in waiting
     }
@@ -158,7 +158,7 @@ def run_plan(
     with Progress(total, done, lambda: lm.tokens_read, quiet) as progress:
         for pair, held in kept.items():
             for scores in held.scores.values():
-                for h, score in enumerate(scores):
+                for h, score in zip(config.run_lengths, scores):
                     progress.count(str(pair.target.spec), h, score)
         for batch in share:
             progress.begin(len(batch), sum(reads_of(case, config) for case in batch))
@@ -214,7 +214,7 @@ def run_batch(
     for query in queries:
         case = query.case
         if case.key not in kept[case.pair]:
-            conversation = query.conversation if query.h == config.max_len else None
+            conversation = query.conversation if query.h == config.longest else None
             entry = example_entry(query.example, conversation)
             entries.setdefault(case.pair, []).append(entry)
     for case, reason in skipped.items():

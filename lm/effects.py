@@ -36,9 +36,10 @@ def measure_effects(
     parts: Iterable[str],
     width: int | None = None,
 ) -> list[dict[str, Any]]:
-    """`spans` and `effects` of a target after histories of 1, 2, ... turns, for the debug log.
+    """`spans` and `effects` of a target after histories of growing length, for the debug log.
 
-    Conversations and prompts are those at h = 0, 1, ...; `width` is that of a window of blocks.
+    Conversations and prompts are those at h = 0 and at each length in order; `width` is that of a
+    window of blocks.
     """
     ids = [renderer.tokens(renderer.render(messages)) for messages in conversations]
     spans = [find_spans(renderer, *each) for each in list(zip(conversations, ids))[1:]]
@@ -74,7 +75,10 @@ class Conversation:
     def __init__(
         self, tool: Interventions, asked: Sequence[Asked], spans: Sequence[Spans], width: int | None
     ):
-        """`asked` at h = 0, 1, ..., H; `spans` at h = 1, ..., H."""
+        """`asked` at h = 0 and at each of the lengths, `spans` without h = 0.
+
+        Below, h is the place of a length in that order.
+        """
         self.tool, self.asked, self.spans = tool, asked, spans
         longest = max(len(each.ids) + len(tail) for each in asked for _, tail in each.answers)
         regimes = tool.runtime.regimes
@@ -107,7 +111,7 @@ class Conversation:
         return parent, number
 
     def measure(self, parts: Iterable[str], filler: Prefix) -> list[dict[str, Any]]:
-        """The effects at h = 1, ..., H."""
+        """The effects at each length from 1 on."""
         parts = set(parts)
         fillers = self._fillers(filler) if "position" in parts else {}
         after = {h: Effects(self, h) for h in range(1, len(self.asked))}

@@ -34,7 +34,9 @@ FOLLOWS = {
     "history": {"distractor_rows"},
     "scoring": {"max_new_tokens"},
 }
-CHANGES_NOTHING = {"max_len", "on_overflow", "no_cosine", "agree", "lens", "sensitivity", "engine"}
+CHANGES_NOTHING = {
+    *("max_len", "lengths", "on_overflow", "no_cosine", "agree", "lens", "sensitivity", "engine")
+}
 
 Record = dict[str, Any]
 Row = dict[str, Any]  # of COLUMNS
@@ -70,17 +72,18 @@ class Side:
         return self.result["metric_name"] if name == SCORE.name else f"{name}{AT_BLOCK}{block}"
 
     @cached_property
-    def by_len(self) -> list[dict[Any, Record]]:
-        """Examples of each history length, by target and seed (by target where seeds compare)."""
+    def by_len(self) -> dict[int, dict[Any, Record]]:
+        """Examples by history length, then by target and seed (by target where seeds compare)."""
         path = records.debug_path(Path(self.result["path"]))
         groups = metrics.by_length(records.read_log(self.result)["debug_examples"])
         pooled = " " in self.key.fields["seed"]
         if self.by == "seed" and pooled:
             raise UserError(f"{path} pools several seeds, and a contrast of seeds needs one each.")
-        return [
-            {metrics.identity(each)[: 1 if self.by == "seed" else 2]: each for each in group}
-            for group in groups.values()
-        ]
+        known_by = 1 if self.by == "seed" else 2
+        return {
+            int(h): {metrics.identity(each)[:known_by]: each for each in group}
+            for h, group in groups.items()
+        }
 
     def value(self, example: Record) -> float:
         """What is compared: a score, with the cue where the result has one, or a layer measure.
@@ -119,7 +122,7 @@ def contrasts(
         )
     rows = [row for pair in pairs for row in contrast(*pair)]
     if not rows:
-        raise UserError("nothing to compare: these results have no history (h = 0 only).")
+        raise UserError("nothing to compare: no two of these results share an h of 1 or more.")
     return corrected(rows)
 
 
@@ -173,15 +176,16 @@ def contrast(first: Side, second: Side) -> list[Row]:
     """Rows of one pair, `p_holm` still None; UserError where the sides cannot be compared."""
     require_comparable(first, second)
     by, binary = first.by, first.metric in records.PROPORTIONS
-    compared = list(_compared(first, second))
-    shared = np.array_equal(*compared[0]) if compared else True
+    compared = dict(_compared(first, second))
+    zero = compared.pop(0)
+    shared = np.array_equal(*zero)
     named = first.key.fields
     about = [f"{by} {first.name} against {second.name}"] if by not in FIELDS else []
     about += [f"{name} {named[name]}" for name in first.key.settings if name != by]
     clusters, rows = _clusters(first, second), []
-    for h, (after, before) in enumerate(compared[1:], 1):
+    for h, (after, before) in compared.items():
         if not shared:
-            after, before = after - compared[0][0] - before + compared[0][1], 0 * before
+            after, before = after - zero[0] - before + zero[1], 0 * before
         [entry] = stats.compare(after[None], before[None], clusters, binary=binary and shared)
         rows.append(
             {name: named[name] for name in FIELDS}
@@ -202,14 +206,15 @@ def _remarks(entry: Row) -> list[str]:
     return list(dict.fromkeys([*([entry["test"]] if entry["test"] else []), *reasons]))
 
 
-def _compared(first: Side, second: Side) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Scores [N] of both sides at each h that both have, in the same order of targets."""
+def _compared(first: Side, second: Side) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    """Each h that both sides have, with their scores [N] in the same order of targets."""
     order = sorted(first.by_len[0])
-    for one, two in zip(first.by_len, second.by_len):
-        yield tuple(
-            np.array([side.value(group[each]) for each in order], dtype=float)
-            for side, group in ((first, one), (second, two))
+    for h in (h for h in first.by_len if h in second.by_len):
+        one, two = (
+            np.array([side.value(side.by_len[h][each]) for each in order], dtype=float)
+            for side in (first, second)
         )
+        yield h, (one, two)
 
 
 def _clusters(first: Side, second: Side) -> stats.Clusters:
@@ -257,8 +262,8 @@ def _rows(sides: Sequence[Side]) -> Rows:
     for side in sides:
         target = side.key.fields["target"]
         switch = not same_task(target, side.name)
-        for h, group in enumerate(side.by_len[1:], 1):
-            for name, example in group.items():
+        for h, group in side.by_len.items():
+            for name, example in group.items() if h else ():
                 history = (side.name, *metrics.history_name(example))
                 named = (target, metrics.target_name(side.by_len[0][name]))
                 row = (side.value(example), switch, target, h, named, history)

@@ -29,7 +29,7 @@ def aggregate(
     `rounding` is that of `ties.ties_by_len`.
 
     Raises ValueError unless the examples are the same targets, each once under a seed, at every
-    history length 0..H. The statistics of each length are those of `stats.stats_by_len`.
+    history length, 0 among them. The statistics of each length are those of `stats.stats_by_len`.
     """
     by_len = by_length(examples)
     scores = {h: np.array([example["score"] for example in group]) for h, group in by_len.items()}
@@ -54,8 +54,10 @@ def aggregate(
 
 def by_length(examples: Sequence[Example]) -> dict[str, list[Example]]:
     """Examples by history length, in the order of the targets, so that lengths can be paired."""
-    longest = max(example["config"]["history_len"] for example in examples)
-    by_len: dict[str, list[Example]] = {str(h): [] for h in range(longest + 1)}
+    lengths = sorted({example["config"]["history_len"] for example in examples})
+    if 0 not in lengths:
+        raise ValueError("there are no examples at h = 0")
+    by_len: dict[str, list[Example]] = {str(h): [] for h in lengths}
     for example in sorted(examples, key=identity):
         by_len[str(example["config"]["history_len"])].append(example)
     first, *others = [list(map(identity, group)) for group in by_len.values()]

@@ -1,9 +1,10 @@
 """Intervals, tests and power for the scores of the same examples at every history length.
 
-Scores are arrays [H + 1, N]: a row per history length from 0, a column per example. Examples that
-are not independent form a cluster, and clusters are what changes its sign and what an interval's
-degrees of freedom count: several seeds of one target, or targets that were given one history. A
-number that cannot be computed is None, with the reason under the same name and `_reason`.
+Scores are arrays [H + 1, N]: a row for h = 0 and for each of H lengths, a column per example.
+Examples that are not independent form a cluster, and clusters are what changes its sign and what an
+interval's degrees of freedom count: several seeds of one target, or targets that were given one
+history. A number that cannot be computed is None, with the reason under the same name and
+`_reason`.
 """
 
 import gc

@@ -49,9 +49,9 @@ class Group:
     lines: dict[str, Record]
 
     @property
-    def length(self) -> int:
-        """History lengths of the longest line, h = 0 among them."""
-        return max(len(result["metric_by_len"]) for result in self.lines.values())
+    def lengths(self) -> list[int]:
+        """The history lengths of all lines, in order."""
+        return sorted({h for result in self.lines.values() for h in lengths_of(result)})
 
     @property
     def notes(self) -> list[str]:
@@ -117,6 +117,11 @@ def in_words(names: dict[str, str]) -> list[str]:
     return [line for line in (names.get("model"), rest) if line]
 
 
+def lengths_of(result: Record) -> list[int]:
+    """The history lengths that were run, in order."""
+    return list(map(int, result["metric_by_len"]))
+
+
 def read_curves(result: Record) -> Curves:
     """The statistics NAMES and the metric, each over h [H + 1]; null is NaN."""
     stats_by_len = result["stats_by_len"].values()
@@ -149,7 +154,7 @@ def metric_figures(
     """The metric of each group, and its change where there is a history."""
     styles = line_styles(groups)
     for group in groups:
-        for curve in (METRIC, CHANGE) if group.length > 1 else (METRIC,):
+        for curve in (METRIC, CHANGE) if max(group.lengths) else (METRIC,):
             yield draw_curve(curve, group, styles, look)
 
 
@@ -165,16 +170,17 @@ def draw_curve(
 ) -> NamedFigure:
     """A line per result with its interval: few with bands, many apart and with bars."""
     figure, axes = style.new_figure(look)
-    style.over_turns(axes)
+    style.over_turns(axes, group.lengths)
     for (name, result), shift in zip(group.lines.items(), shifts(group)):
         line = styles[name] | {"label": label_of(name, result), "markerfacecolor": "white"}
         values = result["curves"]
-        draw_line(axes, values[curve.name], line, shift, [values[end] for end in curve.ends])
+        x, ends = lengths_of(result), [values[end] for end in curve.ends]
+        draw_line(axes, (x, values[curve.name]), line, shift, ends)
         _fill_markers(axes, axes.lines[-1], values["p_holm"] < stats.ALPHA)  # not where it is NaN
     if not any(np.isfinite(line.get_ydata()).any() for line in axes.lines):
         middle = {"transform": axes.transAxes, "ha": "center", "va": "center"}
         axes.text(0.5, 0.5, "no value can be computed", **middle)
-    axes.set_xlim(-0.5, group.length - 0.5)
+    axes.set_xlim(-0.5, max(group.lengths) + 0.5)
     axes.set_ylabel(curve.label.format(group.metric))
     if curve is CHANGE:
         axes.axhline(0, **style.ZERO)
@@ -245,14 +251,14 @@ def shifts(group: Group) -> list[float | None]:
 
 
 def draw_line(
-    axes: Any, y: np.ndarray, line: dict[str, Any], shift: float | None, ends: Any = None, *,
-    first: int = 0,
-) -> None:  # fmt: skip
-    """A line from h = `first` on in this style; its interval is a band, or bars where shifted.
+    axes: Any, points: tuple[Any, Any], line: dict[str, Any], shift: float | None, ends: Any = None
+) -> None:
+    """A line through points (their h, their y) in this style; its interval is a band, or bars where
+    shifted.
 
     An interval beside none has a bar too: a band of one point is not seen.
     """
-    x = np.arange(first, first + len(y)) + (shift or 0)
+    x, y = np.array(points[0]) + (shift or 0), points[1]
     axes.plot(x, y, **line)
     if ends is None:
         return
@@ -295,7 +301,7 @@ def study_figures(
 
 def draw_sensitivity(group: Group, styles: dict[str, Any], look: FigureStyle) -> NamedFigure:
     """Loss of log-likelihood (nats per token) over history length, a panel for each variant."""
-    figure, panels = _panels(look, len(PANELS), sharey=True)
+    figure, panels = _panels(group, look, len(PANELS), sharey=True)
     for axes, (name, label) in zip(panels, PANELS.items()):
         axes.set_title(label)
         axes.axhline(0, **style.ZERO)
@@ -303,7 +309,8 @@ def draw_sensitivity(group: Group, styles: dict[str, Any], look: FigureStyle) ->
             by_len = result["sensitivity_by_len"].values()
             entries = [of_len[name]["per_token"] for of_len in by_len]
             mean, *ends = (_column(entries, key) for key in ("mean", "low", "high"))
-            draw_line(axes, mean, styles[line] | {"label": label_of(line, result)}, shift, ends)
+            named = styles[line] | {"label": label_of(line, result)}
+            draw_line(axes, (lengths_of(result), mean), named, shift, ends)
     for axes in panels[:1] if look.wide else panels:
         axes.set_ylabel("Less likely than at h = 0\n(nats per token)")
     about = "Loss of log-likelihood against h = 0 (nats per token) over history length h (turns)"
@@ -313,16 +320,17 @@ def draw_sensitivity(group: Group, styles: dict[str, Any], look: FigureStyle) ->
 
 def draw_cue(group: Group, styles: dict[str, Any], look: FigureStyle) -> NamedFigure:
     """The metric with and without the cue, and their difference, on the same targets."""
-    figure, (values, differences) = _panels(look, 2)
+    figure, (values, differences) = _panels(group, look, 2)
     differences.axhline(0, **style.ZERO)
     for (line, result), shift in zip(group.lines.items(), shifts(group)):
         plain, shape = list(result["metric_by_len"].values()), styles[line]
+        x = lengths_of(result)
         entries = [entry for h, entry in result["cue_by_len"].items() if int(h)]
         hollow = shape | {"markerfacecolor": "white"}
         ends = [_column(entries, f"change_points_{end}") for end in ("low", "high")]
-        draw_line(values, plain, shape | {"label": label_of(line, result)}, shift)
-        draw_line(values, _column(entries, "metric"), hollow, shift, first=1)
-        draw_line(differences, _column(entries, "change_points"), shape, shift, ends, first=1)
+        draw_line(values, (x, plain), shape | {"label": label_of(line, result)}, shift)
+        draw_line(values, (x[1:], _column(entries, "metric")), hollow, shift)
+        draw_line(differences, (x[1:], _column(entries, "change_points")), shape, shift, ends)
     # At least a point either way, so that no difference is not blown up to rounding noise.
     low, high = differences.get_ylim()
     differences.set_ylim(min(-1, low), max(1, high))
@@ -339,11 +347,11 @@ def _column(entries: list[dict[str, Any]], key: str) -> np.ndarray:
     return np.array([entry[key] for entry in entries], dtype=float)
 
 
-def _panels(look: FigureStyle, count: int, **shared: bool) -> tuple[Any, Any]:
+def _panels(group: Group, look: FigureStyle, count: int, **shared: bool) -> tuple[Any, Any]:
     """A figure with panels over history length, side by side or below each other."""
     figure, panels = style.new_figure(look, *((1, count) if look.wide else (count, 1)), **shared)
     for axes in panels:
-        style.over_turns(axes)
+        style.over_turns(axes, group.lengths)
     return figure, panels
 
 

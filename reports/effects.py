@@ -75,7 +75,7 @@ def _figures(result: Record, look: FigureStyle) -> Iterator[NamedFigure]:
     """The figures of one result; UserError where it lacks what is drawn."""
     by_len = {int(h): stats for h, stats in result["effects_by_len"].items() if int(h)}
     try:
-        first = by_len[1]
+        first = by_len[min(by_len)]
         yield draw_parts(result, by_len, look)
         yield from (draw_windows(result, by_len, name, look) for name in WINDOWED if name in first)
         if "routes" in first:
@@ -115,7 +115,7 @@ def draw_parts(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -
     total = [each["total"] for each in contrasts]
     _points(axes, list(by_len), total, "total: with the history, less without it", "black")
     axes.axhline(0, **style.ZERO)
-    style.over_turns(axes)
+    style.over_turns(axes, [0, *by_len])
     axes.set_ylabel(f"Change of the\n{_unit(result)}")
     notes = ["whiskers: 95% interval of the total", "above 0: in favour of the reference"]
     about = "what the history changes: position, length and content"
@@ -131,7 +131,7 @@ def draw_routes(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) 
         axes.bar(places, [each["mean"] for each in stats], 0.24, label=label, **_filling(number))
         _points(axes, places, stats, None, "0.3")
     axes.axhline(0, **style.ZERO)
-    style.over_turns(axes)
+    style.over_turns(axes, [0, *by_len])
     axes.set_ylabel(f"Change of the\n{_unit(result)}")
     notes = ["whiskers: 95% intervals", "below 0: what is hidden had favoured the reference"]
     about = "the history hidden from one route or both, at all blocks, against the full run"
@@ -166,7 +166,7 @@ def draw_windows(
     """The change by window of blocks: a line with its interval for each h, and a map over h."""
     stem, about = WINDOWED[name]
     figure, (lines, heat) = style.new_figure(look, *((1, 2) if look.wide else (2, 1)))
-    windows = [f"{first}-{last}" for first, last in by_len[1]["windows"]]
+    windows = [f"{first}-{last}" for first, last in by_len[min(by_len)]["windows"]]
     places = range(len(windows))
     for number, (h, stats) in enumerate(by_len.items()):
         colour, mark = colour_of(number, len(by_len)), style.MARKERS[number % len(style.MARKERS)]
@@ -177,7 +177,7 @@ def draw_windows(
     lines.axhline(0, **style.ZERO)
     lines.set_ylabel(f"Change of the\n{_unit(result)}")
     values = np.array([stats[name]["mean"] for stats in by_len.values()], float)
-    _map(figure, [heat], [values], f"Change of the\n{_unit(result)}")
+    _map(figure, {heat: values}, list(by_len), f"Change of the\n{_unit(result)}")
     heat.set_ylabel(style.TURNS)
     for axes in (lines, heat):
         axes.set_xticks(places, windows, rotation=45)
@@ -189,20 +189,20 @@ def draw_windows(
     )
 
 
-def _map(figure: Any, panels: Sequence[Any], tables: Sequence[np.ndarray], label: str) -> None:
-    """Maps of one scale with a row for each h from 1, its numbers written into it."""
-    limit = max(np.nanmax(np.abs(values), initial=0) for values in tables) or 1
-    for axes, values in zip(panels, tables):
+def _map(figure: Any, panels: Mapping[Any, np.ndarray], lengths: Sequence[int], label: str) -> None:
+    """Maps of one scale, a panel each, with a row for each length, its numbers written into it."""
+    limit = max(np.nanmax(np.abs(values), initial=0) for values in panels.values()) or 1
+    for axes, values in panels.items():
         image = axes.imshow(
             values, aspect="auto", origin="lower", cmap=style.DIVERGING, vmin=-limit, vmax=limit
         )
-        axes.set_yticks(range(len(values)), range(1, len(values) + 1))
+        axes.set_yticks(range(len(values)), lengths)
         axes.grid(False)
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
                 text = {"ha": "center", "va": "center", "fontsize": 6}
                 axes.text(column, row, f"{value:.2f}", color=style.ink(value / limit), **text)
-    figure.colorbar(image, ax=panels[-1], label=label)
+    figure.colorbar(image, ax=axes, label=label)
 
 
 # -- by turn
@@ -212,17 +212,17 @@ def draw_turns(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -
     """Maps of what each turn hidden changes, its user text alone, and its answer alone."""
     shape = (1, len(TURNS)) if look.wide else (len(TURNS), 1)
     figure, panels = style.new_figure(look, *shape)
-    tables = []
+    tables = {}
     for axes, (name, title) in zip(panels, TURNS.items()):
         values = np.full((len(by_len), max(by_len)), np.nan)
         for row, stats in enumerate(by_len.values()):
             mean = np.array(stats[name]["mean"], float)
             values[row, : len(mean)] = mean
-        tables.append(values)
+        tables[axes] = values
         axes.set_title(f"{title} hidden")
         axes.set_xticks(range(max(by_len)), range(1, max(by_len) + 1))
         axes.set_xlabel("Turn, from the first")
-    _map(figure, panels, tables, f"Change of the\n{_unit(result)}")
+    _map(figure, tables, list(by_len), f"Change of the\n{_unit(result)}")
     panels[0].set_ylabel(style.TURNS)
     notes = ["below 0: the turn had favoured the reference"]
     about = "each turn hidden at all blocks, against the full run"

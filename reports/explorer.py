@@ -45,7 +45,7 @@ class Target:
     result: Record
     log: Record
     place: int  # in the order of the run
-    examples: Sequence[Example]  # h = 0, 1, ...
+    examples: Sequence[Example]  # of each history length, in order
     states: Sequence[str]
 
     @property
@@ -129,7 +129,7 @@ def choose(states: dict[Any, list[str]], room: int, key: str) -> list[Any]:
 
 
 def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> dict[str, Any]:
-    """A pair's name, metric, labels and counts over all of its examples."""
+    """A pair's name, metric, labels and counts over all of its examples by history length."""
     by_len = list(zip(*states.values()))
     return {
         "name": name,
@@ -139,6 +139,7 @@ def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> di
         "n": len(states),
         "embedded": 0,
         "flipped": sum(map(flipped, states.values())),
+        "lengths": [int(h) for h in result["metric_by_len"]],
         "lost": [column.count("lost") for column in by_len],
         "gained": [column.count("gained") for column in by_len],
         "blocks": max(map(len, result["cos_by_len"].values()), default=0),
@@ -166,11 +167,9 @@ def make_row(target: Target, texts: Texts) -> dict[str, Any]:
         "references": list(map(texts, first.get("references", [first["expected_answer"]]))),
         "history": list(zip(roles, longest["history_idx"])),
         "messages": [[each["role"], texts(each["content"])] for each in target.conversation],
-        "prompts": [_prompt(each, h, target, texts) for h, each in enumerate(target.examples)],
+        "prompts": [_prompt(each, each, target, texts) for each in target.examples],
         "cued": [
-            _prompt(each["cued"], h, target, texts)
-            for h, each in enumerate(target.examples)
-            if "cued" in each
+            _prompt(each["cued"], each, target, texts) for each in target.examples if "cued" in each
         ],
         "at": [
             {"state": named, **make_answer(example, first["score"], texts)}
@@ -179,9 +178,12 @@ def make_row(target: Target, texts: Texts) -> dict[str, Any]:
     }
 
 
-def _prompt(example: Example, h: int, target: Target, texts: Texts) -> list[int]:
-    """A prompt as places of texts, most of which other prompts share."""
-    pieces, _ = cut_at_messages(example["prompt_text"], messages_at(target.conversation, h))
+def _prompt(read: Example, example: Example, target: Target, texts: Texts) -> list[int]:
+    """A prompt of an example, as it was `read` with the cue or without: places of texts, most of
+    which other prompts share.
+    """
+    h = example["config"]["history_len"]
+    pieces, _ = cut_at_messages(read["prompt_text"], messages_at(target.conversation, h))
     return list(map(texts, pieces))
 
 

@@ -53,17 +53,18 @@ def split(frame: "DataFrame", by: str) -> Iterator[tuple[dict[str, str], "DataFr
 
 def choose_length(frame: "DataFrame", h: int | None, by: str = BY[0]) -> int:
     """`h`, or the longest history that every pair has; UserError where a map has none of `h`."""
-    longest = int(frame.groupby(tables.key_columns(frame))["h"].max().min())
+    of_pairs = frame.groupby(tables.key_columns(frame))["h"].agg(set)
+    longest = int(max(set.intersection(*of_pairs)))
     if h is None:
         h = longest
     if h < 1:
         raise UserError("a grid needs h of 1 or more: the change at h = 0 is always 0.")
     short = [
-        ", ".join(in_words(names)) for names, cells in split(frame, by) if cells["h"].max() < h
+        ", ".join(in_words(names)) for names, cells in split(frame, by) if h not in set(cells["h"])
     ]
     if short:
         raise UserError(
-            f"--h {h}: no result with so long a history for {'; '.join(short)}.\n"
+            f"--h {h}: no result with such a history for {'; '.join(short)}.\n"
             f"The longest history that all pairs have is {longest}."
         )
     return h

@@ -3,14 +3,14 @@
 Every line has its interval over examples as a band.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from reports import style
-from reports.curves import Group, Record, in_words
+from reports.curves import Group, Record, in_words, lengths_of
 from reports.style import FigureStyle, NamedFigure
 
 PANEL_HEIGHTS = {"single": 1.6, "double": 2.3}  # inches, of a panel
@@ -98,11 +98,13 @@ def draw_measure(result: Record, measure: Measure, look: FigureStyle) -> NamedFi
     notes = [f"bands: {stats[0]['interval']}"]
     notes += [f"{excluded} values left out: not finite"] if excluded else []
     figure, lines, heat = _panels(look)
-    _draw_lines(lines, values, low, high)
+    lengths = lengths_of(result)
+    _draw_lines(lines, lengths, values, low, high)
     lines.set_ylabel(measure.label)
     if measure.signed:
         lines.axhline(0, **style.ZERO)
     _draw_heat(figure, heat, values, measure.label, measure.signed)
+    style.down_turns(heat, lengths)
     about = f"{measure.label}: {measure.about}"
     return _finished(figure, result, look, measure.stem, about, notes)
 
@@ -115,15 +117,16 @@ def draw_decisions(result: Record, look: FigureStyle) -> NamedFigure:
     notes = [f"crosses: mean and {stats[0]['interval']}"]
     notes += [f"{undecided} prompts without a decision layer"] if undecided else []
     figure, lines, heat = _panels(look)
-    _draw_lines(lines, shares.cumsum(axis=1))
+    _draw_lines(lines, lengths_of(result), shares.cumsum(axis=1))
     lines.set(ylabel="Share of examples\ndecided so far", ylim=(-0.03, 1.03))
     _draw_heat(figure, heat, shares, "Share decided at the block")
+    style.down_turns(heat, lengths_of(result))
     heat.set_autoscale_on(False)  # an interval may reach beyond the blocks
-    for h, of_len in enumerate(stats):
+    for row, of_len in enumerate(stats):
         if of_len["low"] is not None:
-            heat.plot([of_len["low"], of_len["high"]], [h, h], **_outlined(1.2))
+            heat.plot([of_len["low"], of_len["high"]], [row, row], **_outlined(1.2))
         if of_len["mean"] is not None:
-            heat.plot(of_len["mean"], h, "x", **_outlined(1.5))
+            heat.plot(of_len["mean"], row, "x", **_outlined(1.5))
     return _finished(figure, result, look, "decision_layer", DECISION, notes)
 
 
@@ -161,36 +164,38 @@ def _finished(
 
 
 def _draw_lines(
-    axes: Any, values: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None
-) -> None:
+    axes: Any, lengths: Sequence[int], values: np.ndarray,
+    low: np.ndarray | None = None, high: np.ndarray | None = None,
+) -> None:  # fmt: skip
     """A line per history length, its markers spread over the blocks, with bands where given."""
     blocks = np.arange(1, values.shape[1] + 1)
     every = max(1, len(blocks) // MARKED)
-    for h, line in enumerate(values):
-        mark = {"marker": style.MARKERS[h % len(style.MARKERS)], "markevery": (h % every, every)}
-        colour = colour_of(h, len(values))
+    for k, (h, line) in enumerate(zip(lengths, values)):
+        mark = {"marker": style.MARKERS[k % len(style.MARKERS)], "markevery": (k % every, every)}
+        colour = colour_of(k, len(values))
         axes.plot(blocks, line, label=h, color=colour, **mark)
         if low is not None:
-            axes.fill_between(blocks, low[h], high[h], color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(blocks, low[k], high[k], color=colour, alpha=0.15, linewidth=0)
     axes.set_xlim(0.5, len(blocks) + 0.5)
 
 
 def _draw_heat(
     figure: Any, axes: Any, values: np.ndarray, label: str, signed: bool = False
 ) -> None:
-    """Blocks by history lengths; what was not finite at any example is left blank."""
+    """Blocks by history lengths, a row each; what was not finite at any example is left blank."""
     limit = np.nanmax(np.abs(values), initial=0) or 1
     ends = {"vmin": -limit, "vmax": limit} if signed else {}
     extent = (0.5, values.shape[1] + 0.5, -0.5, len(values) - 0.5)
     image = axes.imshow(values, aspect="auto", origin="lower", extent=extent, **ends)
-    axes.set(ylabel=style.TURNS, facecolor="white")
-    axes.locator_params(axis="y", integer=True, min_n_ticks=1)
+    axes.set(facecolor="white")
     axes.grid(False)
     figure.colorbar(image, ax=axes, label=label)
 
 
-def colour_of(h: int, count: int) -> tuple[float, ...]:
-    """Colour of a history length, dark for 0; the pale end of the map is left out."""
+def colour_of(place: int, count: int) -> tuple[float, ...]:
+    """Colour of a history length by its place among so many, dark for h = 0; the pale end of the
+    map is left out.
+    """
     from matplotlib import colormaps
 
-    return colormaps["viridis"](0.85 * h / max(1, count - 1))
+    return colormaps["viridis"](0.85 * place / max(1, count - 1))

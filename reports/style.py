@@ -33,6 +33,7 @@ STYLES = [
 ZERO = {"color": "0.4", "linewidth": 0.8, "zorder": 1.6}  # a line at 0, over the grid
 ROOMY = 12.0  # inches: more than any figure is high before its height is fitted
 TURNS = "History length h (turns)"
+CLOSEST = 0.05  # of the axis between two numbered lengths
 HANDLE = 0.6  # inches beside a label of the legend: the line, and room on both sides
 POINTS = 72  # in an inch
 SMALL = "legend.fontsize"  # the setting that small text has its size from
@@ -121,10 +122,36 @@ def new_figure(
     return figure, figure.subplots(rows, columns, **shared)
 
 
-def over_turns(axes: Any) -> None:
-    """History length on x, with ticks at whole turns only."""
+def over_turns(axes: Any, lengths: Sequence[int]) -> None:
+    """History length on x to scale, with ticks at whole turns; at the lengths alone if some
+    between them are not there.
+
+    Of ticks that stand too close together only the first has a number.
+    """
     axes.set_xlabel(TURNS)
-    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+    if is_every(lengths):
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
+        return
+    names, last = [], -max(lengths)
+    for h in lengths:
+        apart = h - last >= max(lengths) * CLOSEST
+        names.append(str(h) if apart else "")
+        last = h if apart else last
+    axes.set_xticks(lengths, names)
+
+
+def down_turns(axes: Any, lengths: Sequence[int]) -> None:
+    """History length on y, where every length has a row of its own, numbered from 0."""
+    axes.set_ylabel(TURNS)
+    if is_every(lengths):
+        axes.locator_params(axis="y", integer=True, min_n_ticks=1)
+    else:
+        axes.set_yticks(range(len(lengths)), list(map(str, lengths)))
+
+
+def is_every(lengths: Sequence[int]) -> bool:
+    """Is every history length up to the longest there?"""
+    return list(lengths) == list(range(max(lengths) + 1))
 
 
 def finish(figure: Any, look: FigureStyle, titles: Sequence[str], height: float) -> None:

@@ -290,7 +290,7 @@ def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
     for result, name in zip(results, names):
         row = {"name": name, **_left_out(result)}
         skipped |= {(result["model"], result["target"], place) for place in row["targets"]}
-        failed[bool(result["reads_by_len"])] += sum(row["failures"])
+        failed[bool(result["reads_by_len"])] += sum(row["failures"].values())
         rows.append(row)
     return {
         "rows": rows,
@@ -299,7 +299,7 @@ def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
         "beside": failed[True],  # in texts that the metric is not read from
         "extracted": any(row["failures"] for row in rows),
         "excluded": sum(row["excluded"] for row in rows),
-        "lengths": range(max((len(row["failures"]) for row in rows), default=0)),
+        "lengths": sorted({h for row in rows for h in row["failures"]}),
     }
 
 
@@ -308,7 +308,7 @@ def _left_out(result: Record) -> dict[str, Any]:
         "n": result["n"],
         "skipped": int(result.get("n_skipped", 0)),
         "targets": list(result.get("skipped_target_idx", [])),
-        "failures": [int(count) for count in result["format_failures_by_len"].values()],
+        "failures": {int(h): int(n) for h, n in result["format_failures_by_len"].items()},
         "excluded": _excluded(result),
     }
 

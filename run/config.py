@@ -74,6 +74,10 @@ class RunConfig:
         None, "FILE", "YAML file with tasks of your own, see docs/own_tasks.md", type=str
     )
     max_len: int = _flag(4, "N", "longest history in turns; every length from 0 is run")
+    lengths: tuple[int, ...] | None = _flag(
+        None, "H", "the lengths to run instead of all up to --max_len; 0 is always run",
+        nargs="+", type=int,
+    )  # fmt: skip
     limit: int | None = _flag(
         None, "N", f"number of targets, drawn at random (all; {DEMO_LIMIT} without --model)",
         type=int,
@@ -169,6 +173,18 @@ class RunConfig:
         named = self.model != BUNDLED and not os.path.exists(self.model)
         return named and bool(os.environ.get("OPENAI_BASE_URL"))
 
+    @property
+    def run_lengths(self) -> tuple[int, ...]:
+        """The history lengths that are run, in turns: 0 and longer ones in order."""
+        if self.lengths is None:
+            return tuple(range(self.max_len + 1))
+        return tuple(sorted({0, *self.lengths}))
+
+    @property
+    def longest(self) -> int:
+        """The longest history, in turns."""
+        return self.run_lengths[-1]
+
     def answer_tokens(self, task: Task) -> int:
         """Longest greedy answer in tokens; 0 where labels are scored by likelihood alone."""
         return 0 if task.labels and self.scoring == "likelihood" else task.max_new_tokens
@@ -226,6 +242,8 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
     given = {key: value for key, value in parsed.items() if value is not None}
     if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
         parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
+    if "lengths" in given and "max_len" in given:
+        parser.error("--lengths and --max_len contradict each other: give one of them")
     random_text = RANDOM in given.get("history", ())
     if random_text and given.setdefault("distractor", [RANDOM]) != [RANDOM]:
         parser.error("--history random replaces the distractor: leave out --distractor")
@@ -242,6 +260,7 @@ def check_settings(config: RunConfig) -> None:
     """UserError for settings that make no sense."""
     numbers = [(name, getattr(config, name), 1) for name in AT_LEAST_1]
     numbers += [("max_len", config.max_len, 0), *(("seed", seed, 0) for seed in config.seed)]
+    numbers += [("lengths", h, 0) for h in config.lengths or ()]
     for name, value, least in numbers:
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: must be {least} or more.")
@@ -254,11 +273,13 @@ def check_settings(config: RunConfig) -> None:
                 raise UserError(f"--{name} {text!r:.80}: contains a control character.")
     if len(set(config.seed)) < len(config.seed):
         raise UserError("--seed: each seed can be given only once.")
+    if config.lengths is not None and len(set(config.lengths)) < len(config.lengths):
+        raise UserError("--lengths: each length can be given only once.")
     _check_histories(config)
     if config.switch_cue is not None and not config.switch_cue.strip():
         raise UserError("--switch_cue: the sentence is empty.")
-    if config.switch_cue is not None and config.max_len < 1:
-        raise UserError("--switch_cue: there is no history to switch from under --max_len 0.")
+    if config.switch_cue is not None and config.longest < 1:
+        raise UserError("--switch_cue: there is no history to switch from at h = 0 alone.")
     if config.served:
         _check_server(config)
     elif config.max_tokens_total is not None:
@@ -267,8 +288,8 @@ def check_settings(config: RunConfig) -> None:
         )
     if config.effect_window is not None and config.effects is None:
         raise UserError("--effect_window is the width of windows of --effects: give that too.")
-    if config.effects is not None and config.max_len < 1:
-        raise UserError("--effects: there is no history to hide under --max_len 0.")
+    if config.effects is not None and config.longest < 1:
+        raise UserError("--effects: there is no history to hide at h = 0 alone.")
     if config.effects is not None and "user_only" in config.history:
         raise UserError("--effects hides questions with their answers: leave out user_only.")
     if config.no_cosine and (config.agree or config.lens != "logit"):
@@ -286,7 +307,7 @@ def _check_histories(config: RunConfig) -> None:
     changed = [kind for kind in kinds if kind.name not in PLAIN]
     if changed and config.mix != MIXES[0]:
         raise UserError(f"--history {changed[0]} shows the distractor alone: leave out --mix.")
-    if Kind("shuffled") in kinds and config.max_len == 1:
+    if Kind("shuffled") in kinds and config.longest == 1:
         raise UserError("--history shuffled: a history of one turn has no other answer to show.")
 
 

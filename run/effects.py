@@ -31,19 +31,19 @@ def say_left_out(config: RunConfig, lm: LocalModel) -> None:
 
 def effect_reads(config: RunConfig) -> int:
     """What the effects of a case count for in the progress: a prompt for each length from 1."""
-    return 0 if config.effects is None else config.max_len
+    return 0 if config.effects is None else len(config.run_lengths) - 1
 
 
 def effects_of(
     case: Case, prompts: Sequence[Prompt], config: RunConfig, lm: LocalModel
 ) -> list[Example]:
-    """`spans` and `effects` of a case's examples at h = 1, 2, ...; `prompts` from h = 0.
+    """`spans` and `effects` of a case's examples from h = 1 on; `prompts` from h = 0.
 
     [] where the run asks for none, or the model allows none.
     """
     parts = [part for part in wanted_parts(config) or () if part in lm.exact_effects]
     if not parts:
         return []
-    messages = [case.messages(h) for h in range(len(prompts))]
+    messages = [case.messages(h) for h in config.run_lengths]
     reference = case.target.references[0]
     return lm.effects(messages, prompts, reference, parts, config.effect_window)

@@ -88,7 +88,7 @@ def run_cases(cases: Sequence[Case], config: RunConfig, lm: Model, advance: Adva
 
 
 def encode_case(case: Case, config: RunConfig, lm: Model) -> Iterator[Query]:
-    """A query at h = 0, 1, ..., from h = 1 with the same under the cue where there is one.
+    """A query at each length of the run, from h = 1 with the same under the cue where there is one.
 
     The prompt of the first is the baseline of all others.
     """
@@ -99,7 +99,7 @@ def encode_case(case: Case, config: RunConfig, lm: Model) -> Iterator[Query]:
         prompt = lm.encode(case.messages(h, cue), case.labels, most, baseline)
         return Query(case, h, cue, read, prompt)
 
-    for h in range(config.max_len + 1):
+    for h in config.run_lengths:
         query = encode(h, None)
         baseline = baseline or query.prompt
         if h and config.switch_cue is not None:
@@ -111,10 +111,11 @@ def reads_of(case: Case, config: RunConfig) -> int:
     """How often a prompt of this case is read: every length and cue, a second time where it is, and
     the model's own replies before.
     """
-    cued = config.max_len * (config.switch_cue is not None)
+    lengths = len(config.run_lengths)
+    cued = (lengths - 1) * (config.switch_cue is not None)
     times = 1 + is_read_again(case, config)
     replies = len(case.history) if case.pair.kind.name == "model" else 0
-    return times * (config.max_len + 1) + cued + replies + effect_reads(config)
+    return times * lengths + cued + replies + effect_reads(config)
 
 
 def is_read_again(case: Case, config: RunConfig) -> bool:

@@ -40,7 +40,7 @@ CHECKSUM = ', "crc32": '  # behind what it is of, as the last key of a line
 class Finished:
     """What the journals of a pair hold."""
 
-    examples: dict[CaseKey, list[Example]] = field(default_factory=dict)  # h = 0, 1, ...
+    examples: dict[CaseKey, list[Example]] = field(default_factory=dict)  # of each length from 0
     conversations: dict[CaseKey, Conversation] = field(default_factory=dict)  # the longest
     scores: dict[CaseKey, list[float]] = field(default_factory=dict)  # of examples forgotten
     skipped: dict[CaseKey, str] = field(default_factory=dict)  # with the reason
@@ -59,11 +59,13 @@ class Finished:
 class Journal:
     """The journal of one pair; a process appends to a file of its own and reads those of all."""
 
-    def __init__(self, result: Path, settings: Mapping[str, Any], longest: int, rank: int = 0):
-        """`result` is the pair's result file, `longest` its longest history, in turns."""
+    def __init__(
+        self, result: Path, settings: Mapping[str, Any], lengths: Sequence[int], rank: int = 0
+    ):
+        """`result` is the pair's result file, `lengths` its history lengths in order (turns)."""
         self.result = result
         self.settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
-        self.longest = longest
+        self.lengths = lengths
         self.path = _path(result, rank)
 
     def prepare(self, overwrite: bool) -> None:
@@ -105,11 +107,10 @@ class Journal:
             elif "token_budget" in entry:
                 budgets = (kept.token_budget, entry["token_budget"])
                 kept.token_budget = min(budget for budget in budgets if budget is not None)
-        wanted = range(self.longest + 1)
         for key, lengths in by_length.items():
-            if all(h in lengths for h in wanted):
-                kept.examples[key] = [lengths[h]["example"] for h in wanted]
-                kept.conversations[key] = lengths[self.longest]["conversation"]
+            if all(h in lengths for h in self.lengths):
+                kept.examples[key] = [lengths[h]["example"] for h in self.lengths]
+                kept.conversations[key] = lengths[self.lengths[-1]]["conversation"]
                 kept.skipped.pop(key, None)  # there was memory for it later
         return kept
 

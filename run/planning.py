@@ -24,12 +24,17 @@ from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
 
 
 def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
-    """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved)."""
+    """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved).
+
+    `lengths` is null where every one up to `max_len` is run.
+    """
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_SETTINGS}
     for role, rows in (("target", pair.target), ("distractor", pair.distractor)):
         settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
-    task = pair.target.spec.task
+    task, lengths = pair.target.spec.task, list(config.run_lengths)
     return settings | {
+        "max_len": config.longest,
+        "lengths": None if lengths == list(range(config.longest + 1)) else lengths,
         "served": config.served,
         "seed": list(config.seed),
         "effects": wanted_parts(config),
@@ -90,7 +95,7 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
 
 def require_rows(pair: Pair, config: RunConfig) -> None:
     """UserError where a pair's tasks have too few different rows for its longest history."""
-    shape = data.roles(config.mix, config.max_len)
+    shape = data.roles(config.mix, config.longest)
     apart = pair.target.questions.isdisjoint(pair.distractor.questions)
     for role, table in (("distractor", pair.distractor), ("target", pair.target)):
         needed = shape.count(role)
@@ -100,8 +105,8 @@ def require_rows(pair: Pair, config: RunConfig) -> None:
         if needed and there <= needed:
             which = "" if pair.kind.name not in OF_LABELS else f" for --history {pair.kind}"
             raise UserError(
-                f"--max_len {config.max_len}: '{table.spec}' has only {there} different "
-                f"rows{which}; a history of {needed} of its turns needs at least {needed + 1}."
+                f"h = {config.longest}: '{table.spec}' has only {there} different rows{which}; a "
+                f"history of {needed} of its turns needs at least {needed + 1}. Use a smaller h."
             )
 
 
@@ -224,11 +229,11 @@ def drop_overflowing(
 
     A target that is too long under one seed goes under all of them.
     """
-    longest = config.max_len
+    longest = config.longest
     dropped = [case for cases in plan for case in cases if _overflows(case, longest, config, lm)]
     if dropped and config.on_overflow == "stop":
         case = dropped[0]
-        h = next(h for h in range(longest + 1) if _overflows(case, h, config, lm))
+        h = next(h for h in config.run_lengths if _overflows(case, h, config, lm))
         needed = lm.tokens_needed(_longest(case, h, config))
         raise UserError(
             f"{case.pair}, target {case.target_idx}, h = {h}: {needed} tokens, but the model's "

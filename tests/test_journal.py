@@ -19,6 +19,7 @@ SETTINGS = {
     "tasks": {"target": {"labels": ["A"]}},
 }
 LONGEST = 1
+LENGTHS = range(LONGEST + 1)
 CASES = settings(max_examples=150, derandomize=True, database=None, deadline=None)
 
 
@@ -29,7 +30,7 @@ def example(target, h, text="\N{HEBREW LETTER ALEF}\x00 \U0001f600 {x}"):
 
 def written(folder, targets=range(3), rank=0):
     """A journal with these targets, each appended by itself."""
-    subject = Journal(folder / "test_vs_x_test.json", SETTINGS, LONGEST, rank)
+    subject = Journal(folder / "test_vs_x_test.json", SETTINGS, LENGTHS, rank)
     for target in targets:
         subject.append(entries(target))
     return subject
@@ -38,14 +39,14 @@ def written(folder, targets=range(3), rank=0):
 def entries(target):
     """The lines of a target: the last one holds its conversation."""
     said = [{"role": "user", "content": f"\x00 {target} \u2028"}]
-    shorter = [example_entry(example(target, h)) for h in range(LONGEST)]
+    shorter = [example_entry(example(target, h)) for h in LENGTHS[:-1]]
     return [*shorter, example_entry(example(target, LONGEST), said)]
 
 
 def assert_only_what_was_written(kept):
     for (target, seed), examples in kept.examples.items():
         assert seed == 0
-        assert examples == [example(target, h) for h in range(LONGEST + 1)]
+        assert examples == [example(target, h) for h in LENGTHS]
         assert kept.conversations[target, seed] == entries(target)[-1]["conversation"]
     assert set(kept.conversations) == set(kept.examples)
 
@@ -170,7 +171,7 @@ def test_processes_add_up_and_the_last_of_equal_lines_counts(tmp_path):
 
 def test_a_process_with_other_settings_is_refused_when_all_are_merged(tmp_path):
     first = written(tmp_path)
-    other = Journal(first.result, SETTINGS | {"limit": 4}, LONGEST, rank=1)
+    other = Journal(first.result, SETTINGS | {"limit": 4}, LENGTHS, rank=1)
     other.append(entries(0))
     with pytest.raises(UserError, match="limit 4 there, 3 now"):
         first.read()

@@ -330,8 +330,7 @@ def test_aggregates_do_not_depend_on_the_order_of_the_log():
         [(0, 0), (0, 1), (1, 0)],
         [(0, 0), (1, 1)],
         [(0, 0), (0, 0), (1, 0)],
-        [(1, 0), (2, 0)],
-        [(0, 0), (2, 0)],
+        [(0, 0), (2, 0), (2, 1)],
     ],
 )
 def test_lengths_with_other_targets_are_not_compared(places):

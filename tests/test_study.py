@@ -240,7 +240,7 @@ def test_too_few_rows_for_a_mix_are_refused(
     flags = f"--target {target} --distractor {distractor} --mix {mix} --max_len {max_len}"
     assert run(tmp_path, model, flags) == 2
     said = capsys.readouterr().err
-    assert f"--max_len {max_len}: 'reviews/test' has only 144 different rows" in said
+    assert f"h = {max_len}: 'reviews/test' has only 144 different rows" in said
     assert "a history of 144 of its turns needs at least 145" in said
 
 

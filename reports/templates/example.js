@@ -1,7 +1,8 @@
-/* One example at one history length: answers side by side, and the conversation the model read. */
+/* One example at one history length, named by its place in the pair's: answers side by side, and the conversation the model read. */
 class Example {
-  constructor(examples, row, h) {
-    Object.assign(this, { examples, row, h, pair: examples.pairs[row.pair] });
+  constructor(examples, row, at) {
+    Object.assign(this, { examples, row, at, pair: examples.pairs[row.pair] });
+    this.h = this.pair.lengths[at];
   }
 
   text(place) {
@@ -21,11 +22,11 @@ class Example {
 
   // -- answers
 
-  answers(chooseH) {
-    const heads = this.row.at.map((_, h) => {
-      const choose = element("button", { type: "button" }, `h = ${h}`);
-      choose.addEventListener("click", () => chooseH(h));
-      return element("th", { scope: "col", "aria-current": h === this.h ? "true" : null }, choose);
+  answers(choose) {
+    const heads = this.pair.lengths.map((h, place) => {
+      const button = element("button", { type: "button" }, `h = ${h}`);
+      button.addEventListener("click", () => choose(place));
+      return element("th", { scope: "col", "aria-current": place === this.at ? "true" : null }, button);
     });
     const head = element("tr", {}, element("th", {}, "History (turns)"), ...heads);
     const table = element("table", { class: "data answers" }, element("thead", {}, head));
@@ -40,9 +41,9 @@ class Example {
     return [
       this.line("Answer", (at) => this.said(at.answer)),
       this.line("Text", (at) => (at.text === undefined ? null : this.said(at.text))),
-      this.line(this.pair.graded ? this.pair.metric : "Right?", (at, h) => this.verdict(h)),
+      this.line(this.pair.graded ? this.pair.metric : "Right?", (at, place) => this.verdict(place)),
       this.line("Format", (at) => (at.failed ? `failed: no ${sought} in the text` : null)),
-      this.line("Task", (at, h) => (h && at.intruded ? "answers the previous task" : null)),
+      this.line("Task", (at, place) => (place && at.intruded ? "answers the previous task" : null)),
       this.line("With the cue", (at) => (at.cued ? this.withCue(at.cued) : null)),
       this.row.labelled ? this.probabilities() : null,
       this.line(decided, (at) => (at.layer === undefined ? null : String(at.layer ?? "none"))),
@@ -54,16 +55,16 @@ class Example {
   line(title, cell) {
     const cells = this.row.at.map(cell);
     if (cells.every((found) => found === null)) return null;
-    const chosen = (h) => ({ class: h === this.h ? "chosen" : null });
+    const chosen = (place) => ({ class: place === this.at ? "chosen" : null });
     return element("tr", {}, element("th", { scope: "row" }, title),
-      ...cells.map((found, h) => element("td", chosen(h), found ?? "–")));
+      ...cells.map((found, place) => element("td", chosen(place), found ?? "–")));
   }
 
-  verdict(h) {
-    const { state, change } = this.row.at[h];
-    const made = element("span", {}, this.examples.stateOf(this.row, h));
+  verdict(place) {
+    const { state, change } = this.row.at[place];
+    const made = element("span", {}, this.examples.stateOf(this.row, place));
     if (!this.pair.graded) made.append(` ${FOR_LABELS[state]}`);
-    else if (h) made.append(` ${signed(change)} against h = 0`);
+    else if (place) made.append(` ${signed(change)} against h = 0`);
     return made;
   }
 
@@ -95,7 +96,7 @@ class Example {
   // -- the conversation
 
   conversation(exact) {
-    const shown = exact ? [this.exactly(this.row.prompts[this.h])] : this.messages();
+    const shown = exact ? [this.exactly(this.row.prompts[this.at])] : this.messages();
     return [...shown, ...this.cue()];
   }
 
@@ -106,7 +107,7 @@ class Example {
 
   /* The prompt once more with the cue, where the run has one. */
   cue() {
-    const pieces = this.row.cued[this.h - 1];
+    const pieces = this.row.cued[this.at - 1];
     if (!pieces) return [];
     const summary = element("summary", {}, "The prompt with the cue");
     return [element("details", {}, summary, this.exactly(pieces))];
@@ -121,7 +122,7 @@ class Example {
       return this.message(`${role} · turn ${turn}, ${task}, row ${index}`, place);
     });
     const asked = this.message(`user · target, row ${target}`, messages.at(-1)[1], true);
-    const answer = this.message("assistant · the answer", at[this.h].answer, true);
+    const answer = this.message("assistant · the answer", at[this.at].answer, true);
     return [...turns, asked, answer];
   }
 

@@ -61,16 +61,16 @@ class Examples {
     return this.strings[row.messages.at(-1)[1]].trim();
   }
 
-  /* The mark of one history length, with a sign where the answer is to the previous task. */
-  markAt(row, h) {
-    const made = element("span", {}, this.stateOf(row, h));
-    if (h && isIntruded(row.at[h])) made.append(markOf("intruded", MARKS.intruded, "answers the previous task"));
+  /* The mark of one history length, by its place, with a sign where the answer is to the previous task. */
+  markAt(row, place) {
+    const made = element("span", {}, this.stateOf(row, place));
+    if (place && isIntruded(row.at[place])) made.append(markOf("intruded", MARKS.intruded, "answers the previous task"));
     return made;
   }
 
   /* A sign for right and wrong, a number for a score. */
-  stateOf(row, h) {
-    const { state, score, change } = row.at[h];
+  stateOf(row, place) {
+    const { state, score, change } = row.at[place];
     if (!this.pairs[row.pair].graded) return markOf(state, MARKS[state], FOR_LABELS[state]);
     const moved = `${change < 0 ? "fell" : "rose"} by ${Math.abs(change).toFixed(3)}`;
     return markOf(state, `${MARKS[state]}${score.toFixed(3)}`, state === "scored" ? null : moved);

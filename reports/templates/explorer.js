@@ -7,7 +7,7 @@ class Explorer {
     this.place = place;
     this.shown = [];
     this.current = 0; // in `shown`
-    this.h = 0;
+    this.at = 0; // the place of the history length in the pair's
     this.exact = false;
     this.build();
     this.choosePair(place.dataset.start);
@@ -91,7 +91,7 @@ class Explorer {
     const line = (name, text, counts) => element("tr", {},
       element("th", { scope: "row" }, markOf(name, MARKS[name]), ` ${text}`),
       ...counts.map((count) => element("td", { class: "number" }, String(count))));
-    const heads = pair.lost.map((_, h) => element("th", { class: "number" }, `h = ${h}`));
+    const heads = pair.lengths.map((h) => element("th", { class: "number" }, `h = ${h}`));
     this.flips.replaceChildren(element("table", { class: "data flips" },
       element("thead", {}, element("tr", {}, element("th", {}, `Flipped examples, of all ${pair.n}`), ...heads)),
       element("tbody", {}, line("lost", "down", pair.lost), line("gained", "up", pair.gained),
@@ -114,12 +114,12 @@ class Explorer {
     this.shown = this.examples.rows.filter((row) => this.wanted(row));
     this.current = 0;
     const every = this.pair.value === "";
-    const lengths = Math.max(0, ...this.shown.map((row) => row.at.length));
+    const lengths = [...new Set(this.shown.flatMap((row) => this.lengthsOf(row)))].sort((a, b) => a - b);
     const several = !this.seedLabel.hidden;
     const heads = ["Target", ...(several ? ["Seed"] : []), ...(every ? ["Pair"] : []), "Reference"];
     const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)),
       element("th", { scope: "col", class: "clip long" }, "Prompt of the target"),
-      ...Array.from({ length: lengths }, (_, h) => element("th", { scope: "col", class: "state" }, `h = ${h}`)));
+      ...lengths.map((h) => element("th", { scope: "col", class: "state" }, `h = ${h}`)));
     const body = element("tbody");
     this.columns = { every, several, lengths };
     this.list.replaceChildren(element("table", { class: "data", role: "grid", "aria-label": "Examples" },
@@ -142,14 +142,20 @@ class Explorer {
 
   line(row, k, { every, several, lengths }) {
     const reference = this.examples.strings[row.references[0]];
-    const cells = Array.from({ length: lengths }, (_, h) =>
-      element("td", { class: "state" }, row.at[h] ? this.examples.markAt(row, h) : ""));
+    const cells = lengths.map((h) => {
+      const place = this.lengthsOf(row).indexOf(h);
+      return element("td", { class: "state" }, place < 0 ? "" : this.examples.markAt(row, place));
+    });
     const made = element("tr", { tabindex: k ? -1 : 0, "aria-selected": "false" },
       element("td", {}, `row ${row.target}`), several ? element("td", {}, String(row.seed)) : null,
       every ? element("td", {}, this.examples.pairs[row.pair].name) : null,
       element("td", { class: "clip" }, reference), element("td", { class: "clip long" }, row.excerpt), ...cells);
     made.addEventListener("click", () => this.openFirst(k));
     return made;
+  }
+
+  lengthsOf(row) {
+    return this.examples.pairs[row.pair].lengths;
   }
 
   lineAt(k) {
@@ -184,8 +190,8 @@ class Explorer {
   openFirst(k) {
     if (!this.shown.length) return;
     const { at } = this.shown[k];
-    const flip = at.findIndex((each, h) => (this.intruded.checked ? h && isIntruded(each) : isFlip(each)));
-    this.h = flip < 0 ? at.length - 1 : flip;
+    const flip = at.findIndex((each, k) => (this.intruded.checked ? k && isIntruded(each) : isFlip(each)));
+    this.at = flip < 0 ? at.length - 1 : flip;
     this.openRow(k);
   }
 
@@ -195,7 +201,7 @@ class Explorer {
     this.openAt = this.current;
     this.lineAt(this.openAt).setAttribute("aria-selected", "true");
     const row = this.shown[this.openAt];
-    this.h = Math.min(this.h, row.at.length - 1);
+    this.at = Math.min(this.at, row.at.length - 1);
     this.draw(row);
     if (focus) {
       this.open.querySelector("h3").focus({ preventScroll: true });
@@ -216,7 +222,7 @@ class Explorer {
     if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input")) return;
     const { length } = this.shown[this.openAt].at;
     const moves = { ArrowLeft: -1, ArrowRight: 1 };
-    if (event.key in moves) this.chooseH(Math.min(Math.max(this.h + moves[event.key], 0), length - 1));
+    if (event.key in moves) this.chooseLength(Math.min(Math.max(this.at + moves[event.key], 0), length - 1));
     else if (event.key === "j") this.openRow(this.openAt + 1);
     else if (event.key === "k") this.openRow(this.openAt - 1);
     else if (event.key === "Escape") this.close();
@@ -224,8 +230,8 @@ class Explorer {
     event.preventDefault();
   }
 
-  chooseH(h) {
-    this.h = h;
+  chooseLength(place) {
+    this.at = place;
     this.draw(this.shown[this.openAt]);
     this.open.querySelector("h3").focus({ preventScroll: true });
   }
@@ -242,8 +248,8 @@ class Explorer {
       button("Previous", () => this.openRow(this.openAt - 1), this.openAt === 0),
       button("Next", () => this.openRow(this.openAt + 1), this.openAt === this.shown.length - 1),
       button("Close", () => this.close()));
-    const example = new Example(this.examples, row, this.h);
-    const answers = example.answers((h) => this.chooseH(h));
+    const example = new Example(this.examples, row, this.at);
+    const answers = example.answers((place) => this.chooseLength(place));
     this.open.hidden = false;
     this.open.replaceChildren(head, example.references(), answers, this.conversation(example));
     const chosen = answers.querySelector("[aria-current]");
@@ -257,9 +263,9 @@ class Explorer {
       this.exact = whole.checked;
       place.replaceChildren(...example.conversation(this.exact));
     });
-    const turns = this.h === 1 ? "1 turn" : `${this.h} turns`;
+    const turns = example.h === 1 ? "1 turn" : `${example.h} turns`;
     return element("section", { class: "conversation" },
-      element("h3", {}, `What the model read at h = ${this.h} (${turns} of history)`),
+      element("h3", {}, `What the model read at h = ${example.h} (${turns} of history)`),
       element("label", { class: "screen" }, whole, " exact text, with all that the template adds"), place);
   }
 }
