@@ -408,7 +408,7 @@ def null_logprob(log: Path) -> None:
 
 
 def odd_history_len(log: Path) -> None:
-    edit(log, "debug_examples", 3, "config", "history_len", value=-1)
+    edit(log, "debug_examples", 3, "config", "history_len", value="one")
 
 
 DAMAGES = [
