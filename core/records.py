@@ -321,6 +321,7 @@ def cleaned(values: Iterable[float]) -> list[float | None]:
     return [round(float(x), DECIMALS) if np.isfinite(x) else None for x in values]
 
 
+MAX_NEW_TOKENS = 32  # of an answer, where a task says nothing else
 # Of every generated text
 TEXT_SCORES = ("rouge1", "rouge2", "rouge", "exact_match", "f1", "exact_match_strict")
 # Metrics that are 0 or 1 for an example

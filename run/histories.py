@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from core.errors import UserError
+from core.records import MAX_NEW_TOKENS
 from data import Case, HistoryTurn, TaskRows, Turn, conversation
 from lm.interface import LocalModel, Model
-from tasks.spec import MAX_NEW_TOKENS, Task, TaskSpec
+from tasks.spec import Task, TaskSpec
 
 POOL = 20  # sampled turns that histories are drawn from, as in Gupta et al.
 SAMPLED_TOKENS = 150  # most tokens of a sampled user text

@@ -17,13 +17,12 @@ from unicodedata import normalize
 import yaml
 
 from core.errors import UNPRINTABLE, UserError, is_text
-from core.records import TEXT_SCORES
+from core.records import MAX_NEW_TOKENS, TEXT_SCORES
 from tasks.cells import OPTIONS, Field, parse_field, template_parts
 
 EMBEDDED_ROWS = Path(__file__).parent
 EMBEDDED = ("quiz", "reviews", "posts")  # built-in tasks whose rows ship here
 
-MAX_NEW_TOKENS = 32  # of an answer, where a task says nothing else
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")  # of local files
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # becomes part of file names
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
