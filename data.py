@@ -21,7 +21,7 @@ from measures.intrusion import Switch
 from measures.scoring import find_number
 from tasks.answers import References, RowError, each_row, read_labels, read_texts, same_form
 from tasks.cells import OPTIONS, Field, as_text, is_missing, option_lines, parse_field, reach
-from tasks.kinds import PLAIN, TEACHER, Fits, Kind
+from tasks.kinds import AT, PLAIN, TEACHER, Fits, Kind
 from tasks.sources import Table, read_table
 from tasks.spec import Task, TaskSpec
 
@@ -194,12 +194,14 @@ def target_order(count: int, seed: int, limit: int | None) -> list[int]:
     return order[:limit]
 
 
-def roles(mix: str, max_len: int) -> tuple[str, ...]:
+def roles(mix: str, max_len: int, kind: Kind = TEACHER) -> tuple[str, ...]:
     """Which task each turn of the longest history is of, `distractor` or `target`.
 
     target_first and target_last put max_len // 2 target-task turns at the beginning or the end;
     interleaved takes turns, beginning with the distractor.
     """
+    if kind.place is not None:
+        return tuple("target" if k != kind.place else "distractor" for k in range(1, max_len + 1))
     half = max_len // 2
     if mix == "target_first":
         return ("target",) * half + ("distractor",) * (max_len - half)
@@ -352,14 +354,14 @@ def plan_cases(
     orders = {pair: target_order(len(pair.target.turns), seeds[0], limit) for pair in pairs}
     places = range(max(map(len, orders.values())))
     numbers = {place: place % (num_histories or len(places)) for place in places}
-    shape = roles(mix, max_len)
+    shapes = {pair: roles(mix, max_len, pair.kind) for pair in pairs}
     plan = []
     for place in sorted(places, key=numbers.__getitem__):
         here = [(pair, order[place]) for pair, order in orders.items() if place < len(order)]
         number = numbers[place]
         plan.append(
             [
-                Case(pair, idx, seed, number, _history(pair, idx, seed, number, shape))
+                Case(pair, idx, seed, number, _history(pair, idx, seed, number, shapes[pair]))
                 for seed, (pair, idx) in product(seeds, here)
             ]
         )
@@ -377,9 +379,13 @@ def _history(
         table: draw_rows(table, seed, number, asked, pair.fitting(target, f"{seed}/{number}"))
         for table in (pair.distractor, pair.target)
     }
-    drawn = [(role, next(draws[tables[role]])) for role in shape]
+    place = pair.kind.place  # its row is drawn first, so that every place has the same rows
+    order = shape if place is None else sorted(shape)
+    drawn = [(role, next(draws[tables[role]])) for role in order]
+    if place is not None:
+        drawn.insert(place - 1, drawn.pop(0))
     turns = [tables[role].turns[idx] for role, idx in drawn]
-    if pair.kind.name not in PLAIN:  # never with turns of the target task
+    if pair.kind.name not in (*PLAIN, AT):  # never with turns of the target task
         rows = [idx for _, idx in drawn]
         turns = shown_turns(pair.distractor, rows, pair.kind, f"{seed}/{number}")
     return tuple(HistoryTurn(*place, turn) for place, turn in zip(drawn, turns))

@@ -23,7 +23,7 @@ from core.errors import UserError
 from core.terminal import escape_unprintable, restart_in_utf_8
 from measures import contrasts
 from reports import contrasts as contrast_report
-from reports import curves, effects, grid, layers, page, style, tables, verify
+from reports import curves, effects, grid, layers, page, position, style, tables, verify
 
 
 def run_metric(arguments: argparse.Namespace) -> int:
@@ -116,6 +116,8 @@ def run_contrast(arguments: argparse.Namespace) -> int:
     write(contrast_report.render(rows, arguments.format), arguments.out)
     if arguments.out_dir is not None:
         drawn = contrast_report.contrast_figures(rows, arguments.by, look_of(arguments))
+        if arguments.by == "history":
+            drawn = chain(drawn, position.position_figures(results, look_of(arguments)))
         print(*style.save_figures(drawn, arguments.out_dir, captions=arguments.paper), sep="\n")
     return 0
 

@@ -244,7 +244,11 @@ def _at(group: Group, name: str, lengths: Sequence[str]) -> str:
 
 def shifts(group: Group) -> list[float | None]:
     """How far each line is moved (turns): many apart, so that bars are seen; few (None) not."""
-    count = len(group.lines)
+    return spread(len(group.lines))
+
+
+def spread(count: int) -> list[float | None]:
+    """How far each of so many lines is moved."""
     if count <= MOST_BANDS:
         return [None] * count
     return [SPREAD * ((i + 0.5) / count - 0.5) for i in range(count)]

@@ -26,6 +26,7 @@ from reports import (
     explorer,
     layers,
     others,
+    position,
     style,
     tables,
     verdict,
@@ -78,9 +79,11 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
         "start": _first_pair(names, said),
     }
     groups = curves.group_results(found)
+    places = position.position_figures(found, style.FigureStyle("single"))
     with style.sheet():
         page["contrasts"] = list(contrast_images(answered["all"]))
         page["curves"] = list(curve_images(groups))
+        page["curves"] += [{"wide": False, **image(drawn)} for drawn in places]
         page["layers"] = sorted(
             layer_images(groups, results, drawn), key=lambda entry: entry["pair"]
         )

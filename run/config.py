@@ -11,7 +11,7 @@ from core import VERSION
 from core.errors import UNPRINTABLE, UserError, is_text
 from core.records import EFFECT_PARTS
 from lm.bundled import BUNDLED
-from tasks.kinds import FORMS, PLAIN, Kind, parse_kind
+from tasks.kinds import AT, FORMS, PLAIN, Kind, parse_kind
 from tasks.spec import EMBEDDED, Task
 
 DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
@@ -218,6 +218,9 @@ def _make_parser(description: str | None) -> argparse.ArgumentParser:
         group.add_argument(f"--{setting.name}", default=None, **_options(setting))
         if setting.name == "dtype":
             group.add_argument("--fp16", action="store_true", help="short for --dtype float16")
+        if setting.name == "history":
+            text = "short for --history at:1 at:2 ... to the longest history"
+            group.add_argument("--position", action="store_true", help=text)
     group.add_argument("--version", action="version", version=VERSION, help="print the version")
     return parser
 
@@ -244,6 +247,13 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
         parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
     if "lengths" in given and "max_len" in given:
         parser.error("--lengths and --max_len contradict each other: give one of them")
+    if given.pop("position"):
+        if "history" in given:
+            parser.error("--position is short for a list of --history: give one of them")
+        longest = max(given.get("lengths", [given.get("max_len", RunConfig.max_len)]))
+        if longest < 1:
+            parser.error("--position: there is no place for a turn at h = 0 alone")
+        given["history"] = [f"{AT}:{k}" for k in range(1, longest + 1)]
     random_text = RANDOM in given.get("history", ())
     if random_text and given.setdefault("distractor", [RANDOM]) != [RANDOM]:
         parser.error("--history random replaces the distractor: leave out --distractor")
@@ -306,7 +316,10 @@ def _check_histories(config: RunConfig) -> None:
         raise UserError("--history random replaces the distractor: run it by itself.")
     changed = [kind for kind in kinds if kind.name not in PLAIN]
     if changed and config.mix != MIXES[0]:
-        raise UserError(f"--history {changed[0]} shows the distractor alone: leave out --mix.")
+        raise UserError(f"--history {changed[0]} decides what each turn is: leave out --mix.")
+    for kind in kinds:
+        if (kind.place or 0) > config.longest:
+            raise UserError(f"--history {kind}: the longest history has {config.longest} turns.")
     if Kind("shuffled") in kinds and config.longest == 1:
         raise UserError("--history shuffled: a history of one turn has no other answer to show.")
 

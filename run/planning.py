@@ -95,7 +95,7 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
 
 def require_rows(pair: Pair, config: RunConfig) -> None:
     """UserError where a pair's tasks have too few different rows for its longest history."""
-    shape = data.roles(config.mix, config.longest)
+    shape = data.roles(config.mix, config.longest, pair.kind)
     apart = pair.target.questions.isdisjoint(pair.distractor.questions)
     for role, table in (("distractor", pair.distractor), ("target", pair.target)):
         needed = shape.count(role)

@@ -8,11 +8,13 @@
     without_target_label  rows of any label but the target's own right one
     balanced              rows of all labels, as evenly as the length allows
     user_only             questions without answers
+    at:K                  turn K alone is of the distractor, all others of the target's own task
 
 The first three and the last show the same rows as `teacher`; the others choose among the rows.
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +23,8 @@ from tasks.answers import same_form
 
 PLAIN = ("teacher", "model", "random")
 BARE = (*PLAIN, "shuffled", "without_target_label", "balanced", "user_only")
-FORMS = (*BARE, "wrong:P", "one_label:NAME")
+FORMS = (*BARE, "wrong:P", "one_label:NAME", "at:K")
+AT = "at"
 OF_LABELS = ("one_label", "without_target_label", "balanced")  # need a distractor with labels
 
 Fits = Callable[[str], bool]  # may a row with this answer be shown?
@@ -41,6 +44,11 @@ class Kind:
     def probability(self) -> float:
         """Of a wrong answer."""
         return float(self.argument)
+
+    @property
+    def place(self) -> int | None:
+        """Of the one distractor turn, from 1; None for a kind that is not about it."""
+        return int(self.argument) if self.name == AT else None
 
     def fitting(self, labels: Sequence[str], target: str, key: str) -> Iterator[Fits]:
         """Which answers may be shown at each turn; `target` is the right answer of the target.
@@ -123,6 +131,8 @@ def parse_kind(text: str) -> Kind:
         return Kind(name, argument)
     if name == "wrong" and _is_share(argument):
         return Kind(name, f"{abs(float(argument))}".removesuffix(".0"))  # 0.5 and 0.50 are one
+    if name == AT and re.fullmatch("[1-9][0-9]{0,8}", argument):
+        return Kind(name, argument)
     raise UserError(f"--history {text}: there is no such kind. Known: {', '.join(FORMS)}.")
 
 

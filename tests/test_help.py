@@ -46,7 +46,7 @@ def test_every_setting_has_a_flag_of_one_line_in_the_order_of_the_groups(page):
     assert all(flags), [line for line, flag in zip(lines, flags) if not flag]
     names = [flag[1].removeprefix("--") for flag in flags]
     settings = [setting.name for setting in dataclasses.fields(RunConfig)]
-    assert [name for name in names if name not in ("fp16", "version")] == settings
+    assert [name for name in names if name not in ("fp16", "position", "version")] == settings
     titles = [line.removesuffix(":") for line in page.splitlines() if re.fullmatch(r"\w.*:", line)]
     assert titles[1:4] == list(GROUPS)  # behind argparse's own options
 
