@@ -226,12 +226,15 @@ class LanguageModel(Encoder):
         prompts: Sequence[Prompt],
         reference: str,
         parts: Iterable[str],
+        *,
         window: int | None = None,
+        all_lengths: bool = False,
     ) -> list[dict[str, Any]]:
         """What a history does to a target, at h = 1, 2, ...: `spans` and `effects` of the log.
 
         Conversations and prompts are those at h = 0, 1, 2, ...; parts that are not exact for this
-        model are left out.
+        model are left out. `window` is the width of a window of blocks; with `all_lengths` the slow
+        parts are measured at every h, not the longest alone.
         """
         asked = [
             Asked.of(prompt, reference)
@@ -241,8 +244,9 @@ class LanguageModel(Encoder):
         ]
         exact = [part for part in parts if part in self.exact_effects]
         return measure_effects(
-            self.interventions, self.renderer, conversations, asked, exact, window
-        )
+            self.interventions, self.renderer, conversations, asked, exact,
+            width=window, all_lengths=all_lengths,
+        )  # fmt: skip
 
     def sample(self, count: int, max_new_tokens: int, seed: int) -> list[str]:
         """Texts sampled from the model after what begins a text, at temperature 1."""

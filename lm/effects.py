@@ -2,9 +2,10 @@
 
 Every number is one of `lm.targets`: what the target's tokens say of the reference when they are run
 again with the history hidden, or with states of the run without history put in, or the reverse.
+What takes long is measured after the longest history only, unless every length is asked for.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -34,17 +35,20 @@ def measure_effects(
     conversations: Sequence[Sequence[Message]],
     asked: Sequence[Asked],
     parts: Iterable[str],
+    *,
     width: int | None = None,
+    all_lengths: bool = False,
 ) -> list[dict[str, Any]]:
     """`spans` and `effects` of a target after histories of growing length, for the debug log.
 
     Conversations and prompts are those at h = 0 and at each length in order; `width` is that of a
-    window of blocks.
+    window of blocks. With `all_lengths` every part is measured at each, not the longest alone.
     """
     ids = [renderer.tokens(renderer.render(messages)) for messages in conversations]
     spans = [find_spans(renderer, *each) for each in list(zip(conversations, ids))[1:]]
     filler = renderer.tokens(FILLER.read_text(encoding="utf-8"))
-    effects = Conversation(tool, asked, spans, width).measure(parts, filler)
+    conversation = Conversation(tool, asked, spans, width)
+    effects = conversation.measure(set(parts), filler, all_lengths)
     return [{"spans": s.describe(), "effects": e} for s, e in zip(spans, effects)]
 
 
@@ -110,28 +114,20 @@ class Conversation:
         [parent], [number] = self.none.parents([NOTHING])
         return parent, number
 
-    def measure(self, parts: Iterable[str], filler: Prefix) -> list[dict[str, Any]]:
+    def measure(
+        self, parts: set[str], filler: Prefix, all_lengths: bool = False
+    ) -> list[dict[str, Any]]:
         """The effects at each length from 1 on."""
-        parts = set(parts)
+        longest = len(self.asked) - 1
         fillers = self._fillers(filler) if "position" in parts else {}
-        after = {h: Effects(self, h) for h in range(1, len(self.asked))}
-        found = {h: effects.measure(parts) for h, effects in after.items()}
-        reverse = self._reverse(after) if "patch" in parts else {}
-        for h, numbers in found.items():
-            numbers |= {"filler": fillers[h]} if fillers else {}
-            numbers |= {"reverse_target": reverse[str(h)]} if reverse else {}
-        return [_stored(numbers) for numbers in found.values()]
-
-    def _reverse(self, after: Mapping[int, "Effects"]) -> dict[str, list[float]]:
-        """States of each run with history put into the one without, after each window."""
-        none, _ = self.none_run
-        return self.none.done(
-            [
-                job
-                for h, effects in after.items()
-                for job in patching(str(h), none, effects.full, self.windows)
-            ]
-        )
+        found = []
+        for h in range(1, longest + 1):
+            effects = Effects(self, h)
+            numbers = effects.measure(parts)
+            if all_lengths or h == longest:
+                numbers |= effects.measure_more(parts)
+            found.append(_stored(numbers | ({"filler": fillers[h]} if fillers else {})))
+        return found
 
     def _fillers(self, filler: Prefix) -> dict[int, float]:
         asked = {
@@ -161,52 +157,74 @@ class Effects:
         self.everywhere = (0, self.tool.depth)
         rows = [NOTHING, self._hidden(self.spans.history)]
         (self.full, self.cut), self.numbers = self.target.parents(rows)
+        self.known = dict(zip(rows, self.numbers))
 
     def _hidden(self, keys: Range, *blocks: Range) -> Row:
         """A row that does not see some keys, in some blocks or in all."""
         return Row(tuple(Hidden(keys, each) for each in blocks or [self.everywhere]))
 
     def measure(self, parts: set[str]) -> dict[str, Any]:
-        """The numbers of the parts that are wanted."""
+        """The numbers of the parts that are wanted, but for those of `measure_more`."""
         full, hidden = self.numbers
-        none_run, none = self.conversation.none_run
+        _, none = self.conversation.none_run
         found: dict[str, Any] = {"none": none, "hidden": hidden, "full": full}
         if parts & {"block", "patch"}:
             found["windows"] = [[first + 1, end] for first, end in self.windows]
         jobs = [
-            *(self.by_window() if "block" in parts else ()),
-            *(self.by_turn() if "turn" in parts else ()),
-            *(self.patched_target(none_run) if "patch" in parts else ()),
+            *(self.hidden_by_window() if "block" in parts else ()),
+            *(self.hidden_by("turn", self.spans.turns) if "turn" in parts else ()),
         ]
-        found |= self.target.done(jobs)
+        found |= self.target.done(jobs, self.known)
         if "route" in parts:
             found["routes"] = self.routes()
-        if "patch" in parts:
-            found["patched_last"] = self.target.patched_last(self.full, none_run)
-            found["reverse_last"] = self.conversation.none.patched_last(none_run, self.full)
         if "attention" in parts:
             found |= self.looks()
         return found
 
-    def by_window(self) -> Iterator[Job]:
-        """The history hidden within each window, and seen within it only."""
-        history, depth = self.spans.history, self.tool.depth
+    def measure_more(self, parts: set[str]) -> dict[str, Any]:
+        """The other numbers of these parts, which take longer than they tell at every h."""
+        halves = {"user": self.spans.users, "answer": self.spans.answers}
+        jobs = [
+            *(self.seen_by_window() if "block" in parts else ()),
+            *(
+                job
+                for name, texts in halves.items()
+                for job in self.hidden_by(name, texts)
+                if "turn" in parts
+            ),
+        ]
+        found = self.target.done(jobs, self.known)
+        return found | (self.patched() if "patch" in parts else {})
+
+    def hidden_by_window(self) -> Iterator[Job]:
+        """The history hidden within each window of blocks."""
         for first, end in self.windows:
-            row = self._hidden(history, (first, end))
+            row = self._hidden(self.spans.history, (first, end))
             yield Job("hidden_by_window", row, self.full, first)
-            row = self._hidden(history, (0, first), (end, depth))
+
+    def seen_by_window(self) -> Iterator[Job]:
+        """The history seen within each window only."""
+        for first, end in self.windows:
+            row = self._hidden(self.spans.history, (0, first), (end, self.tool.depth))
             yield Job("seen_by_window", row, self.cut, first)
 
-    def by_turn(self) -> Iterator[Job]:
-        """Each turn hidden at all blocks; its user text alone; its answer alone."""
-        spans = {"turn": self.spans.turns, "user": self.spans.users, "answer": self.spans.answers}
-        for name, ranges in spans.items():
-            for keys in ranges:
-                yield Job(f"hidden_by_{name}", self._hidden(keys))
+    def hidden_by(self, name: str, ranges: Sequence[Range]) -> Iterator[Job]:
+        """Each of some parts of the history hidden at all blocks."""
+        for keys in ranges:
+            yield Job(f"hidden_by_{name}", self._hidden(keys))
 
-    def patched_target(self, none: Parent) -> Iterator[Job]:
-        """States of the run without history put into the run with it, after each window."""
-        return patching("patched_target", self.full, none, self.windows)
+    def patched(self) -> dict[str, list[float]]:
+        """States of the run without history put into the run with it, and the reverse."""
+        none, target = self.conversation.none, self.target
+        parent, _ = self.conversation.none_run
+        into_full = patching("patched_target", self.full, parent, self.windows)
+        into_none = patching("reverse_target", parent, self.full, self.windows)
+        return {
+            "patched_last": target.patched_last(self.full, parent),
+            **target.done(list(into_full), {}),
+            "reverse_last": none.patched_last(parent, self.full),
+            **none.done(list(into_none), {}),
+        }
 
     def routes(self) -> dict[str, float]:
         """The history hidden from the answer position; from the target's other tokens; from both.

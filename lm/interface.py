@@ -79,7 +79,9 @@ class LocalModel(Model, Protocol):
         prompts: Sequence[Prompt],
         reference: str,
         parts: Iterable[str],
+        *,
         window: int | None = None,
+        all_lengths: bool = False,
     ) -> list[dict[str, Any]]:
         """What a history does to a target, at h = 1, 2, ..."""
 

@@ -70,6 +70,8 @@ class Target:
         self.tool, self.asked, self.past = tool, asked, past
         self.position = past.length if position is None else position
         self.tokens = asked.ids[past.length :]
+        # What a row counts for, in tokens: the keys of its past are there for a block at a time
+        self.past_share = past.length // tool.depth
 
     def parents(self, rows: Sequence[Row]) -> tuple[list[Parent], list[float]]:
         """Rows run whole, as runs to resume, and the number of each."""
@@ -83,7 +85,7 @@ class Target:
                 for r, (of_row, number) in enumerate(zip(states, numbers))
             ]
 
-        found = self._in_batches(len(rows), len(self.tokens) + self.past.length, work)
+        found = self._in_batches(len(rows), len(self.tokens), work)
         return [parent for parent, _ in found], [number for _, number in found]
 
     def numbers(
@@ -92,17 +94,21 @@ class Target:
         """The number under each row; from a block after the first each resumes its parent there."""
         return self._in_batches(
             len(rows),
-            len(self.tokens) + self.past.length,
+            len(self.tokens),
             lambda which: self._numbers(
                 self._run(which, rows, parents, block), self.position + len(self.tokens)
             ),
         )
 
-    def done(self, jobs: Sequence[Job]) -> dict[str, list[float]]:
-        """The numbers of jobs, by their names in their order; those of one block run together."""
-        numbers = dict.fromkeys(jobs, 0.0)
-        for block in dict.fromkeys(job.block for job in jobs):
-            here = [job for job in jobs if job.block == block]
+    def done(self, jobs: Sequence[Job], known: Mapping[Row, float]) -> dict[str, list[float]]:
+        """The numbers of jobs, by their names in their order; those of one block run together.
+
+        `known` are the numbers of rows that were run whole: these are not run again.
+        """
+        numbers = {job: known.get(job.row, 0.0) for job in jobs}
+        waiting = [job for job in jobs if job.block or job.row not in known]
+        for block in dict.fromkeys(job.block for job in waiting):
+            here = [job for job in waiting if job.block == block]
             found = self.numbers([job.row for job in here], [job.parent for job in here], block)
             numbers |= zip(here, found)
         named: dict[str, list[float]] = {}
@@ -121,16 +127,16 @@ class Target:
             run = self.tool.run(tokens, past, chosen, reads, position=position)
             return self._numbers(run, position + 1)
 
-        return self._in_batches(len(rows), pasts[0].length + 1, work)
+        return self._in_batches(len(rows), 1, work)
 
     def patched_last(self, into: Parent, donor: Parent) -> list[float]:
         """The number with the donor's state at the answer position put in, after each block."""
         rows = [Row(patch=Patch(block, states[-1:])) for block, states in enumerate(donor.states)]
         return self.last_numbers(rows, [into.past.without_last()] * len(rows))
 
-    def _in_batches(self, count: int, length: int, work: Callable[[Sequence[int]], list]) -> list:
-        """What is made of rows of this length, some at a time."""
-        plan = rows_within(lambda row: length)
+    def _in_batches(self, count: int, width: int, work: Callable[[Sequence[int]], list]) -> list:
+        """What is made of rows of so many new tokens, some at a time."""
+        plan = rows_within(lambda row: width + self.past_share)
         batches = self.tool.runtime.batches(range(count), plan, work)
         return [each for _, found in batches for each in found]
 

@@ -133,6 +133,10 @@ class RunConfig:
     effect_window: int | None = _flag(
         None, "N", "width of windows of --effects in blocks (a sixth of the model)", type=int
     )
+    effect_lengths: str = _flag(
+        "longest", "WHERE", "slow parts of --effects at the longest history, or all",
+        choices=("longest", "all"),
+    )  # fmt: skip
     on_overflow: str = _flag(
         "stop", "HOW", "a prompt is too long: stop, or skip its target",
         choices=("stop", "skip"),
@@ -298,6 +302,8 @@ def check_settings(config: RunConfig) -> None:
         )
     if config.effect_window is not None and config.effects is None:
         raise UserError("--effect_window is the width of windows of --effects: give that too.")
+    if config.effect_lengths != "longest" and config.effects is None:
+        raise UserError("--effect_lengths says where --effects are measured: give that too.")
     if config.effects is not None and config.longest < 1:
         raise UserError("--effects: there is no history to hide at h = 0 alone.")
     if config.effects is not None and "user_only" in config.history:

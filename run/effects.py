@@ -46,4 +46,11 @@ def effects_of(
         return []
     messages = [case.messages(h) for h in config.run_lengths]
     reference = case.target.references[0]
-    return lm.effects(messages, prompts, reference, parts, config.effect_window)
+    return lm.effects(
+        messages,
+        prompts,
+        reference,
+        parts,
+        window=config.effect_window,
+        all_lengths=config.effect_lengths == "all",
+    )

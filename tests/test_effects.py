@@ -109,7 +109,8 @@ def approx(value):
 def test_every_number_is_that_of_plain_transformers(family):
     lm = language_model(family)
     held = conversation_of(lm)
-    found = held.measure(["position", "block", "turn", "route", "patch"], FILLER)
+    parts = {"position", "block", "turn", "route", "patch"}
+    found = held.measure(parts, FILLER, all_lengths=True)
     for h in (1, 2):
         assert not differences(found[h - 1], expected(lm, held, h))
 
@@ -118,7 +119,7 @@ def test_every_number_is_that_of_plain_transformers(family):
 def test_attention_by_part_is_that_of_eager_attention_over_the_whole_prompt(family):
     lm = language_model(family)
     held = conversation_of(lm)
-    found = held.measure(["attention"], FILLER)[1]
+    found = held.measure({"attention"}, FILLER)[1]
     weights = oracle.attentions(lm.model, list(held.asked[2].ids))
     parts = parts_of(held.spans[1])
     ranges = sorted(each for of_part in parts.values() for each in of_part if each[0] < each[1])
