@@ -75,17 +75,19 @@ def _figures(result: Record, look: FigureStyle) -> Iterator[NamedFigure]:
     """The figures of one result; UserError where it lacks what is drawn."""
     by_len = {int(h): stats for h, stats in result["effects_by_len"].items() if int(h)}
     try:
-        first = by_len[min(by_len)]
+        longest = by_len[max(by_len)]  # some numbers are there for the longest history alone
         yield draw_parts(result, by_len, look)
-        yield from (draw_windows(result, by_len, name, look) for name in WINDOWED if name in first)
-        if "routes" in first:
+        for name in WINDOWED:
+            if name in longest:
+                yield draw_windows(result, by_len, name, look)
+        if "routes" in longest:
             yield draw_routes(result, by_len, look)
-        if "hidden_by_turn" in first:
+        if "hidden_by_turn" in longest:
             yield draw_turns(result, by_len, look)
         restored = [h for h, stats in by_len.items() if _has_shares(stats.get("restored", {}))]
         if restored:
             yield draw_restored(result, max(restored), by_len, look)
-        if "attention" in first:
+        if "attention" in longest:
             yield draw_attention(result, max(by_len), by_len, look)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -165,6 +167,7 @@ def draw_windows(
 ) -> NamedFigure:
     """The change by window of blocks: a line with its interval for each h, and a map over h."""
     stem, about = WINDOWED[name]
+    by_len = {h: stats for h, stats in by_len.items() if name in stats}
     figure, (lines, heat) = style.new_figure(look, *((1, 2) if look.wide else (2, 1)))
     windows = [f"{first}-{last}" for first, last in by_len[min(by_len)]["windows"]]
     places = range(len(windows))
@@ -176,8 +179,8 @@ def draw_windows(
         lines.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
     lines.axhline(0, **style.ZERO)
     lines.set_ylabel(f"Change of the\n{_unit(result)}")
-    values = np.array([stats[name]["mean"] for stats in by_len.values()], float)
-    _map(figure, {heat: values}, list(by_len), f"Change of the\n{_unit(result)}")
+    rows = {h: stats[name]["mean"] for h, stats in by_len.items()}
+    _map(figure, {heat: rows}, f"Change of the\n{_unit(result)}")
     heat.set_ylabel(style.TURNS)
     for axes in (lines, heat):
         axes.set_xticks(places, windows, rotation=45)
@@ -189,20 +192,29 @@ def draw_windows(
     )
 
 
-def _map(figure: Any, panels: Mapping[Any, np.ndarray], lengths: Sequence[int], label: str) -> None:
+def _map(figure: Any, panels: Mapping[Any, Mapping[int, Sequence[Any]]], label: str) -> None:
     """Maps of one scale, a panel each, with a row for each length, its numbers written into it."""
-    limit = max(np.nanmax(np.abs(values), initial=0) for values in panels.values()) or 1
-    for axes, values in panels.items():
+    tables = {axes: _table(list(rows.values())) for axes, rows in panels.items()}
+    limit = max(np.nanmax(np.abs(values), initial=0) for values in tables.values()) or 1
+    for axes, values in tables.items():
         image = axes.imshow(
             values, aspect="auto", origin="lower", cmap=style.DIVERGING, vmin=-limit, vmax=limit
         )
-        axes.set_yticks(range(len(values)), lengths)
+        axes.set_yticks(range(len(values)), panels[axes])
         axes.grid(False)
         for (row, column), value in np.ndenumerate(values):
             if np.isfinite(value):
                 text = {"ha": "center", "va": "center", "fontsize": 6}
                 axes.text(column, row, f"{value:.2f}", color=style.ink(value / limit), **text)
     figure.colorbar(image, ax=axes, label=label)
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> np.ndarray:
+    """Rows of unequal length, the shorter ones filled up with NaN."""
+    values = np.full((len(rows), max(map(len, rows))), np.nan)
+    for row, given in zip(values, rows):
+        row[: len(given)] = np.array(given, float)
+    return values
 
 
 # -- by turn
@@ -212,17 +224,13 @@ def draw_turns(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -
     """Maps of what each turn hidden changes, its user text alone, and its answer alone."""
     shape = (1, len(TURNS)) if look.wide else (len(TURNS), 1)
     figure, panels = style.new_figure(look, *shape)
-    tables = {}
+    maps = {}
     for axes, (name, title) in zip(panels, TURNS.items()):
-        values = np.full((len(by_len), max(by_len)), np.nan)
-        for row, stats in enumerate(by_len.values()):
-            mean = np.array(stats[name]["mean"], float)
-            values[row, : len(mean)] = mean
-        tables[axes] = values
+        maps[axes] = {h: s[name]["mean"] for h, s in by_len.items() if name in s}
         axes.set_title(f"{title} hidden")
         axes.set_xticks(range(max(by_len)), range(1, max(by_len) + 1))
         axes.set_xlabel("Turn, from the first")
-    _map(figure, tables, list(by_len), f"Change of the\n{_unit(result)}")
+    _map(figure, maps, f"Change of the\n{_unit(result)}")
     panels[0].set_ylabel(style.TURNS)
     notes = ["below 0: the turn had favoured the reference"]
     about = "each turn hidden at all blocks, against the full run"

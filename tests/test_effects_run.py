@@ -21,6 +21,8 @@ PARTS = {
     "patch": {"windows", "patched_last", "patched_target", "reverse_last", "reverse_target"},
     "attention": {"attention", "attention_by_head", "attention_if_uniform"},
 }
+SLOW = {"seen_by_window", "hidden_by_user", "hidden_by_answer", "patched_last", "patched_target"}
+SLOW |= {"reverse_last", "reverse_target"}  # at the longest history
 ALWAYS = {"none", "hidden", "full"}
 
 
@@ -44,10 +46,24 @@ def test_every_effect_is_in_the_log_and_its_aggregates_in_the_result(folder, tar
         h = example["config"]["history_len"]
         assert ("effects" in example) == ("spans" in example) == (h > 0)
         if h:
-            assert set(example["effects"]) == ALWAYS | set().union(*PARTS.values())
+            wanted = ALWAYS | set().union(*PARTS.values())
+            assert set(example["effects"]) == (wanted if h == 2 else wanted - SLOW)
             assert len(example["spans"]["turns"]) == len(example["effects"]["hidden_by_turn"]) == h
     assert set(result["effects_by_len"]) == {"0", "1", "2"}
-    assert {"n", "means", "contrasts", "restored", "attention"} < set(result["effects_by_len"]["1"])
+    by_len = result["effects_by_len"]
+    assert {"n", "means", "contrasts", "attention"} < set(by_len["1"])
+    assert set(by_len["2"]) - set(by_len["1"]) == SLOW - set(effects.PATCHED) | {"restored"}
+
+
+def test_all_lengths_have_every_number_and_the_others_stay(folder, tmp_path, model):
+    flags = ("--effects", "--effect_lengths", "all")
+    assert run(tmp_path, model, ("quiz", "posts"), "reviews", *flags) == 0
+    for target in ("quiz", "posts"):
+        few, many = (result_and_log(each, target)[1] for each in (folder, tmp_path))
+        for one, other in zip(few["debug_examples"], many["debug_examples"]):
+            if one["config"]["history_len"]:
+                assert set(other["effects"]) == ALWAYS | set().union(*PARTS.values())
+                assert other["effects"] | one["effects"] == other["effects"]
 
 
 def test_without_and_with_history_are_the_margins_of_the_labels(folder):

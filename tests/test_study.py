@@ -503,6 +503,7 @@ def test_an_empty_cue_is_refused(tmp_path, model, capsys, cue):
     [
         ("--switch_cue Now. --max_len 0", "no history to switch from"),
         ("--effect_window 2", "of --effects"),
+        ("--effect_lengths all", "where --effects"),
         ("--lens raw --no_cosine", "--lens raw reads layers"),
         ("--max_tokens_total 9", "needs --server"),
     ],
