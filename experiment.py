@@ -347,6 +347,14 @@ def measured(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
     return kept | {"schema_version": records.SCHEMA_VERSION}
 
 
+def print_dry_run(config: RunConfig, rank: int) -> None:
+    """Say what would be run; one process of several does."""
+    if rank == 0:
+        from run import dry_run
+
+        print(*dry_run.describe(config), sep="\n")
+
+
 def terminate(number: int, frame: object) -> None:
     """End the run as Ctrl-C does: a cluster sends SIGTERM some time before SIGKILL."""
     raise Terminated
@@ -359,6 +367,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rank = rank_here()
     signal.signal(signal.SIGTERM, terminate)
     try:
+        if config.dry_run:
+            print_dry_run(config, rank)
+            return 0
         paths = run(config)
         if rank == 0:
             print_table(paths)

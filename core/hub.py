@@ -27,7 +27,8 @@ from huggingface_hub.utils import httpx
 from core.errors import UserError
 
 # Of a model's repository: what transformers reads, and no second copy of the weights
-FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py", "*.safetensors"]
+SAFE = "*.safetensors"
+FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py", SAFE]
 PICKLES = ["*.bin"]
 OTHER_COPIES = ["consolidated*", "*/*.safetensors", "*/*.bin"]
 LONGEST = 300  # characters of the client's own words
@@ -73,12 +74,12 @@ def patient(load: Callable[[], Loaded]) -> Loaded:
     return load()
 
 
-def fetch_model(wanted: Wanted, pickled: bool = False) -> Path:
+def fetch_model(wanted: Wanted, pickled: bool = False, weights: bool = True) -> Path:
     """Folder of the cache with all files of a model, named by its commit; UserError where one
     cannot be had: transformers would take an optional file, a chat template say, for absent.
 
     What is in the cache is enough without the Hub. Weights in pickles are fetched only where they
-    are allowed and the model has no others.
+    are allowed and the model has no others; none at all without `weights`.
     """
     name = wanted.page
     refusal = refusal_of(name, "model")
@@ -90,8 +91,8 @@ def fetch_model(wanted: Wanted, pickled: bool = False) -> Path:
         return Path(patient(lambda: snapshot_download(name, allow_patterns=patterns, **asked)))
 
     try:
-        folder = snapshot(FILES)
-        if pickled and not any(folder.glob("*.safetensors")):
+        folder = snapshot([name for name in FILES if weights or name != SAFE])
+        if weights and pickled and not any(folder.glob("*.safetensors")):
             folder = snapshot(FILES + PICKLES)
     except FETCHING as error:
         why = refusal or error

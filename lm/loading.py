@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import huggingface_hub
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from core import hub
 from core.errors import UserError
 from lm import checks
 from lm.bundled import BUNDLED, bundled_path
+from lm.encoder import Encoder
 from lm.forward import PROBE, input_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -87,6 +88,37 @@ def load(
         model = (model if device_map else model.to(where)).eval()
     checks.check_causal(name, model)
     return Loaded(model, tokenizer, revision)
+
+
+def load_encoder(
+    name: str,
+    *,
+    adapter: str | None = None,
+    prompt_form: str = "auto",
+    open_thought: str = "refuse",
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """The tokenizer and the configuration of a model, without its weights; else as `load`."""
+    set_up(torch.device("cpu"))
+    folder, gguf = place_of(name, weights=False)
+    checks.check_files(name, folder, gguf)
+    of_file = {"trust_remote_code": trust_remote_code, **({"gguf_file": gguf} if gguf else {})}
+    tokenizer = read_tokenizer(name, folder, of_file)
+    with reading(name):
+        config = AutoConfig.from_pretrained(folder, **of_file)
+    beside = folder_of(adapter, weights=False) if adapter else None
+    if beside and (beside / "tokenizer_config.json").exists():
+        tokenizer = read_tokenizer(adapter, beside, {})
+    return Encoder(tokenizer, config, prompt_form, open_thought)
+
+
+def weights_of(encoder: Encoder, dtype: str, device: str) -> tuple[int, str]:
+    """Bytes of a model's weights as they would be loaded, and their dtype; none is read."""
+    wanted = resolve_dtype(dtype, resolve_device(device))
+    with torch.device("meta"), reading(encoder.tokenizer.name_or_path):
+        model = AutoModelForCausalLM.from_config(encoder.config)
+    chosen = wanted if wanted != "auto" else encoder.config.dtype or torch.float32
+    return model.num_parameters() * chosen.itemsize, str(chosen).removeprefix("torch.")
 
 
 def set_up(device: torch.device) -> None:
@@ -189,11 +221,19 @@ def revision_of(folder: Path, gguf: str | None = None) -> str:
     return f"files {found.hexdigest()[:16]}"
 
 
-def place_of(name: str, allow_pickle: bool = False) -> tuple[Path, str | None]:
-    """Folder of a model, fetched where it is on the Hub, and the file's name where that is GGUF."""
+def place_of(
+    name: str, allow_pickle: bool = False, weights: bool = True
+) -> tuple[Path, str | None]:
+    """Folder of a model, fetched where it is on the Hub, and the file's name where that is GGUF.
+
+    Without `weights` it may lack them.
+    """
     if name.endswith(GGUF) and os.path.isfile(name):
         return Path(name).parent, Path(name).name
-    folder = bundled_path() if name == BUNDLED else folder_of(name, allow_pickle)
+    if name == BUNDLED:
+        folder = bundled_path(unpack=weights)
+    else:
+        folder = folder_of(name, allow_pickle, weights)
     if (folder / "config.json").exists():
         return folder, None
     files = sorted(folder.glob(f"*{GGUF}"))
@@ -205,9 +245,11 @@ def place_of(name: str, allow_pickle: bool = False) -> tuple[Path, str | None]:
     return folder, files[0].name if files else None
 
 
-def folder_of(name: str, allow_pickle: bool = False) -> Path:
+def folder_of(name: str, allow_pickle: bool = False, weights: bool = True) -> Path:
     """A folder by its path, or by its name on the Hub."""
-    return Path(name) if os.path.isdir(name) else hub.fetch_model(_wanted(name), allow_pickle)
+    if os.path.isdir(name):
+        return Path(name)
+    return hub.fetch_model(_wanted(name), allow_pickle, weights)
 
 
 @contextmanager

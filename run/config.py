@@ -18,7 +18,7 @@ DEMO_LIMIT = 10  # target examples where no --model is named, so that a first ru
 # Flags that say where and how to run; all others decide what is measured.
 NOT_SETTINGS = {
     *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
-    *("quiet", "server", "concurrency", "max_tokens_total"),
+    *("quiet", "dry_run", "server", "concurrency", "max_tokens_total"),
     "allow_pickle",
 }
 # What may change while a run is under way: settings that change no number of what is finished.
@@ -168,6 +168,7 @@ class RunConfig:
     out_dir: str = _flag("results", "DIR", "folder for the results")
     overwrite: bool = _flag(False, "", "replace results made with other settings")
     quiet: bool = _flag(False, "", "show no progress")
+    dry_run: bool = _flag(False, "", "load no weights and write nothing; say what would be run")
 
     @property
     def served(self) -> bool:

@@ -123,12 +123,17 @@ def is_read_again(case: Case, config: RunConfig) -> bool:
     return config.sensitivity and not case.labels
 
 
-def ask(queries: Sequence[Query], lm: Model, advance: Advance) -> dict[Prompt, Outcome]:
-    """Give each query its outcome; equal prompts are read once -> the outcome of each prompt."""
+def prompts_of(queries: Sequence[Query], lm: Model) -> list[Prompt]:
+    """The different prompts among queries, with all labels that are read behind each."""
     others: dict[Prompt, dict[str, None]] = {}  # h = 0 is one prompt for all pairs
     for query in queries:
         others.setdefault(query.prompt, {}).update(dict.fromkeys(query.case.distractor_labels))
-    prompts = [lm.beside(prompt, labels) for prompt, labels in others.items()]
+    return [lm.beside(prompt, labels) for prompt, labels in others.items()]
+
+
+def ask(queries: Sequence[Query], lm: Model, advance: Advance) -> dict[Prompt, Outcome]:
+    """Give each query its outcome; equal prompts are read once -> the outcome of each prompt."""
+    prompts = prompts_of(queries, lm)
     outcomes = dict(zip(prompts, lm.run(prompts, advance)))
     advance(len(queries) - len(prompts))
     for query in queries:

@@ -1,0 +1,151 @@
+"""Claims about --dry_run: what it says is what the run then does, and it needs no weights."""
+
+import json
+
+import pytest
+import tiny
+from refusals import call, unchanged
+from test_experiment import examples_of, result_of
+
+import experiment
+from core.records import debug_path, result_path
+from measures import stats
+from run import dry_run
+from run.config import parse_args
+
+TARGETS = ["quiz", "reviews"]
+
+
+def flags(model, out, *more):
+    given = ["--model", model, "--out_dir", out, "--target", *TARGETS, "--distractor", *TARGETS]
+    given += ["--max_len", 2, "--limit", 5, "--batch_size", 3, "--device", "cpu", *more]
+    return list(map(str, given))
+
+
+def said(capsys, *given):
+    """The lines of a dry run that goes well."""
+    assert experiment.main([*given, "--dry_run"]) == 0
+    out, error = capsys.readouterr()
+    assert error == ""
+    return out
+
+
+def numbers(text, name):
+    """The cells of a row of the table."""
+    [line] = [line for line in text.splitlines() if line.startswith(name)]
+    return [cell.replace(",", "") for cell in line.removeprefix(name).split()]
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A folder of a model without its weights."""
+    folder = tiny.save_model(tmp_path / "tiny-llama")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_a_folder_without_weights_is_enough_and_nothing_is_written(tmp_path, bare, capsys):
+    with unchanged(tmp_path):
+        text = said(capsys, *flags(bare, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    assert "quiz/test after reviews/test" in text and "The first prompt at h = 2 (" in text
+    size = sum(p.numel() for p in tiny.model("llama").parameters()) * 4
+    assert f"Weights: {size / 2**20:,.0f} MiB in float32." in text
+
+
+@pytest.mark.parametrize("more", [[], ["--switch_cue", "Now this."], ["--lengths", "2"]])
+def test_what_is_counted_is_what_the_run_reads(tmp_path, model, capsys, monkeypatch, more):
+    given = flags(model, tmp_path / "out", *more)
+    if "--lengths" in more:
+        place = given.index("--max_len")
+        del given[place : place + 2]
+    text = said(capsys, *given)
+    kept = []
+    load = experiment._load
+    monkeypatch.setattr(experiment, "_load", lambda config: kept.append(load(config)) or kept[0])
+    assert experiment.main(given) == 0
+    tokens = tiny.tokenizer()
+    for target in TARGETS:
+        for distractor in TARGETS:
+            name = f"{target}/test after {distractor}/test"
+            examples = examples_of(tmp_path / "out", target, distractor)
+            asked = [each for e in examples for each in (e, e.get("cued")) if each]
+            texts = [each["prompt_text"] for each in asked]
+            length = sum(len(tokens(text, add_special_tokens=False).input_ids) for text in texts)
+            assert numbers(text, name)[:3] == ["5", str(len(texts)), str(length)]
+    assert numbers(text, "all, what pairs share once")[2] == str(kept[0].tokens_read)
+    same = examples_of(tmp_path / "out", "quiz", "quiz")
+    first = next(example for example in same if example["config"]["history_len"] == 2)
+    assert text.endswith(f"row {first['config']['target_idx']}):\n{first['prompt_text']}\n")
+
+
+def test_answers_are_counted_at_their_longest(tmp_path, bare, capsys):
+    given = flags(bare, tmp_path / "out", "--target", "posts", "--max_new_tokens", 7)
+    assert numbers(said(capsys, *given), "posts/test after quiz/test")[4] == str(5 * 3 * 7)
+
+
+def test_many_targets_are_extrapolated(tmp_path, bare, capsys, monkeypatch):
+    given = flags(bare, tmp_path / "out", "--limit", 40)
+    exact = said(capsys, *given)
+    monkeypatch.setattr(dry_run, "COUNTED", 20)
+    about = said(capsys, *given)
+    name = "all, what pairs share once"
+    for counted, guessed in zip(numbers(exact, name)[1:3], numbers(about, name)[1:3]):
+        assert guessed.startswith("~")
+        assert float(guessed[1:]) == pytest.approx(float(counted), rel=0.1)
+    assert numbers(exact, name)[0] == numbers(about, name)[0]
+    assert "~: extrapolated from the first 20 targets." in about
+
+
+def test_what_so_many_targets_detect(tmp_path, bare, capsys):
+    text = said(capsys, *flags(bare, tmp_path / "out", "--target", "quiz", "posts", "--limit", 100))
+    least = stats.detectable_binary(dry_run.FLIPS, 100)
+    assert numbers(text, "quiz/test after quiz/test")[5:] == [f"{least:.0f}", "points"]
+    least = stats.detectable_mean(dry_run.SPREAD, 100)
+    assert numbers(text, "posts/test after quiz/test")[5:] == [f"{least:.0f}", "points"]
+    text = said(capsys, *flags(bare, tmp_path / "out", "--limit", 2))
+    assert numbers(text, "quiz/test after quiz/test")[5:] == ["nothing"]
+
+
+def test_pairs_that_are_finished_are_not_counted(tmp_path, model, capsys):
+    given = flags(model, tmp_path / "out")
+    one = [*given, "--target", "quiz"]
+    assert experiment.main(one) == 0
+    capsys.readouterr()
+    text = said(capsys, *given)
+    assert text.startswith("2 of 4 pairs have their result already.\n")
+    assert "quiz/test after" not in text and "reviews/test after quiz/test" in text
+    assert said(capsys, *one) == "2 of 2 pairs have their result already.\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--history", "random"], "--history random"),
+        (["--server", "http://localhost:1/v1"], "Leave out --server"),
+        (["--max_len", "40"], "too long"),
+    ],
+)
+def test_what_cannot_be_run_or_counted_is_refused(tmp_path, bare, more, reason):
+    (bare / "config.json").write_text(
+        json.dumps(
+            json.loads((bare / "config.json").read_text()) | {"max_position_embeddings": 512}
+        )
+    )
+    given = flags(bare, tmp_path / "out", *more)
+    if "random" in more:
+        place = given.index("--distractor")
+        del given[place : place + 3]
+    if "--server" in more:
+        place = given.index("--device")
+        del given[place : place + 2]
+    status, error = call(experiment.main, *given, "--dry_run")
+    assert status == 2 and reason in error
+
+
+def test_a_dry_run_is_no_setting_of_the_run(tmp_path, model):
+    given = flags(model, tmp_path / "out", "--target", "quiz", "--distractor", "quiz")
+    assert experiment.main(given) == 0
+    assert "dry_run" not in result_of(tmp_path / "out", "quiz", "quiz")["config"]
+    assert debug_path(result_path(tmp_path / "out", str(model), "quiz/test", "quiz/test")).exists()
+    assert parse_args(["--dry_run"]).dry_run
