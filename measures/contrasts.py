@@ -15,8 +15,9 @@ import numpy as np
 from core import records
 from core.errors import UserError
 from core.keys import FIELDS, KNOWN, Key, dataset, differing, same_task
-from measures import layers, metrics, stats
+from measures import layers, stats
 from measures.regression import Rows, switch_effect
+from measures.table import Names, Table
 
 COLUMNS = (
     "model", "target", "distractor", "against", "history", "seed", "h", "metric",
@@ -72,18 +73,32 @@ class Side:
         return self.result["metric_name"] if name == SCORE.name else f"{name}{AT_BLOCK}{block}"
 
     @cached_property
-    def by_len(self) -> dict[int, dict[Any, Record]]:
-        """Examples by history length, then by target and seed (by target where seeds compare)."""
-        path = records.debug_path(Path(self.result["path"]))
-        groups = metrics.by_length(records.read_log(self.result)["debug_examples"])
+    def _table(self) -> Table:
         pooled = " " in self.key.fields["seed"]
         if self.by == "seed" and pooled:
+            path = records.debug_path(Path(self.result["path"]))
             raise UserError(f"{path} pools several seeds, and a contrast of seeds needs one each.")
+        table = Table(lambda example: [("value", self.value(example))])
+        for example in records.read_log(self.result)["debug_examples"]:
+            table.add(example)
+        return table
+
+    @cached_property
+    def values(self) -> dict[int, np.ndarray]:
+        """What is compared, by history length: of each target under each seed, in order [N]."""
+        groups = self._table.by_length().items()
+        return {int(h): group.values("value") for h, group in groups}
+
+    @property
+    def names(self) -> list[Names]:
+        """What the targets share, in their order."""
+        return [names for _, names in self._table.in_order()]
+
+    @property
+    def targets(self) -> list[Any]:
+        """Target and seed of each, or the target alone where seeds are compared, in their order."""
         known_by = 1 if self.by == "seed" else 2
-        return {
-            int(h): {metrics.identity(each)[:known_by]: each for each in group}
-            for h, group in groups.items()
-        }
+        return [identity[:known_by] for identity, _ in self._table.in_order()]
 
     def value(self, example: Record) -> float:
         """What is compared: a score, with the cue where the result has one, or a layer measure.
@@ -207,22 +222,15 @@ def _remarks(entry: Row) -> list[str]:
 
 
 def _compared(first: Side, second: Side) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-    """Each h that both sides have, with their scores [N] in the same order of targets."""
-    order = sorted(first.by_len[0])
-    for h in (h for h in first.by_len if h in second.by_len):
-        one, two = (
-            np.array([side.value(side.by_len[h][each]) for each in order], dtype=float)
-            for side in (first, second)
-        )
-        yield h, (one, two)
+    """Each h that both sides have, with what is compared [N] in the same order of targets."""
+    for h in (h for h in first.values if h in second.values):
+        yield h, (first.values[h], second.values[h])
 
 
 def _clusters(first: Side, second: Side) -> stats.Clusters:
     """Examples that share a target, or a history of either side."""
-    order = sorted(first.by_len[0])
-    at_0 = [[side.by_len[0][each] for each in order] for side in (first, second)]
-    histories = [list(map(metrics.history_name, group)) for group in at_0]
-    return stats.find_clusters(list(map(metrics.target_name, at_0[0])), *histories)
+    histories = [[names.history for names in side.names] for side in (first, second)]
+    return stats.find_clusters([names.target for names in first.names], *histories)
 
 
 # -- all of a grid at once
@@ -262,12 +270,10 @@ def _rows(sides: Sequence[Side]) -> Rows:
     for side in sides:
         target = side.key.fields["target"]
         switch = not same_task(target, side.name)
-        for h, group in side.by_len.items():
-            for name, example in group.items() if h else ():
-                history = (side.name, *metrics.history_name(example))
-                named = (target, metrics.target_name(side.by_len[0][name]))
-                row = (side.value(example), switch, target, h, named, history)
-                found.append(row)
+        named = [((target, n.target), (side.name, *n.history)) for n in side.names]
+        for h, values in side.values.items():
+            if h:
+                found += [(value, switch, target, h, *n) for value, n in zip(values, named)]
     scores, switches, *names = zip(*found) if found else [[]] * 6
     return Rows(np.array(scores, dtype=float), np.array(switches, dtype=bool), *map(list, names))
 
@@ -294,7 +300,7 @@ def require_comparable(first: Side, second: Side) -> None:
             "Run them alike; two runs of one pair that differ in one setting alone can be compared "
             "by it (--by)."
         )
-    one, two = (set(side.by_len[0]) for side in (first, second))
+    one, two = (set(side.targets) for side in (first, second))
     if one != two:
         raise UserError(
             f"{pair} have other targets: {len(one - two)} of {len(one)} are not in the second, "

@@ -5,14 +5,16 @@ parts of the history hidden or states patched. Here are their means and differen
 interval; a positive difference is in favour of the reference. No torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from core.debug_log import Example
 from core.records import cleaned
 from measures import paired, stats
 from measures.stats import Clusters, mean_and_interval
+from measures.table import ByLen, Group, all_have
 
 # Name of a difference -> what is compared with what. The first four are reported; position, length
 # and content add up to the total.
@@ -41,8 +43,20 @@ PATCHED = {
     "reverse_target": ("none", "full"),
 }
 
-ByLen = Mapping[str, Sequence[dict[str, Any]]]  # history length -> its examples
+OF = "effects"  # first in the names of columns
+# What an example has by parts
+PARTED = ("routes", "attention", "attention_by_head", "attention_if_uniform")
+
 Stats = dict[str, Any]
+
+
+def columns(example: Example) -> Iterator[tuple[Hashable, Any]]:
+    """What an example has of `effects`, under (OF, name) or, by parts, (OF, name, part)."""
+    for name, value in example.get(OF, {}).items():
+        if name in PARTED:
+            yield from (((OF, name, part), np.atleast_1d(inner)) for part, inner in value.items())
+        else:
+            yield (OF, name), np.atleast_1d(value)
 
 
 def effects_by_len(by_len: ByLen, clusters: Clusters) -> dict[str, Stats]:
@@ -51,45 +65,39 @@ def effects_by_len(by_len: ByLen, clusters: Clusters) -> dict[str, Stats]:
     The clusters are those of the examples with a history.
     """
     longer = {h: group for h, group in by_len.items() if int(h)}
-    if not longer or not all("effects" in each for group in longer.values() for each in group):
+    if not longer or not all_have(longer, (OF, "none")):
         return {}
-    found = {h: _of_length([e["effects"] for e in group], clusters) for h, group in longer.items()}
+    found = {h: _of_length(group, clusters) for h, group in longer.items()}
     _correct(list(found.values()))
     return {"0": {}} | found
 
 
-def _of_length(effects: Sequence[Stats], clusters: Clusters) -> Stats:
-    columns = {name: _column(effects, name) for name in effects[0] if name in _MEASURED}
+def _of_length(group: Group, clusters: Clusters) -> Stats:
+    columns = {name: group.values((OF, name)) for name in _MEASURED if group.some((OF, name))}
     found: Stats = {
-        "n": len(effects),
+        "n": group.n,
         "means": {s: _mean(columns[s], clusters) for s in STATES if s in columns},
         "contrasts": _contrasts(columns, clusters),
     }
-    if "windows" in effects[0]:
-        found["windows"] = effects[0]["windows"]
+    if group.some((OF, "windows")):
+        found["windows"] = group.values((OF, "windows"))[0].astype(int).tolist()
     for name, against in LISTED.items():
         if name in columns:
             found[name] = _listed(columns[name] - columns[against], clusters)
-    if "routes" in effects[0]:
-        found["routes"] = {
-            route: _mean(_column([e["routes"] for e in effects], route) - columns["full"], clusters)
-            for route in effects[0]["routes"]
-        }
+    routes = group.parts(OF, "routes")
+    if routes:
+        less = {route: values - columns["full"] for route, values in routes.items()}
+        found["routes"] = {route: _mean(values, clusters) for route, values in less.items()}
     restored = {name: _restored(columns, name, clusters) for name in PATCHED if name in columns}
     if restored:
         found["restored"] = restored
-    if "attention" in effects[0]:
-        found |= _attention(effects, clusters)
+    attention = group.parts(OF, "attention")
+    if attention:
+        found |= _attention(group, attention, clusters)
     return found
 
 
 _MEASURED = {*STATES, *LISTED, *PATCHED}
-
-
-def _column(effects: Sequence[Stats], name: str) -> np.ndarray:
-    """A number of each example [N, 1], or a list of them [N, K]; null is NaN."""
-    values = np.array([each[name] for each in effects], dtype=float)
-    return values.reshape(len(effects), -1)
 
 
 def _listed(values: np.ndarray, clusters: Clusters) -> Stats:
@@ -177,15 +185,13 @@ def ratio_of_means(part: np.ndarray, whole: np.ndarray, clusters: Clusters) -> S
 # -- where the answer position looks
 
 
-def _attention(effects: Sequence[Stats], clusters: Clusters) -> Stats:
-    attention = [each["attention"] for each in effects]
-    heads = [each["attention_by_head"] for each in effects]
-    flat = [each["attention_if_uniform"] for each in effects]
+def _attention(group: Group, attention: Mapping[str, np.ndarray], clusters: Clusters) -> Stats:
+    heads = group.parts(OF, "attention_by_head")
+    flat = group.parts(OF, "attention_if_uniform")
     return {
-        "attention": {p: _listed(_column(attention, p), clusters) for p in attention[0]},
+        "attention": {part: _listed(values, clusters) for part, values in attention.items()},
         "attention_by_head": {
-            part: [cleaned(row) for row in np.mean([each[part] for each in heads], axis=0)]
-            for part in heads[0]
+            part: [cleaned(row) for row in values.mean(axis=0)] for part, values in heads.items()
         },
-        "attention_if_uniform": {p: cleaned(_column(flat, p).mean(axis=0))[0] for p in flat[0]},
+        "attention_if_uniform": {p: cleaned(values.mean(axis=0))[0] for p, values in flat.items()},
     }

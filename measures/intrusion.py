@@ -11,7 +11,7 @@ labels are more likely than long ones whatever was said before, so that it is th
 h = 0 which tells of an intrusion, and the sign of the margin does not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from core.debug_log import Conversation, Example
 from measures import scoring
 from measures.stats import Clusters, mean_and_interval, mean_interval
+from measures.table import ByLen, Group
 
 
 @dataclass(frozen=True)
@@ -82,56 +83,61 @@ def margin(example: Example) -> float | None:
 # -- many examples
 
 
-def intrusion_by_len(
-    by_len: Mapping[str, Sequence[Example]], at_0: Clusters, later: Clusters
-) -> dict[str, Any]:
+INTRUDED, MARGIN, ROW = "intruded", "intrusion_margin", "intrusion_by_block"  # columns
+
+
+def columns(example: Example) -> Iterator[tuple[Hashable, Any]]:
+    """Flag and margin, null where they are not told, and what the lens reads of it."""
+    yield INTRUDED, example.get("intruded")
+    yield MARGIN, margin(example)
+    if example.get(ROW) is not None:
+        yield ROW, example[ROW]
+
+
+def intrusion_by_len(by_len: ByLen, at_0: Clusters, later: Clusters) -> dict[str, Any]:
     """Rate and margin at each history length, with intervals; {} where nothing can be told.
 
     `rate` is the share of intruded answers among the `n` that can be told, `margin` the mean of
     `margin` and `margin_by_block` the mean of what the lens reads of it at each block.
     `format_failures` counts the answers in no form at all: they are not among the intruded.
     """
-    every = [example for group in by_len.values() for example in group]
-    if all(example.get("intruded") is None and margin(example) is None for example in every):
+    read = (group.values(name) for group in by_len.values() for name in (INTRUDED, MARGIN))
+    if all(np.isnan(values).all() for values in read):
         return {}
     return {h: _entry(group, later if int(h) else at_0) for h, group in by_len.items()}
 
 
-def _entry(group: Sequence[Example], clusters: Clusters) -> dict[str, Any]:
-    told = [example.get("intruded") for example in group]
-    found = {"n": sum(flag is not None for flag in told), "intruded": told.count(True)}
-    if all("format_failure" in example for example in group):
-        failed = [example["format_failure"] and not example.get("intruded") for example in group]
-        found["format_failures"] = sum(failed)
-    margins = [margin(example) for example in group]
-    rows = [example.get("intrusion_by_block") for example in group]
-    return found | _rate(told, clusters) | _margin(margins, rows, clusters)
+def _entry(group: Group, clusters: Clusters) -> dict[str, Any]:
+    told = group.values(INTRUDED)
+    found = {"n": int((~np.isnan(told)).sum()), "intruded": int((told == 1).sum())}
+    if group.has("format_failure"):
+        failed = (group.values("format_failure") == 1) & (told != 1)
+        found["format_failures"] = int(failed.sum())
+    return found | _rate(told, clusters) | _margin(group, clusters)
 
 
-def _rate(told: Sequence[bool | None], clusters: Clusters) -> dict[str, Any]:
-    """Share of True among those that are told, with its interval."""
-    there = np.array([flag is not None for flag in told])
+def _rate(told: np.ndarray, clusters: Clusters) -> dict[str, Any]:
+    """Share of intruded answers among those that are told, with its interval."""
+    there = ~np.isnan(told)
     if not there.any():
         reason = "no answer is written here, or no reply of the distractor is shown"
         return {f"{name}{end}": value for name in ("rate", "low", "high")
                 for end, value in (("", None), ("_reason", reason))}  # fmt: skip
-    flags = np.array(told)[there].astype(float)
     names, of = np.unique(clusters.of[there], return_inverse=True)
     left = Clusters(clusters.unit, len(names), of)
-    return {"rate": float(flags.mean())} | mean_interval(flags, left, binary=True)
+    return {"rate": float(told[there].mean())} | mean_interval(told[there], left, binary=True)
 
 
-def _margin(
-    margins: Sequence[float | None], rows: Sequence[Any], clusters: Clusters
-) -> dict[str, Any]:
-    if None in margins:
+def _margin(group: Group, clusters: Clusters) -> dict[str, Any]:
+    margins = group.values(MARGIN)
+    if np.isnan(margins).any():
         reason = "labels of both tasks are not compared here"
         return {"margin": None, "margin_reason": reason, "margin_by_block": []}
-    [mean], ends = mean_and_interval(np.array(margins)[:, None], clusters)
+    [mean], ends = mean_and_interval(margins[:, None], clusters)
     found = {"margin": mean, "margin_low": ends["low"][0], "margin_high": ends["high"][0]}
-    if None in rows:
+    if not group.has(ROW):
         return found | {"margin_by_block": []}
-    means, ends = mean_and_interval(np.array(rows, dtype=float), clusters)
+    means, ends = mean_and_interval(group.values(ROW), clusters)
     return found | {
         "margin_by_block": means,
         "margin_by_block_low": ends["low"],

@@ -4,13 +4,14 @@ Layers are blocks 1..L. An example is one entry of a debug log; its layer measur
 number per block, null where a hidden state was not finite. Used by the run and by viz. No torch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import numpy as np
 
 from core.debug_log import Example
 from measures.stats import Clusters, mean_and_interval
+from measures.table import ByLen, all_have
 
 # Name of a measure in a result's `..._by_len` -> its key in an example of the debug log
 EXAMPLE_KEYS = {
@@ -18,10 +19,12 @@ EXAMPLE_KEYS = {
     **{name: name for name in ("drift", "margin", "agree")},
 }
 
-ByLen = Mapping[str, Sequence[Example]]  # history length -> its examples
 
-
-# -- many examples
+def columns(example: Example) -> Iterator[tuple[Hashable, Any]]:
+    """The layer measures that an example has, under their keys there."""
+    for key in (*EXAMPLE_KEYS.values(), "decision_layer"):
+        if key in example:
+            yield key, example[key]
 
 
 def aggregate(by_len: ByLen, at_0: Clusters, later: Clusters) -> dict[str, Any]:
@@ -50,9 +53,9 @@ def aggregate(by_len: ByLen, at_0: Clusters, later: Clusters) -> dict[str, Any]:
 
 def _tables(by_len: ByLen, key: str) -> dict[str, np.ndarray]:
     """A measure by history length, an entry per example, NaN for null; {} unless all have it."""
-    if not all(key in example for group in by_len.values() for example in group):
+    if not all_have(by_len, key):
         return {}
-    return {h: np.array([e[key] for e in group], dtype=float) for h, group in by_len.items()}
+    return {h: group.values(key) for h, group in by_len.items()}
 
 
 def _decision_stats(decided: np.ndarray, clusters: Clusters) -> dict[str, Any]:

@@ -1,28 +1,83 @@
 """Aggregates over examples, computed by the run and again by viz, so that they cannot disagree."""
 
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 
 from core.debug_log import Example, Logprob
 from core.records import PROPORTIONS, TEXT_SCORES
-from measures import layers, stats, ties
-from measures.effects import effects_by_len
-from measures.intrusion import intrusion_by_len
+from measures import effects, intrusion, layers, stats, ties
 from measures.reliability import reliability_by_len
 from measures.scoring import label_score
 from measures.stats import Clusters, mean_and_interval
+from measures.table import ByLen, Group, Table, all_have, identity
 
 MOST_FREQUENT = 5  # most frequent tokens that are kept
 
 
+class Examples(Table):
+    """The examples of a pair, put in one by one, as far as aggregates need them."""
+
+    def __init__(self) -> None:
+        super().__init__(columns)
+        self.tokens: dict[int, dict[str, list[Any]]] = {}  # h -> token -> count, first place
+
+    def add(self, example: Example) -> None:
+        """Put an example in."""
+        super().add(example)
+        seen = self.tokens.setdefault(example["config"]["history_len"], {})
+        for number, token in enumerate(example["top5"]):
+            place = (identity(example), number)
+            count, first = seen.get(token, (0, place))
+            seen[token] = (count + 1, min(first, place))
+
+    def top_tokens(self, h: str) -> list[list[Any]]:
+        """The most frequent tokens among the likeliest next tokens at h, with their counts; of
+        equally frequent ones those that come first in the order of the targets.
+        """
+        places = self.tokens[int(h)].items()
+        ranked = sorted(places, key=lambda entry: (-entry[1][0], entry[1][1]))
+        return [[token, count] for token, (count, _) in ranked[:MOST_FREQUENT]]
+
+
+def columns(example: Example) -> Iterator[tuple[Hashable, Any]]:
+    """Every number of an example that an aggregate needs, with the name of its column."""
+    yield "score", example["score"]
+    if "cued" in example:
+        yield "cued_score", example["cued"]["score"]
+    if "scores" in example:
+        yield "scores", [example["scores"][name] for name in TEXT_SCORES]
+    if "format_failure" in example:
+        yield "format_failure", example["format_failure"]
+    if "label_bounds" in example:
+        yield "bounded_labels", len(example["label_bounds"])
+    if "generated_score" in example:
+        yield "generated_score", example["generated_score"]
+        yield "likeliest_score", label_score(example["label_logprobs"], example["expected_answer"])
+    if "reply_logprobs" in example:
+        for reply, logprob in example["reply_logprobs"].items():
+            yield ("reply_logprobs", reply), _values(logprob)
+    yield from ties.columns(example)
+    yield from intrusion.columns(example)
+    yield from effects.columns(example)
+    yield from layers.columns(example)
+
+
 def aggregate(
-    examples: Sequence[Example],
+    examples: Iterable[Example],
     metric_name: str,
     rounding: Mapping[str, float | None] | None = None,
+) -> dict[str, Any]:
+    """`aggregate_examples` of these."""
+    found = Examples()
+    for example in examples:
+        found.add(example)
+    return aggregate_examples(found, metric_name, rounding)
+
+
+def aggregate_examples(
+    examples: Examples, metric_name: str, rounding: Mapping[str, float | None] | None = None
 ) -> dict[str, Any]:
     """Every aggregate of a result file, from the examples of one pair.
 
@@ -31,155 +86,91 @@ def aggregate(
     Raises ValueError unless the examples are the same targets, each once under a seed, at every
     history length, 0 among them. The statistics of each length are those of `stats.stats_by_len`.
     """
-    by_len = by_length(examples)
-    scores = {h: np.array([example["score"] for example in group]) for h, group in by_len.items()}
-    at_0, later = (stats.find_clusters(*names) for names in _shared(by_len))
+    by_len = examples.by_length()
+    shared, names = zip(*examples.in_order())
+    targets, histories = [each.target for each in names], [each.history for each in names]
+    at_0 = stats.find_clusters(targets, shared)
+    later = stats.find_clusters(targets, histories)
+    by_h = {h: group.values("score") for h, group in by_len.items()}
+    scores = np.array(list(by_h.values()))
+    binary = metric_name in PROPORTIONS
+    of_scores = stats.stats_by_len(scores, targets, histories, binary=binary)
+    different = {"n_targets": len({each.question for each in names})}
     return {
-        "n": len(by_len["0"]),
-        "metric_by_len": {h: float(values.mean()) for h, values in scores.items()},
-        "debug_top5_by_len": {h: _top_tokens(group) for h, group in by_len.items()},
-        "stats_by_len": _stats_by_len(by_len, metric_name),
+        "n": by_len["0"].n,
+        "metric_by_len": {h: float(row.mean()) for h, row in by_h.items()},
+        "debug_top5_by_len": {h: examples.top_tokens(h) for h in by_len},
+        "stats_by_len": {h: entry | different for h, entry in zip(by_len, of_scores)},
         "scores_by_len": _mean_scores(by_len),
-        "format_failures_by_len": _format_failures(by_len),
+        "format_failures_by_len": _counts(by_len, "format_failure"),
         "reads_by_len": _reads(by_len),
-        "bounded_labels_by_len": _bounded_labels(by_len),
-        "cue_by_len": _cue(by_len, metric_name),
+        "bounded_labels_by_len": _counts(by_len, "bounded_labels"),
+        "cue_by_len": _cue(by_len, targets, histories, binary),
         "ties_by_len": ties.ties_by_len(by_len, rounding),
         "sensitivity_by_len": sensitivity_by_len(by_len, at_0, later),
-        "effects_by_len": effects_by_len(by_len, later),
-        "intrusion_by_len": intrusion_by_len(by_len, at_0, later),
-        "reliability_by_len": reliability_by_len(by_len, later),
+        "effects_by_len": effects.effects_by_len(by_len, later),
+        "intrusion_by_len": intrusion.intrusion_by_len(by_len, at_0, later),
+        "reliability_by_len": reliability_by_len(by_h, [target for target, _ in shared], later),
     } | layers.aggregate(by_len, at_0, later)
 
 
-def by_length(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """Examples by history length, in the order of the targets, so that lengths can be paired."""
-    lengths = sorted({example["config"]["history_len"] for example in examples})
-    if 0 not in lengths:
-        raise ValueError("there are no examples at h = 0")
-    by_len: dict[str, list[Example]] = {str(h): [] for h in lengths}
-    for example in sorted(examples, key=identity):
-        by_len[str(example["config"]["history_len"])].append(example)
-    first, *others = [list(map(identity, group)) for group in by_len.values()]
-    if any(row != first for row in others):
-        raise ValueError("the examples are not the same targets at every history length")
-    if len(set(first)) < len(first):
-        raise ValueError("a target is there twice at one history length under one seed")
-    return by_len
-
-
-def identity(example: Example) -> tuple[int, int]:
-    """Target and seed: what makes examples of two history lengths a pair."""
-    return example["config"]["target_idx"], example["config"].get("seed", 0)
-
-
-def _mean_scores(by_len: dict[str, list[Example]]) -> dict[str, dict[str, float]]:
+def _mean_scores(by_len: ByLen) -> dict[str, dict[str, float]]:
     """Mean of each of a text's scores by history length; {} for a label task."""
-    if not all("scores" in example for group in by_len.values() for example in group):
+    if not all_have(by_len, "scores"):
+        return {}
+    return {h: dict(zip(TEXT_SCORES, _means(group, "scores"))) for h, group in by_len.items()}
+
+
+def _means(group: Group, name: Hashable) -> list[float]:
+    return [float(np.mean(column)) for column in np.atleast_2d(group.values(name).T).copy()]
+
+
+def _counts(by_len: ByLen, name: str) -> dict[str, int]:
+    """Sums of a column: texts without the number or label that is scored, or labels that a server
+    did not list among the likeliest tokens; {} where there are none to count.
+    """
+    if not all_have(by_len, name):
+        return {}
+    return {h: int(group.values(name).sum()) for h, group in by_len.items()}
+
+
+# Accuracy by likelihood and by text side by side -> the columns that they are means of
+READS = {
+    "likelihood": "likeliest_score",
+    "generate": "generated_score",
+    "format_failure_rate": "format_failure",
+}
+
+
+def _reads(by_len: ByLen) -> dict[str, dict[str, float]]:
+    """READS by history length; {} unless both were read."""
+    if not all_have(by_len, "generated_score"):
         return {}
     return {
-        h: {name: float(np.mean([each["scores"][name] for each in group])) for name in TEXT_SCORES}
+        h: {name: _means(group, column)[0] for name, column in READS.items()}
         for h, group in by_len.items()
     }
 
 
-def _format_failures(by_len: dict[str, list[Example]]) -> dict[str, int]:
-    """Texts without the number or label that is scored; {} where nothing is extracted."""
-    if not all("format_failure" in example for group in by_len.values() for example in group):
-        return {}
-    return {h: sum(example["format_failure"] for example in group) for h, group in by_len.items()}
-
-
-def _bounded_labels(by_len: dict[str, list[Example]]) -> dict[str, int]:
-    """Labels that a server did not list among the likeliest tokens; {} where all are known."""
-    if not all("label_bounds" in example for group in by_len.values() for example in group):
-        return {}
-    return {h: sum(len(each["label_bounds"]) for each in group) for h, group in by_len.items()}
-
-
-def _reads(by_len: dict[str, list[Example]]) -> dict[str, dict[str, float]]:
-    """Accuracy by likelihood and by text side by side; {} unless both were read."""
-    if not all("generated_score" in example for group in by_len.values() for example in group):
-        return {}
-    return {
-        h: {
-            "likelihood": float(np.mean([_likeliest_score(example) for example in group])),
-            "generate": float(np.mean([example["generated_score"] for example in group])),
-            "format_failure_rate": float(np.mean([example["format_failure"] for example in group])),
-        }
-        for h, group in by_len.items()
-    }
-
-
-def _likeliest_score(example: Example) -> float:
-    return label_score(example["label_logprobs"], example["expected_answer"])
-
-
-def _cue(by_len: dict[str, list[Example]], metric_name: str) -> dict[str, dict[str, Any]]:
+def _cue(
+    by_len: ByLen, targets: Sequence[Hashable], histories: Sequence[Hashable], binary: bool
+) -> dict[str, dict[str, Any]]:
     """What a cue before the target changes, on the same targets under the same histories.
 
     From h = 1: the metric with the cue, and the statistics of its difference to the metric without.
     """
     longer = {h: group for h, group in by_len.items() if int(h)}
-    if not longer or not all("cued" in each for group in longer.values() for each in group):
+    if not longer or not all_have(longer, "cued_score"):
         return {}
-    _, names = _shared(by_len)
     found = {}
     for h, group in longer.items():
-        rows = np.array([[e["score"] for e in group], [e["cued"]["score"] for e in group]])
-        compared = stats.stats_by_len(rows, *names, binary=metric_name in PROPORTIONS)[1]
+        rows = np.array([group.values("score"), group.values("cued_score")])
+        compared = stats.stats_by_len(rows, targets, histories, binary=binary)[1]
         found[h] = {"metric": float(rows[1].mean()), **compared}
     corrected = stats.holm([entry["p_value"] for entry in found.values()])
     for entry, p_holm in zip(found.values(), corrected):
         entry["p_holm"] = p_holm
     return {"0": {}} | found
-
-
-def _top_tokens(group: Sequence[Example]) -> list[list[Any]]:
-    """The most frequent tokens among the examples' likeliest next tokens, with their counts."""
-    counts = Counter(token for example in group for token in example["top5"])
-    return [list(entry) for entry in counts.most_common(MOST_FREQUENT)]
-
-
-def _shared(by_len: dict[str, list[Example]]) -> tuple[tuple[list, list], tuple[list, list]]:
-    """Names of the target and of the history of each example, at h = 0 and at all other lengths.
-
-    Targets of one name are one cluster: the same row, rows with an equal prompt, such as a line per
-    annotator, or rows with an equal value in the column that the task names.
-    """
-    targets = list(map(target_name, by_len["0"]))
-    seeds = [identity(example) for example in by_len["0"]]
-    return (targets, seeds), (targets, list(map(history_name, by_len["0"])))
-
-
-def history_name(example: Example) -> tuple[Any, ...]:
-    """What tells an example's history from others': seed and number, or seed and target."""
-    target, seed = identity(example)
-    number = example["config"].get("history_number")
-    return (seed, target, None) if number is None else (seed, None, number)
-
-
-def target_name(example: Example) -> Hashable:
-    """What makes targets one: the value of the task's cluster column, or else an equal prompt.
-
-    Of an example at h = 0, where the prompt is the target's own.
-    """
-    return example["config"].get("cluster", _question(example))
-
-
-def _question(example: Example) -> Hashable:
-    """The prompt as prompts are compared; examples made by hand may have none."""
-    text = example.get("prompt_text")
-    return example["config"]["target_idx"] if text is None else normalize("NFC", text)
-
-
-def _stats_by_len(by_len: dict[str, list[Example]], metric_name: str) -> dict[str, Any]:
-    """Statistics of each history length; examples of one target or one history are clustered."""
-    scores = np.array([[example["score"] for example in group] for group in by_len.values()])
-    _, (targets, histories) = _shared(by_len)
-    found = stats.stats_by_len(scores, targets, histories, binary=metric_name in PROPORTIONS)
-    different = len(set(map(_question, by_len["0"])))
-    return {h: entry | {"n_targets": different} for h, entry in zip(by_len, found)}
 
 
 # -- task-switch sensitivity
@@ -188,9 +179,7 @@ def _stats_by_len(by_len: dict[str, list[Example]], metric_name: str) -> dict[st
 VARIANTS = {"tau": "zero_shot", "confidence": "own", "loss": "reference"}
 
 
-def sensitivity_by_len(
-    by_len: Mapping[str, Sequence[Example]], at_0: Clusters, later: Clusters
-) -> dict[str, Any]:
+def sensitivity_by_len(by_len: ByLen, at_0: Clusters, later: Clusters) -> dict[str, Any]:
     """How much less likely a history makes an answer, by history length; {} where not read.
 
     With l(r | c) the log-likelihood of reply r after context c, u the target's prompt, h its
@@ -206,24 +195,16 @@ def sensitivity_by_len(
     An entry holds `sum` and `per_token`, each a mean over examples with its interval. A reply of no
     token, with whatever it is compared, is left out of both and counted.
     """
-    if not all("reply_logprobs" in each for group in by_len.values() for each in group):
+    if not all(all_have(by_len, ("reply_logprobs", reply)) for reply in VARIANTS.values()):
         return {}
-    without = [each["reply_logprobs"] for each in by_len["0"]]
+    without = {reply: by_len["0"].values(("reply_logprobs", reply)) for reply in VARIANTS.values()}
     found = {}
     for h, group in by_len.items():
-        now = [each["reply_logprobs"] for each in group]
+        now = {reply: group.values(("reply_logprobs", reply)) for reply in without}
         found[h] = {
-            name: _both(
-                [
-                    np.array(_values(before[reply])) - _values(here[reply])
-                    for before, here in zip(without, now)
-                ],
-                later,
-            )
-            for name, reply in VARIANTS.items()
+            name: _both(without[reply] - now[reply], later) for name, reply in VARIANTS.items()
         }
-        references = [_values(here["reference"]) for here in now]
-        found[h]["reference_logprob"] = _both(references, later if int(h) else at_0)
+        found[h]["reference_logprob"] = _both(now["reference"], later if int(h) else at_0)
     return found
 
 
@@ -233,8 +214,8 @@ def _values(logprob: Logprob) -> tuple[float, float]:
     return (total, total / tokens) if tokens else (np.nan, np.nan)
 
 
-def _both(rows: Sequence[Any], clusters: Clusters) -> dict[str, dict[str, Any]]:
-    means, stats = mean_and_interval(np.array(rows, dtype=float), clusters)  # [N, 2]
+def _both(rows: np.ndarray, clusters: Clusters) -> dict[str, dict[str, Any]]:
+    means, stats = mean_and_interval(rows, clusters)  # [N, 2]
     return {
         unit: {
             "mean": means[k],

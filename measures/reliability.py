@@ -15,33 +15,34 @@ from typing import Any
 
 import numpy as np
 
-from core.debug_log import Example
 from measures import stats
 from measures.stats import Clusters
 
 PERCENTILES = (10, 90)
 
 
-def reliability_by_len(by_len: Mapping[str, Sequence[Example]], later: Clusters) -> dict[str, Any]:
+def reliability_by_len(
+    scores: Mapping[str, np.ndarray], targets: Sequence[int], later: Clusters
+) -> dict[str, Any]:
     """Mean, aptitude and unreliability (fractions) by history length; {} with one history each.
 
-    `by_len` is that of `metrics.by_length`, `later` the clusters of its examples. The changes
-    against h = 0 are in points, paired by target, with the intervals of `stats.compare`.
+    `scores` [N] of each length are of the `targets` [N], which are in order; `later` are their
+    clusters. The changes against h = 0 are in points, paired by target, with the intervals of
+    `stats.compare`.
 
     Raises ValueError unless every target has as many histories.
     """
-    counts = Counter(example["config"]["target_idx"] for example in by_len["0"])
+    counts = Counter(targets)
     histories, *others = set(counts.values())
     if others:
         raise ValueError("the targets have different numbers of histories")
     if histories == 1:
         return {}
-    shape = (len(by_len), len(counts), histories)  # examples are in the order of the targets
-    scores = np.reshape([[e["score"] for e in group] for group in by_len.values()], shape)
-    low, high = np.percentile(scores, PERCENTILES, axis=2)  # [H + 1, targets]
+    rows = np.reshape(list(scores.values()), (len(scores), len(counts), histories))
+    low, high = np.percentile(rows, PERCENTILES, axis=2)  # [H + 1, targets]
     clusters = later._replace(of=later.of[::histories])  # those of a target are in one cluster
     found = {
-        "mean": scores.mean(axis=(1, 2)).tolist(),
+        "mean": rows.mean(axis=(1, 2)).tolist(),
         "aptitude": high.mean(axis=1).tolist(),
         "unreliability": (high - low).mean(axis=1).tolist(),
     }
@@ -50,7 +51,7 @@ def reliability_by_len(by_len: Mapping[str, Sequence[Example]], later: Clusters)
     )
     return {
         h: {"histories": histories, **dict(zip(found, values)), **aptitude, **unreliability}
-        for h, *values, (aptitude, unreliability) in zip(by_len, *found.values(), changes)
+        for h, *values, (aptitude, unreliability) in zip(scores, *found.values(), changes)
     }
 
 

@@ -1,11 +1,22 @@
 """Label predictions that rounding may have decided: ties, and margins below what rounding does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
+
+from core.debug_log import Example
+from measures.table import ByLen, all_have
+
+MARGIN = "label_margin"  # column: how far the best label is before the second
+
+
+def columns(example: Example) -> Iterator[tuple[Hashable, Any]]:
+    """MARGIN, where it is known."""
+    if (found := margin(example)) is not None:
+        yield MARGIN, found
 
 
 def ties_by_len(
-    by_len: Mapping[str, Sequence[dict[str, Any]]], rounding: Mapping[str, float | None] | None
+    by_len: ByLen, rounding: Mapping[str, float | None] | None
 ) -> dict[str, dict[str, int | None]]:
     """By history length how many predictions are `tied`, their two best labels having one log P,
     and how many are `close`: their margin is at most what `rounding` was seen to do.
@@ -13,14 +24,14 @@ def ties_by_len(
     `rounding` holds differences (nats) between roads to the same log P, as `environment.rounding`
     of a result does; without it `close` is null. {} unless labels were scored.
     """
-    margins = {h: [margin(example) for example in group] for h, group in by_len.items()}
-    if any(each is None for group in margins.values() for each in group):
+    if not all_have(by_len, MARGIN):
         return {}
+    margins = {h: group.values(MARGIN) for h, group in by_len.items()}
     seen = max((each for each in (rounding or {}).values() if each is not None), default=None)
     return {
         h: {
-            "tied": group.count(0.0),
-            "close": None if seen is None else sum(each <= seen for each in group),
+            "tied": int((group == 0).sum()),
+            "close": None if seen is None else int((group <= seen).sum()),
         }
         for h, group in margins.items()
     }

@@ -9,6 +9,7 @@ from test_experiment import path_of, run
 import viz
 from core import records
 from measures import effects, stats
+from measures.table import Group
 from reports import curves, style
 from reports import effects as drawn_effects
 from run.config import RunConfig, parse_args
@@ -187,11 +188,16 @@ def example(**numbers):
     return {"effects": numbers}
 
 
+def aggregated(by_len, count):
+    groups = {h: Group.of(group, effects.columns) for h, group in by_len.items()}
+    return effects.effects_by_len(groups, clusters(count))
+
+
 def test_position_length_and_content_add_up_to_the_total():
     group = [
         example(none=0.1 * k, hidden=k % 3, filler=k**0.5, full=0.2 * k - 1) for k in range(12)
     ]
-    found = effects.effects_by_len({"0": [{}] * 12, "1": group}, clusters(12))["1"]["contrasts"]
+    found = aggregated({"0": [{}] * 12, "1": group}, 12)["1"]["contrasts"]
     parts = [found[name]["mean"] for name in ("position", "length", "content")]
     assert sum(parts) == pytest.approx(found["total"]["mean"], abs=1e-6)
     assert found["seen"]["mean"] == pytest.approx(
@@ -204,7 +210,7 @@ def test_p_values_are_corrected_over_the_lengths():
     by_len = {"0": [{}] * 9}
     for h, shift in (("1", 0.3), ("2", 0.5)):
         by_len[h] = [example(none=0.0, hidden=float(rng.normal(shift)), full=1.0) for _ in range(9)]
-    found = effects.effects_by_len(by_len, clusters(9))
+    found = aggregated(by_len, 9)
     entries = [found[h]["contrasts"]["position"] for h in "12"]
     assert [e["p_holm"] for e in entries] == stats.holm([e["p_value"] for e in entries])
 

@@ -10,6 +10,7 @@ from lm import prompts
 from lm.prompts import Layers
 from measures import layers, metrics
 from measures.stats import find_clusters
+from measures.table import Group
 
 LOGITS = {"A": (1.0, 0.0, 3.0, 2.0), "B": (2.0, 1.0, 1.0, 0.5), "C": (0.0, 4.0, 1.0, 1.5)}
 nan, inf = float("nan"), float("inf")
@@ -36,7 +37,7 @@ def aggregate(group, targets=None):
     """Aggregates of examples at h = 0, those of equal targets in one cluster."""
     names = targets or range(len(group))
     clusters = find_clusters(names, range(len(group)))
-    return layers.aggregate({"0": group}, clusters, clusters)
+    return layers.aggregate({"0": Group.of(group, layers.columns)}, clusters, clusters)
 
 
 # --- one example

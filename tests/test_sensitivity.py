@@ -11,6 +11,7 @@ from test_model import LABELS, MESSAGES, SHAPES, language_model, logprob
 import data
 from data import Pair
 from measures import metrics, stats
+from measures.table import Group
 from run.config import RunConfig
 from run.examples import run_cases
 
@@ -26,8 +27,12 @@ def example(zero_shot, own, reference):
 
 def aggregate(*groups):
     clusters = stats.find_clusters(range(len(groups[0])), range(len(groups[0])))
-    by_len = {str(h): [example(*each) for each in group] for h, group in enumerate(groups)}
+    by_len = {str(h): group_of(example(*each) for each in group) for h, group in enumerate(groups)}
     return metrics.sensitivity_by_len(by_len, clusters, clusters)
+
+
+def group_of(examples):
+    return Group.of(({"score": 0.0, **each} for each in examples), metrics.columns)
 
 
 def means(entry):
@@ -94,9 +99,8 @@ def test_pairs_are_of_one_target():
 
 def test_where_it_was_not_read_there_is_none():
     clusters = stats.find_clusters([0], [0])
-    assert (
-        metrics.sensitivity_by_len({"0": [example(*WITH[0])], "1": [{}]}, clusters, clusters) == {}
-    )
+    by_len = {"0": group_of([example(*WITH[0])]), "1": group_of([{}])}
+    assert metrics.sensitivity_by_len(by_len, clusters, clusters) == {}
 
 
 # --- log-probabilities

@@ -1,0 +1,36 @@
+"""Bytes that are put away until they are asked for: in memory while they are few, then on disk."""
+
+import tempfile
+import weakref
+from typing import NamedTuple
+
+IN_MEMORY = 32 * 2**20  # bytes that are held before there is a file
+
+
+class Place(NamedTuple):
+    """Where something was put, and how long it is."""
+
+    start: int
+    length: int
+
+
+class Spool:
+    """A file without a name, which is gone with the last use of this."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+        self.end = 0
+        weakref.finalize(self, self.file.close)
+
+    def put(self, content: bytes) -> Place:
+        """Put bytes away."""
+        place = Place(self.end, len(content))
+        self.file.seek(self.end)
+        self.file.write(content)
+        self.end += len(content)
+        return place
+
+    def get(self, place: Place) -> bytes:
+        """What was put there."""
+        self.file.seek(place.start)
+        return self.file.read(place.length)
