@@ -8,7 +8,6 @@ What takes long is measured after the longest history only, unless every length 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from core.debug_log import Message
 from core.errors import UserError
 from core.records import cleaned
 from lm.attention import by_part, in_three, look, uniform
+from lm.filler import neutral_text
 from lm.interventions import Hidden, Interventions, Past, Row
 from lm.prefix_tree import common_length
 from lm.prompts import Prefix
@@ -25,7 +25,6 @@ from lm.spans import Range, Spans, find_spans
 from lm.targets import NOTHING, Asked, Job, Parent, Target
 from lm.text import Renderer
 
-FILLER = Path(__file__).with_name("filler.txt")  # written for this: it tells and asks nothing
 WINDOWS = 6  # windows of blocks where no width is given: each a sixth of the depth
 
 
@@ -46,7 +45,7 @@ def measure_effects(
     """
     ids = [renderer.tokens(renderer.render(messages)) for messages in conversations]
     spans = [find_spans(renderer, *each) for each in list(zip(conversations, ids))[1:]]
-    filler = renderer.tokens(FILLER.read_text(encoding="utf-8"))
+    filler = renderer.tokens(neutral_text())
     conversation = Conversation(tool, asked, spans, width)
     effects = conversation.measure(set(parts), filler, all_lengths)
     return [{"spans": s.describe(), "effects": e} for s, e in zip(spans, effects)]

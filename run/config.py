@@ -333,8 +333,9 @@ def _check_histories(config: RunConfig) -> None:
 
 def _check_server(config: RunConfig) -> None:
     """UserError for settings that a model behind a server cannot have."""
-    if RANDOM in config.history:
-        raise UserError("--history random needs a model that runs in this process.")
+    for kind in ("random", "filler"):  # a server neither samples nor counts tokens
+        if kind in config.history:
+            raise UserError(f"--history {kind} needs a model that runs in this process.")
     if config.model == BUNDLED:
         raise UserError("--server: name the model that the server has with --model.")
     for name, fitting in LOCAL_ONLY.items():

@@ -4,7 +4,7 @@ A query flows: a case, a history length and maybe a cue make its prompt, the mod
 both its example.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,8 @@ from measures import scoring
 from measures.intrusion import is_intruded
 from run.config import RunConfig
 from run.effects import effect_reads, effects_of
-from run.histories import with_model_replies
+from run.histories import Advance, with_own_words
 
-Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
 Sequences = dict[str, tuple[Prefix, int]]  # name of a reply -> prompt and reply, and its start
 
 # What is kept of a prompt with the cue, inside the example without it
@@ -69,9 +68,7 @@ def run_cases(cases: Sequence[Case], config: RunConfig, lm: Model, advance: Adva
     """Every prompt of these cases in one call of the model, all pairs and lengths -> its query,
     with its example.
     """
-    written = [case for case in cases if case.pair.kind.name == "model"]
-    replied = dict(zip(written, with_model_replies(written, lm, advance)))
-    cases = [replied.get(case, case) for case in cases]
+    cases = with_own_words(cases, lm, advance)
     queries = [query for case in cases for query in encode_case(case, config, lm)]
     every = [each for query in queries for each in (query, query.cued) if each]
     outcomes = ask(every, lm, advance)

@@ -1,22 +1,38 @@
-"""Histories that a model has a part in: its own replies, and texts sampled from it."""
+"""Histories that a model has a part in: its own replies, texts sampled from it, and a neutral text
+cut to its tokens.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
 
 from core.errors import UserError
 from core.records import MAX_NEW_TOKENS
 from data import Case, HistoryTurn, TaskRows, Turn, conversation
+from lm.filler import Count, neutral_turns
 from lm.interface import LocalModel, Model
 from tasks.spec import Task, TaskSpec
 
 POOL = 20  # sampled turns that histories are drawn from, as in Gupta et al.
 SAMPLED_TOKENS = 150  # most tokens of a sampled user text
 
+Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
 Asked = tuple[tuple[str, int], ...]  # user texts, and the most tokens of each one's reply
 
 
+def with_own_words(cases: Sequence[Case], lm: Model, advance: Advance) -> list[Case]:
+    """The cases in order, with what a model has a part in where their kind of history wants it."""
+    replied = [case for case in cases if case.pair.kind.name == "model"]
+    filled = [case for case in cases if case.pair.kind.name == "filler"]
+    made = dict(zip(replied, with_model_replies(replied, lm, advance)))
+    made |= zip(filled, with_neutral_text(filled, lm))
+    return [made.get(case, case) for case in cases]
+
+
 def with_model_replies(
-    cases: Sequence[Case], lm: Model, advance: Callable[[int], object] = lambda done: None
+    cases: Sequence[Case], lm: Model, advance: Advance = lambda done: None
 ) -> list[Case]:
     """The same cases, with the model's greedy replies in the history, each made after the ones
     before it. Equal beginnings of histories are answered once. `advance` is told how many replies
@@ -71,3 +87,52 @@ def random_rows(lm: LocalModel, max_len: int, seed: int, max_new_tokens: int | N
     ]
     turns = (Turn(text, (outcome.text,)) for text, outcome in zip(texts, lm.run(prompts)))
     return TaskRows(TaskSpec(task, None, task.split), tuple(turns))
+
+
+# -- the neutral text
+
+
+def with_neutral_text(cases: Sequence[Case], lm: LocalModel) -> list[Case]:
+    """The same cases, whose turns say the neutral text instead, in as many tokens to within one.
+
+    UserError where that is not so of a turn within the prompt.
+    """
+
+    def count(user: str, answer: str) -> int:
+        return len(lm.encode(conversation(Turn("?", ()), [Turn(user, (answer,))])).ids)
+
+    cut = cache(partial(_neutral_turns, count))  # targets may share a history
+    filled = []
+    for case in cases:
+        said = tuple(past.turn for past in case.history)
+        labels = case.pair.distractor.spec.task.labels
+        shown = cut(said, labels, f"{case.seed}/{case.history_number}")
+        history = tuple(replace(past, turn=turn) for past, turn in zip(case.history, shown))
+        filled.append(replace(case, history=history))
+        _require_as_long(case, filled[-1], lm)
+    return filled
+
+
+def _neutral_turns(
+    count: Count, turns: Sequence[Turn], labels: Sequence[str], key: str
+) -> list[Turn]:
+    said = [(turn.prompt, turn.references[0]) for turn in turns]
+    pieces = neutral_turns(said, count, key, never=set(map(str.lower, labels)))
+    return [Turn(user, (answer,)) for user, answer in pieces]
+
+
+def _require_as_long(case: Case, filled: Case, lm: LocalModel) -> None:
+    """UserError unless each turn of a filled history adds as many tokens to the prompt as the
+    turn in its place, to within one.
+    """
+    lengths = [
+        [len(lm.encode(each.messages(h)).ids) for h in range(len(case.history) + 1)]
+        for each in (case, filled)
+    ]
+    gaps = np.diff(lengths)[1] - np.diff(lengths)[0]
+    if np.any(abs(gaps) > 1):
+        raise UserError(
+            f"--history filler: {case.pair}, target {case.target_idx}: this model's tokens depend "
+            f"on the text around them,\nso that a turn of neutral text is {max(abs(gaps))} tokens "
+            "off. Leave out filler."
+        )

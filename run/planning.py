@@ -264,15 +264,15 @@ def _longest(case: Case, h: int, config: RunConfig) -> Longest:
     """The longest conversation asked at h turns, and what is read behind it.
 
     Replies of the model's own are not known yet: each may be as long as its task allows. Until then
-    one token stands in for each.
+    one token stands in for each. A turn of neutral text may have a token more than the one here.
     """
     cue = config.switch_cue if h else None
-    replies = 0
+    more = h if case.pair.kind.name == "filler" else 0
     if case.pair.kind.name == "model":
         tasks = {"target": case.task, "distractor": case.pair.distractor.spec.task}
-        replies = sum(tasks[past.role].max_new_tokens - 1 for past in case.history[:h])
+        more = sum(tasks[past.role].max_new_tokens - 1 for past in case.history[:h])
         unknown = [replace(past, turn=Turn(past.turn.prompt, ("?",))) for past in case.history]
         case = replace(case, history=tuple(unknown))
     behind = case.labels or (case.target.references[:1] if config.sensitivity else ())
     most = config.answer_tokens(case.task)
-    return Longest(case.messages(h, cue), behind, case.distractor_labels, most, replies)
+    return Longest(case.messages(h, cue), behind, case.distractor_labels, most, more)

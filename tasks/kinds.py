@@ -8,9 +8,11 @@
     without_target_label  rows of any label but the target's own right one
     balanced              rows of all labels, as evenly as the length allows
     user_only             questions without answers
+    filler                a neutral text, turn by turn as long as what `teacher` shows
     at:K                  turn K alone is of the distractor, all others of the target's own task
 
-The first three and the last show the same rows as `teacher`; the others choose among the rows.
+`one_label`, `without_target_label`, `balanced` and `at` choose among the rows, `random` takes
+others; all other kinds have the rows of `teacher`.
 """
 
 import random
@@ -22,7 +24,7 @@ from core.errors import UserError
 from tasks.answers import same_form
 
 PLAIN = ("teacher", "model", "random")
-BARE = (*PLAIN, "shuffled", "without_target_label", "balanced", "user_only")
+BARE = (*PLAIN, "shuffled", "without_target_label", "balanced", "user_only", "filler")
 FORMS = (*BARE, "wrong:P", "one_label:NAME", "at:K")
 AT = "at"
 OF_LABELS = ("one_label", "without_target_label", "balanced")  # need a distractor with labels
