@@ -24,7 +24,7 @@ from lm.encoder import Encoder
 from lm.engine import Decoding, Runtime
 from lm.forward import Reading, input_device
 from lm.identities import exact_parts
-from lm.interventions import Interventions
+from lm.interventions import Interventions, Past
 from lm.layers import LayerReader, prove_lens
 from lm.lens import find_parts
 from lm.loading import load
@@ -81,6 +81,7 @@ class LanguageModel(Encoder):
         blocks = self.lens.parts.blocks if self.lens else ()
         self.runtime = Runtime(model, blocks, self.decoding, TOKEN_BUDGET[kind], FORWARD_COST[kind])
         self.engine, self.proof = choose_engine(engine, self.runtime)
+        self._pasts: dict[Prefix, Past] = {}  # of the prompts of the last run that say so
 
     # -- settings and facts
 
@@ -155,6 +156,8 @@ class LanguageModel(Encoder):
     ) -> list[Outcome]:
         """Score or answer the prompts, in order. `advance` is called with the number just done."""
         readings = self.engine.read(requests_of(prompts), advance)
+        kept = ((prompt.ids, readings[prompt.ids].kept) for prompt in prompts if prompt.keep)
+        self._pasts = {ids: Past.of(blocks) for ids, blocks in kept if blocks}
         layers = [None] * len(prompts)
         if self.lens:
             layers = LayerReader(self.lens, self.agree).read(prompts, readings)
@@ -245,7 +248,7 @@ class LanguageModel(Encoder):
         exact = [part for part in parts if part in self.exact_effects]
         return measure_effects(
             self.interventions, self.renderer, conversations, asked, exact,
-            width=window, all_lengths=all_lengths,
+            width=window, all_lengths=all_lengths, past=self._pasts.pop(prompts[-1].ids, None),
         )  # fmt: skip
 
     def sample(self, count: int, max_new_tokens: int, seed: int) -> list[str]:

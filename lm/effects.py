@@ -37,16 +37,18 @@ def measure_effects(
     *,
     width: int | None = None,
     all_lengths: bool = False,
+    past: Past | None = None,
 ) -> list[dict[str, Any]]:
     """`spans` and `effects` of a target after histories of growing length, for the debug log.
 
     Conversations and prompts are those at h = 0 and at each length in order; `width` is that of a
     window of blocks. With `all_lengths` every part is measured at each, not the longest alone.
+    `past` is that of the longest prompt, where it has been run already.
     """
     ids = [renderer.tokens(renderer.render(messages)) for messages in conversations]
     spans = [find_spans(renderer, *each) for each in list(zip(conversations, ids))[1:]]
     filler = renderer.tokens(neutral_text())
-    conversation = Conversation(tool, asked, spans, width)
+    conversation = Conversation(tool, asked, spans, width, past)
     effects = conversation.measure(set(parts), filler, all_lengths)
     return [{"spans": s.describe(), "effects": e} for s, e in zip(spans, effects)]
 
@@ -76,9 +78,15 @@ class Conversation:
     """One target after histories of growing length; at h = 0 there are no spans."""
 
     def __init__(
-        self, tool: Interventions, asked: Sequence[Asked], spans: Sequence[Spans], width: int | None
+        self,
+        tool: Interventions,
+        asked: Sequence[Asked],
+        spans: Sequence[Spans],
+        width: int | None,
+        past: Past | None = None,
     ):
-        """`asked` at h = 0 and at each of the lengths, `spans` without h = 0.
+        """`asked` at h = 0 and at each of the lengths, `spans` without h = 0; `past` begins with
+        the tokens of the longest up to the target.
 
         Below, h is the place of a length in that order.
         """
@@ -92,7 +100,7 @@ class Conversation:
             )
         self.windows = windows_of(tool.depth, width)
         longest = asked[-1].ids[: spans[-1].target[0]]
-        self.trunk = longest, tool.past_of(longest)
+        self.trunk = longest, past.first(len(longest)) if past else tool.past_of(longest)
 
     def past_before(self, ids: Prefix, trunk: tuple[Prefix, Past]) -> Past:
         """The past of tokens, taken from the trunk's where that begins with them."""

@@ -25,6 +25,8 @@ class Reading:
     top_tokens: tuple[int, ...] = ()  # of a prompt: the likeliest next tokens, best first
     states: Tensor | None = None  # outputs of all blocks [L, D], where wanted, in the model's dtype
     answer: Prefix | None = None  # the greedy continuation, where it was wanted
+    # Keys and values of each block [1, H, t, d], where they were wanted and the engine has them
+    kept: tuple[tuple[Tensor, Tensor], ...] | None = None
 
 
 @dataclass(frozen=True)

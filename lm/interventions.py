@@ -36,6 +36,11 @@ class Past:
     blocks: tuple[tuple[Piece, ...], ...]
     length: int = 0  # tokens
 
+    @classmethod
+    def of(cls, blocks: Sequence[Piece]) -> "Past":
+        """A past in one piece for each block."""
+        return cls(tuple((piece,) for piece in blocks), blocks[0][0].shape[2])
+
     def first(self, length: int) -> "Past":
         """The first tokens of a past in one piece."""
         if not length:

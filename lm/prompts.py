@@ -27,6 +27,7 @@ class Request:
     answer: int = 0  # most tokens of its greedy continuation; 0: none is wanted
     states: bool = False  # what each block puts out here is wanted
     late: bool = False  # run behind all others, so that no digit of theirs depends on it
+    keep: bool = False  # its keys and values are wanted, where the engine has them
 
 
 class Longest(NamedTuple):
@@ -50,7 +51,9 @@ class Prompt:
     answer: int = 0  # most tokens of its greedy answer; 0 for a label task
     baseline: "Prompt | None" = None  # the same target without history; None: this is it
     escaped: int = 0  # special tokens in what was said, which are read as text
-    # Labels of other tasks, scored beside its own: not what the prompt is, but what is read of it
+    # Not what the prompt is, but what is read of it: are its keys and values kept for what follows?
+    keep: bool = field(default=False, compare=False)
+    # and labels of other tasks, scored beside its own
     others: tuple[tuple[str, Prefix], ...] = field(default=(), compare=False)
 
     @property
@@ -145,6 +148,7 @@ def requests_of(prompts: Sequence[Prompt]) -> dict[Prefix, Request]:
         request = requests.setdefault(prompt.ids, Request())
         request.is_prompt = request.states = True
         request.answer = max(request.answer, prompt.answer)
+        request.keep |= prompt.keep
         for prefix in (prompt.baseline and prompt.baseline.ids, prompt.fork and prompt.fork.prefix):
             if prefix:
                 requests.setdefault(prefix, Request()).states = True

@@ -41,7 +41,8 @@ class TreeEngine(Engine):
         tree = PrefixTree(*([p for p in requests if requests[p].late == late] for late in (0, 1)))
         at = {tree.node_of(prefix): prefix for prefix in requests}
         answered = [node for node, prefix in at.items() if requests[prefix].answer]
-        store = KeyValueStore(tree, answered)
+        kept = [prefix for prefix in requests if requests[prefix].keep]
+        store = KeyValueStore(tree, [*answered, *map(tree.node_of, kept)])
         readings: dict[Prefix, Reading] = {}
 
         def run_paths(paths: Sequence[Path]) -> list[tuple[Prefix, Reading]]:
@@ -70,6 +71,9 @@ class TreeEngine(Engine):
         for _, got in runtime.batches(tree.in_order(), plan, run_paths):
             readings |= got
             advance(sum(requests[prefix].is_prompt for prefix, _ in got))
+        for prefixes, found in runtime.batches(kept, rows_within(len), store.of_prefixes):
+            for prefix, keys_and_values in zip(prefixes, found):
+                readings[prefix] = replace(readings[prefix], kept=keys_and_values)
         widths = rows_within(lambda p: len(p) + requests[p].answer, alone=level)
         for prefixes, answers in runtime.batches(longest_first, widths, answer):
             for prefix, text in zip(prefixes, answers):
@@ -147,7 +151,8 @@ class KeyValueStore:
     """Keys and values of the nodes that later rows continue from, one row of a table per node."""
 
     def __init__(self, tree: PrefixTree, answered: Sequence[int]):
-        """`answered` are the nodes whose continuation will be generated."""
+        """`answered` are the nodes that will be continued further, or whose text is kept."""
+        self.tree = tree
         self.kept = {path.first: 0 for path in tree.paths}  # tokens of each path that are kept
         for node in [*(path.parent for path in tree.paths if path.parent >= 0), *answered]:
             first = tree.path_of(node).first
@@ -182,6 +187,12 @@ class KeyValueStore:
             rows = self.rows[torch.tensor(past)]
             cache.layers = [_RoomyLayer(keys, values, rows, room) for keys, values in self.tables]
         return cache
+
+    def of_prefixes(self, prefixes: Sequence[Prefix]) -> list[tuple[tuple[Tensor, Tensor], ...]]:
+        """Keys and values of each text, at each block [1, H, t, d]."""
+        lineages = [self.tree.lineage(self.tree.node_of(prefix)) for prefix in prefixes]
+        caches = [self.cache_of([lineage], room=0) for lineage in lineages]
+        return [tuple((layer.keys, layer.values) for layer in cache.layers) for cache in caches]
 
 
 def _table(states: Tensor, size: int) -> Tensor:

@@ -5,7 +5,7 @@ both its example.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -87,13 +87,16 @@ def run_cases(cases: Sequence[Case], config: RunConfig, lm: Model, advance: Adva
 def encode_case(case: Case, config: RunConfig, lm: Model) -> Iterator[Query]:
     """A query at each length of the run, from h = 1 with the same under the cue where there is one.
 
-    The prompt of the first is the baseline of all others.
+    The prompt of the first is the baseline of all others; of the longest keys and values are kept
+    where effects are measured behind them.
     """
     baseline = None
     most, read = config.answer_tokens(case.task), lm.as_read(case.conversation)
 
     def encode(h: int, cue: str | None) -> Query:
         prompt = lm.encode(case.messages(h, cue), case.labels, most, baseline)
+        if config.effects is not None and h == config.longest and cue is None:
+            prompt = replace(prompt, keep=True)
         return Query(case, h, cue, read, prompt)
 
     for h in config.run_lengths:

@@ -19,6 +19,7 @@ from lm.lens import find_parts
 from lm.spans import find_spans
 from lm.targets import Asked, Target
 from model import LanguageModel
+from reports.verify import leaves
 
 LABELS = ("A", "positive", "negative")  # of one, and of several tokens
 HISTORY = (Turn("the question is", ("no!",)), Turn("or negative", ("positive",)))
@@ -133,6 +134,28 @@ def test_attention_by_part_is_that_of_eager_attention_over_the_whole_prompt(fami
     assert sum(found["attention_if_uniform"].values()) == pytest.approx(1)
     heads = list(zip(*found["attention_by_head"].values()))
     assert [sum(map(sum, zip(*block))) for block in heads] == pytest.approx([4] * 3, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keys_of_the_run_itself_give_the_same_numbers_for_fewer_tokens(family):
+    lm = language_model(family)
+    messages = [conversation(TARGET, HISTORY[:h]) for h in range(3)]
+    prompts = [lm.encode(each, LABELS) for each in messages]
+    prompts[-1] = replace(prompts[-1], keep=True)
+
+    def measured():
+        before = lm.tokens_read
+        found = lm.effects(messages, prompts, "positive", EFFECT_PARTS, all_lengths=True)
+        return dict(leaves([each["effects"] for each in found])), lm.tokens_read - before
+
+    assert lm.exact_effects
+    wanted, many = measured()
+    lm.run(prompts)
+    found, few = measured()
+    shared = find_spans(lm.renderer, messages[-1], prompts[-1].ids).target[0]
+    assert many - few == (shared if lm.engine.name == "tree" else 0)
+    assert not differences(found, wanted)
+    assert measured() == (wanted, many)  # they are given back
 
 
 # --- what is checked when a model is loaded
