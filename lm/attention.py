@@ -47,8 +47,8 @@ def parts_of(spans: Spans) -> dict[str, list[Range]]:
     is marks of the template.
     """
     texts: dict[str, Range] = {"system": spans.system}
-    for k, (user, answer) in enumerate(zip(spans.users, spans.answers), 1):
-        texts |= {f"user_{k}": user, f"answer_{k}": answer}
+    for k, (user, *answer) in enumerate(zip(spans.users, *filter(None, [spans.answers])), 1):
+        texts |= {f"user_{k}": user} | {f"answer_{k}": each for each in answer}
     texts["target"] = spans.question
     found = {"first": [(0, 1)]}
     found |= {name: [(max(first, 1), end)] for name, (first, end) in texts.items()}

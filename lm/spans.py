@@ -31,7 +31,7 @@ class Spans:
     """Token ranges of a prompt. Marks belong to the turn that they open or close.
 
     System, turns and target follow each other without a gap; users, answers and question are the
-    texts inside them, without marks.
+    texts inside them, without marks. Where turns have no answers, there are no ranges of answers.
     """
 
     system: Range
@@ -68,10 +68,12 @@ def find_spans(renderer: Renderer, messages: Sequence[Message], ids: Prefix) -> 
     text = renderer.render(messages)
     marks = template_marks(renderer, messages)
     contents = texts_between(renderer, marks, messages, text)
-    opening = find_opening(renderer, marks)
+    asks = [each["role"] == "user" for each in messages]  # turns may have no answers
+    opening = find_opening(renderer, [mark for mark, user in zip(marks, asks) if user])
     ends = list(accumulate(map(len, [piece for pair in zip(marks, contents) for piece in pair])))
     texts = [(ends[2 * k], ends[2 * k + 1]) for k in range(len(contents))]  # characters
-    turns = [start - len(opening) for start, _ in texts[::2]]  # where each one and the target begin
+    begun = [start for (start, _), user in zip(texts, asks) if user]
+    turns = [start - len(opening) for start in begun]  # where each one and the target begin
     seams = TokenSeams(renderer, text, ids)
     begins = [seams.index(character) for character in turns]
     ranges = [(seams.index(start), seams.index(end)) for start, end in texts]
@@ -79,8 +81,8 @@ def find_spans(renderer: Renderer, messages: Sequence[Message], ids: Prefix) -> 
         system=(0, begins[0]),
         turns=tuple(pairwise(begins)),
         target=(begins[-1], len(ids)),
-        users=tuple(ranges[:-1:2]),
-        answers=tuple(ranges[1::2]),
+        users=tuple(span for span, user in zip(ranges[:-1], asks) if user),
+        answers=tuple(span for span, user in zip(ranges, asks) if not user),
         question=ranges[-1],
         across=len(seams.crossed),
     )
@@ -107,12 +109,13 @@ def texts_between(
 def find_opening(renderer: Renderer, marks: Sequence[str]) -> str:
     """The mark that opens every turn: `<|im_start|>user\\n`.
 
-    It stands before every user text. Before the first one the system's text precedes it, before the
-    others what closes an answer, which is known from a conversation that ends there.
+    It stands at the end of the marks before every user text, which are given. Before the first one
+    the system's text precedes it, before the others what closes an answer, which is known from a
+    conversation that ends there.
     """
     question = [{"role": "user", "content": PLACEHOLDER}]
     closing = renderer.render_answered(question, PLACEHOLDER).rpartition(PLACEHOLDER)[2]
-    head, *gaps = marks[:-1:2]
+    head, *gaps = marks
     found = {_opening(head, gap, closing) for gap in gaps}
     if len(found) > 1:
         raise UserError(REFUSED.format(why="turns are not opened alike"))

@@ -222,12 +222,12 @@ def _table(rows: Sequence[Sequence[Any]]) -> np.ndarray:
 
 def draw_turns(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -> NamedFigure:
     """Maps of what each turn hidden changes, its user text alone, and its answer alone."""
-    shape = (1, len(TURNS)) if look.wide else (len(TURNS), 1)
-    figure, panels = style.new_figure(look, *shape)
+    hidden = [name for name in TURNS if name in by_len[max(by_len)]]  # turns may have no answers
+    figure, panels = style.new_figure(look, *((1, len(hidden)) if look.wide else (len(hidden), 1)))
     maps = {}
-    for axes, (name, title) in zip(panels, TURNS.items()):
+    for axes, name in zip(panels, hidden):
         maps[axes] = {h: s[name]["mean"] for h, s in by_len.items() if name in s}
-        axes.set_title(f"{title} hidden")
+        axes.set_title(f"{TURNS[name]} hidden")
         axes.set_xticks(range(max(by_len)), range(1, max(by_len) + 1))
         axes.set_xlabel("Turn, from the first")
     _map(figure, maps, f"Change of the\n{_unit(result)}")
@@ -282,11 +282,13 @@ def draw_attention(
     for number, (part, label) in enumerate(LOOKED_AT.items()):
         names = [name for name in means if name.partition("_")[0] == part]
         looks = style.STYLES[number] | {"markevery": max(1, len(blocks) // 8), "linestyle": "-"}
+        if not names:  # turns may have no answers
+            continue
         lines.plot(blocks, sum(means[name] for name in names), label=label, **looks)
         level = sum(flat[name] for name in names)
         lines.axhline(level, color=looks["color"], linewidth=0.8, linestyle=":")
     lines.set(xlabel=BLOCKS, ylabel="Attention")
-    turns = np.array([means[f"user_{k}"] + means[f"answer_{k}"] for k in range(1, h + 1)])
+    turns = np.array([means[f"user_{k}"] + means.get(f"answer_{k}", 0) for k in range(1, h + 1)])
     extent = (0.5, len(blocks) + 0.5, 0.5, h + 0.5)
     image = heat.imshow(turns, aspect="auto", origin="lower", extent=extent)
     heat.set(xlabel=BLOCKS, ylabel="Turn, from the first")

@@ -307,8 +307,6 @@ def check_settings(config: RunConfig) -> None:
         raise UserError("--effect_lengths says where --effects are measured: give that too.")
     if config.effects is not None and config.longest < 1:
         raise UserError("--effects: there is no history to hide at h = 0 alone.")
-    if config.effects is not None and "user_only" in config.history:
-        raise UserError("--effects hides questions with their answers: leave out user_only.")
     if config.no_cosine and (config.agree or config.lens != "logit"):
         name = "--agree" if config.agree else f"--lens {config.lens}"
         raise UserError(f"{name} reads layers and --no_cosine reads none: leave out one of them.")

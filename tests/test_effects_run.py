@@ -107,6 +107,19 @@ def test_a_run_without_them_has_none(tmp_path, model):
     assert result["effects_by_len"] == {} and "spans" not in log["debug_examples"][-1]
 
 
+def test_turns_without_answers_have_no_numbers_of_answers(tmp_path, model):
+    flags = ("--effects", "--history", "user_only", "--limit", "8")
+    assert run(tmp_path, model, "quiz", "reviews", *flags) == 0
+    result, log = result_and_log(tmp_path, "quiz")
+    found = log["debug_examples"][-1]
+    assert found["spans"]["answers"] == [] and len(found["effects"]["hidden_by_user"]) == 2
+    for place in (found["effects"], result["effects_by_len"]["2"]):
+        assert "hidden_by_answer" not in place and "answer_1" not in place["attention"]
+    debug = str(records.debug_path(path_of(tmp_path, "quiz", "reviews")))
+    assert viz.main(["verify", "--debug_file", debug]) == 0
+    assert len(figures_of(tmp_path, "quiz")["turns"].figure.axes) == 3  # two maps and their scale
+
+
 def test_verify_recomputes_them_and_sees_one_changed_number(folder, tmp_path, capsys):
     path = path_of(folder, "quiz", "reviews")
     assert viz.main(["verify", "--debug_file", str(records.debug_path(path))]) == 0

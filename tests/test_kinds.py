@@ -110,7 +110,6 @@ def test_an_unknown_kind_is_refused_with_those_there_are(text):
         ("--history teacher teacher", "only once"),
         ("--history wrong:0.5 wrong:0.50", "only once"),
         ("--history shuffled --max_len 1", "one turn"),
-        ("--history teacher user_only --effects", "leave out user_only"),
         ("--history one_label:positive --max_len 80", "for --history one_label:positive"),
     ],
 )

@@ -77,6 +77,18 @@ def test_a_turn_begins_with_its_mark_and_ends_before_the_next_ones(form, texts, 
     assert ends[0][0] == 0 and all(one[1] == two[0] for one, two in pairwise(ends))
 
 
+@pytest.mark.parametrize("form", ["tiny", "system", "ends without a newline"])
+def test_turns_may_have_no_answers(form):
+    template, system, opening = TEMPLATES[form]
+    texts = ("is it", "no!", "user", "A")
+    messages = [{"role": "user", "content": text} for text in texts]
+    spans, text_of = pieces(renderer(template), messages)
+    assert text_of(spans.system) == system and spans.answers == ()
+    assert [text_of(span).strip() for span in spans.users] == list(texts[:-1])
+    assert all(text_of(span).startswith(opening) for span in (*spans.turns, spans.target))
+    assert [one[1] for one in spans.turns] == [two[0] for two in (*spans.turns[1:], spans.target)]
+
+
 @pytest.mark.parametrize("form", TEMPLATES)
 def test_the_targets_tokens_are_those_of_the_prompt_without_history(form):
     made = renderer(TEMPLATES[form][0])
