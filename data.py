@@ -9,10 +9,10 @@ the h-turn history is the beginning of the longer ones.
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from itertools import groupby, product
 from typing import Any
 
 from core.debug_log import Conversation, messages_at
@@ -21,7 +21,7 @@ from measures.intrusion import Switch
 from measures.scoring import find_number
 from tasks.answers import References, RowError, each_row, read_labels, read_texts, same_form
 from tasks.cells import OPTIONS, Field, as_text, is_missing, option_lines, parse_field, reach
-from tasks.kinds import AT, PLAIN, TEACHER, Fits, Kind
+from tasks.kinds import AT, CHATS, PLAIN, TEACHER, Fits, Kind, roles
 from tasks.sources import Table, read_table
 from tasks.spec import Task, TaskSpec
 
@@ -33,6 +33,7 @@ class Turn:
     prompt: str
     references: References
     cluster: str | None = None  # what its row has in the task's cluster column
+    line: int | None = None  # of the file, where it is a turn of a chat
 
     @cached_property
     def question(self) -> str:
@@ -46,6 +47,13 @@ class TaskRows:
 
     spec: TaskSpec
     turns: tuple[Turn, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False)  # of a file of chats
+
+    @cached_property
+    def chats(self) -> list[list[int]]:
+        """Where rows are turns of chats: those of each, in the order of the file."""
+        indices = range(len(self.turns))
+        return [list(of) for _, of in groupby(indices, lambda index: self.turns[index].line)]
 
     @cached_property
     def questions(self) -> frozenset[str]:
@@ -153,10 +161,8 @@ def _turn(task: Task, table: Table, number: int, references: References) -> Turn
             f"{task.place('prompt')}row {number} of '{task.name}' contains a lone "
             "surrogate, which is not valid text."
         )
-    if task.cluster is None:
-        return Turn(prompt, references)
-    column = parse_field(task.cluster, dots=True)
-    return Turn(prompt, references, _read_at(task, table, number, column, as_text))
+    column = parse_field(task.cluster, dots=True) if task.cluster else None
+    return Turn(prompt, references, column and _read_at(task, table, number, column, as_text))
 
 
 def _read_at(
@@ -189,26 +195,7 @@ def require_references(rows: TaskRows) -> None:
 
 def target_order(count: int, seed: int, limit: int | None) -> list[int]:
     """Row indices of the targets: a seeded shuffle of all rows, then the first `limit`."""
-    order = list(range(count))  # data sets come sorted by label
-    random.Random(f"targets/{seed}").shuffle(order)
-    return order[:limit]
-
-
-def roles(mix: str, max_len: int, kind: Kind = TEACHER) -> tuple[str, ...]:
-    """Which task each turn of the longest history is of, `distractor` or `target`.
-
-    target_first and target_last put max_len // 2 target-task turns at the beginning or the end;
-    interleaved takes turns, beginning with the distractor.
-    """
-    if kind.place is not None:
-        return tuple("target" if k != kind.place else "distractor" for k in range(1, max_len + 1))
-    half = max_len // 2
-    if mix == "target_first":
-        return ("target",) * half + ("distractor",) * (max_len - half)
-    if mix == "target_last":
-        return ("distractor",) * (max_len - half) + ("target",) * half
-    second = "target" if mix == "interleaved" else "distractor"
-    return tuple(second if k % 2 else "distractor" for k in range(max_len))
+    return list(_shuffled(count, f"targets/{seed}")[:limit])  # data sets come sorted by label
 
 
 def draw_rows(
@@ -230,6 +217,25 @@ def draw_rows(
                 break
         asked.add(turn.question)
         yield index
+
+
+def draw_chat(rows: TaskRows, seed: int, number: int, target: Turn) -> list[int]:
+    """Indices of the turns of the chat that a history is, no two numbers having the same.
+
+    UserError where every chat asks what the target asks.
+    """
+    order = _shuffled(len(rows.chats), f"chats/{seed}/{rows.spec}")
+    for place in (*order[number:], *order[:number]):
+        if all(rows.turns[index].question != target.question for index in rows.chats[place]):
+            return rows.chats[place]
+    raise UserError(f"'{rows.spec}': every chat asks what a target asks.")
+
+
+@cache
+def _shuffled(count: int, key: str) -> tuple[int, ...]:
+    order = list(range(count))
+    random.Random(key).shuffle(order)
+    return tuple(order)
 
 
 def shown_turns(rows: TaskRows, drawn: Sequence[int], kind: Kind, key: str) -> list[Turn]:
@@ -374,6 +380,10 @@ def _history(
     """The turns of one history: no question twice, and none that the target asks."""
     tables = {"distractor": pair.distractor, "target": pair.target}
     target = pair.target.turns[target_idx]
+    if pair.kind.name == CHATS:
+        rows = draw_chat(pair.distractor, seed, number, target)[: len(shape)]
+        turns = pair.distractor.turns
+        return tuple(HistoryTurn("distractor", idx, turns[idx]) for idx in rows)
     asked = {target.question}
     draws = {
         table: draw_rows(table, seed, number, asked, pair.fitting(target, f"{seed}/{number}"))

@@ -22,10 +22,10 @@ from core.terminal import escape_unprintable, restart_in_utf_8
 from data import Case, Pair
 from lm.interface import Model
 from measures import metrics
-from run.config import MAY_CHANGE, RANDOM, RunConfig, check_settings, parse_args
+from run.config import MAY_CHANGE, RunConfig, check_settings, parse_args
 from run.effects import say_left_out
 from run.examples import Query, reads_of, run_cases
-from run.histories import random_rows
+from run.histories import describe_chats, random_rows
 from run.journal import (
     CaseKey,
     Entry,
@@ -49,6 +49,7 @@ from run.planning import (
 )
 from run.progress import Progress, print_table
 from run.team import Team, joined, rank_here
+from tasks.kinds import RANDOM
 
 
 def run(config: RunConfig) -> list[Path]:
@@ -85,6 +86,8 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     lm = lm or _load(config)
     if team.is_first:
         say_left_out(config, lm)
+        for line in describe_chats(waiting):
+            print(line, file=sys.stderr)
     require_same_model([path for path in paths if path.exists()], config, lm)
     settings = (config.longest, config.seed, config.limit, config.num_histories, config.mix)
     plan = data.plan_cases(waiting, *settings)
@@ -332,6 +335,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
         "requested": {name: asked[name] for name in ("prompt", "dtype", "engine")},
         **lm.describe(target.labels, target.max_new_tokens),
         "tasks": {"target": target.describe(), "distractor": distractor.describe()},
+        **({"chats": dict(pair.distractor.facts)} if pair.distractor.facts else {}),
         "batch_size": config.batch_size,
         "allow_pickle": config.allow_pickle,
         "device_map": config.device_map,

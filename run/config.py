@@ -11,7 +11,7 @@ from core import VERSION
 from core.errors import UNPRINTABLE, UserError, is_text
 from core.records import EFFECT_PARTS
 from lm.bundled import BUNDLED
-from tasks.kinds import AT, FORMS, PLAIN, Kind, parse_kind
+from tasks.kinds import AT, FORMS, PLAIN, RANDOM, REPLACING, Kind, parse_kind
 from tasks.spec import EMBEDDED, Task
 
 DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
@@ -23,7 +23,6 @@ NOT_SETTINGS = {
 }
 # What may change while a run is under way: settings that change no number of what is finished.
 MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
-RANDOM = "random"  # the distractor of --history random
 MIXES = ("distractor", "target_first", "target_last", "interleaved")
 AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size", "concurrency")
 AT_LEAST_1 += ("max_tokens_total", "effect_window")
@@ -259,9 +258,9 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
         if longest < 1:
             parser.error("--position: there is no place for a turn at h = 0 alone")
         given["history"] = [f"{AT}:{k}" for k in range(1, longest + 1)]
-    random_text = RANDOM in given.get("history", ())
-    if random_text and given.setdefault("distractor", [RANDOM]) != [RANDOM]:
-        parser.error("--history random replaces the distractor: leave out --distractor")
+    for name in {text.partition(":")[0] for text in given.get("history", ())} & {*REPLACING}:
+        if given.setdefault("distractor", [name]) != [name]:
+            parser.error(f"--history {name} replaces the distractor: leave out --distractor")
     if given.get("effects") == []:
         given["effects"] = EFFECT_PARTS
     if "model" not in given:
@@ -317,8 +316,9 @@ def _check_histories(config: RunConfig) -> None:
     kinds = list(map(parse_kind, config.history))
     if len(set(kinds)) < len(kinds):
         raise UserError("--history: each kind can be given only once.")
-    if RANDOM in config.history and len(kinds) > 1:
-        raise UserError("--history random replaces the distractor: run it by itself.")
+    alone = [kind for kind in kinds if kind.name in REPLACING]
+    if alone and len(kinds) > 1:
+        raise UserError(f"--history {alone[0]} replaces the distractor: run it by itself.")
     changed = [kind for kind in kinds if kind.name not in PLAIN]
     if changed and config.mix != MIXES[0]:
         raise UserError(f"--history {changed[0]} decides what each turn is: leave out --mix.")
@@ -331,7 +331,7 @@ def _check_histories(config: RunConfig) -> None:
 
 def _check_server(config: RunConfig) -> None:
     """UserError for settings that a model behind a server cannot have."""
-    for kind in ("random", "filler"):  # a server neither samples nor counts tokens
+    for kind in (RANDOM, "filler"):  # a server neither samples nor counts tokens
         if kind in config.history:
             raise UserError(f"--history {kind} needs a model that runs in this process.")
     if config.model == BUNDLED:

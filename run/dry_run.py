@@ -13,8 +13,9 @@ from lm.prefix_tree import PrefixTree
 from lm.prompts import requests_of
 from lm.regimes import regimes_of
 from measures.stats import detectable_binary, detectable_mean
-from run.config import RANDOM, RunConfig, check_settings
+from run.config import RunConfig, check_settings
 from run.examples import encode_case, prompts_of
+from run.histories import describe_chats, with_neutral_text
 from run.planning import (
     drop_overflowing,
     in_batches,
@@ -24,6 +25,7 @@ from run.planning import (
     result_path,
     unfinished,
 )
+from tasks.kinds import RANDOM
 
 COUNTED = 64  # places in the order of targets whose tokens are counted; more are extrapolated
 FLIPS, SPREAD = (
@@ -153,6 +155,7 @@ def count(plan: Plan, config: RunConfig, encoder: Encoder) -> Count:
     regimes = regimes_of(encoder.config.get_text_config())
     found = Count(0, 0, 0, 0)
     for batch in in_batches(plan, config.batch_size):
+        batch = with_neutral_text(batch, encoder)
         queries = [query for case in batch for query in encode_case(case, config, encoder)]
         asked = [each for query in queries for each in (query, query.cued) if each]
         prompts = prompts_of(asked, encoder)
@@ -185,6 +188,7 @@ def notes(found: Planned, exact: bool) -> Iterator[str]:
     config = found.config
     if not exact:
         yield f"~: extrapolated from the first {COUNTED} targets."
+    yield from describe_chats(found.waiting)
     if "model" in config.history:
         yield "--history model: reference answers stand in for the model's own replies."
     extra = [f"--{name}" for name in ("effects", "sensitivity") if getattr(config, name)]
@@ -196,7 +200,7 @@ def notes(found: Planned, exact: bool) -> Iterator[str]:
 
 def first_prompt(found: Planned) -> Sequence[str]:
     """The first prompt at the longest history."""
-    case = found.cases(found.waiting[0])[0]
+    [case] = with_neutral_text(found.cases(found.waiting[0])[:1], found.encoder)
     text = found.encoder.render(case.messages(found.config.longest))
     title = f"The first prompt at h = {found.config.longest} ({case.pair}, row {case.target_idx}):"
     return ["", title, text]

@@ -207,6 +207,7 @@ def describe_history(query: Query) -> ExampleConfig:
         "history_len": query.h,
         "target_idx": case.target_idx,
         **({} if cluster is None else {"cluster": cluster}),
+        **({"chat_line": past[0].turn.line} if past and past[0].turn.line else {}),
         "target_dataset": target.dataset,
         "target_split": target.split,
         "distractor_dataset": distractor.dataset,

@@ -1,18 +1,22 @@
-"""Histories that a model has a part in: its own replies, texts sampled from it, and a neutral text
-cut to its tokens.
+"""Histories of another making than the rows of a task: the model's own replies, texts sampled from
+it, a neutral text cut to its tokens, and real conversations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 
 from core.errors import UserError
 from core.records import MAX_NEW_TOKENS
-from data import Case, HistoryTurn, TaskRows, Turn, conversation
+from data import Case, HistoryTurn, Pair, TaskRows, Turn, conversation
 from lm.filler import Count, neutral_turns
 from lm.interface import LocalModel, Model
+from run.config import RunConfig
+from tasks.chats import read_chats
+from tasks.kinds import CHATS
 from tasks.spec import Task, TaskSpec
 
 POOL = 20  # sampled turns that histories are drawn from, as in Gupta et al.
@@ -24,11 +28,9 @@ Asked = tuple[tuple[str, int], ...]  # user texts, and the most tokens of each o
 
 def with_own_words(cases: Sequence[Case], lm: Model, advance: Advance) -> list[Case]:
     """The cases in order, with what a model has a part in where their kind of history wants it."""
-    replied = [case for case in cases if case.pair.kind.name == "model"]
-    filled = [case for case in cases if case.pair.kind.name == "filler"]
-    made = dict(zip(replied, with_model_replies(replied, lm, advance)))
-    made |= zip(filled, with_neutral_text(filled, lm))
-    return [made.get(case, case) for case in cases]
+    own = [case for case in cases if case.pair.kind.name == "model"]
+    replied = dict(zip(own, with_model_replies(own, lm, advance)))
+    return with_neutral_text([replied.get(case, case) for case in cases], lm)
 
 
 def with_model_replies(
@@ -92,10 +94,9 @@ def random_rows(lm: LocalModel, max_len: int, seed: int, max_new_tokens: int | N
 # -- the neutral text
 
 
-def with_neutral_text(cases: Sequence[Case], lm: LocalModel) -> list[Case]:
-    """The same cases, whose turns say the neutral text instead, in as many tokens to within one.
-
-    UserError where that is not so of a turn within the prompt.
+def with_neutral_text(cases: Sequence[Case], lm: Model) -> list[Case]:
+    """The same cases; in those of `filler` turns say the neutral text instead, in as many tokens to
+    within one. UserError where that is not so of a turn within the prompt.
     """
 
     def count(user: str, answer: str) -> int:
@@ -104,12 +105,14 @@ def with_neutral_text(cases: Sequence[Case], lm: LocalModel) -> list[Case]:
     cut = cache(partial(_neutral_turns, count))  # targets may share a history
     filled = []
     for case in cases:
-        said = tuple(past.turn for past in case.history)
-        labels = case.pair.distractor.spec.task.labels
-        shown = cut(said, labels, f"{case.seed}/{case.history_number}")
-        history = tuple(replace(past, turn=turn) for past, turn in zip(case.history, shown))
-        filled.append(replace(case, history=history))
-        _require_as_long(case, filled[-1], lm)
+        filled.append(case)
+        if case.pair.kind.name == "filler":
+            said = tuple(past.turn for past in case.history)
+            labels = case.pair.distractor.spec.task.labels
+            shown = cut(said, labels, f"{case.seed}/{case.history_number}")
+            history = tuple(replace(past, turn=turn) for past, turn in zip(case.history, shown))
+            filled[-1] = replace(case, history=history)
+            _require_as_long(case, filled[-1], lm)
     return filled
 
 
@@ -121,7 +124,7 @@ def _neutral_turns(
     return [Turn(user, (answer,)) for user, answer in pieces]
 
 
-def _require_as_long(case: Case, filled: Case, lm: LocalModel) -> None:
+def _require_as_long(case: Case, filled: Case, lm: Model) -> None:
     """UserError unless each turn of a filled history adds as many tokens to the prompt as the
     turn in its place, to within one.
     """
@@ -135,4 +138,61 @@ def _require_as_long(case: Case, filled: Case, lm: LocalModel) -> None:
             f"--history filler: {case.pair}, target {case.target_idx}: this model's tokens depend "
             f"on the text around them,\nso that a turn of neutral text is {max(abs(gaps))} tokens "
             "off. Leave out filler."
+        )
+
+
+# -- real conversations
+
+
+def chat_rows(path: str, length: int) -> TaskRows:
+    """The chats of a file with so many turns and more, each cut to as many: a pool of turns.
+
+    `facts` counts what was read. UserError where the file cannot be read.
+    """
+    every = list(read_chats(Path(path)))
+    long = [chat for chat in every if len(chat.turns) >= length]
+    broken = [chat for chat in every if chat.fault]
+    first = f"line {broken[0].line}: {broken[0].fault}" if broken else None
+    facts = {
+        "file": path,
+        "chats": len(every),
+        "long_enough": len(long),
+        "cut_at_a_fault": len(broken),
+        "first_fault": first,
+        "system_messages_left_out": sum(chat.has_system for chat in long),
+    }
+    task = Task(CHATS, source=path, prompt="{user}", reference="assistant", split=Path(path).stem)
+    turns = (
+        Turn(user, (answer,), line=chat.line)
+        for chat in long
+        for user, answer in chat.turns[:length]
+    )
+    return TaskRows(TaskSpec(task, None, task.split), tuple(turns), facts)
+
+
+def require_chats(pair: Pair, config: RunConfig) -> None:
+    """UserError where a file has fewer chats than a pair needs, each for one history."""
+    facts, needed = pair.distractor.facts, len(pair.target.turns)
+    needed = min(needed, config.limit or needed, config.num_histories or needed)
+    if facts["long_enough"] < needed:
+        why = f" {facts['cut_at_a_fault']} end early, the first in {facts['first_fault']}."
+        raise UserError(
+            f"--history chats: {facts['file']}: {facts['long_enough']} of {facts['chats']} chats "
+            f"have {config.longest} turns or more, and {needed} histories need one each."
+            f"{why if facts['first_fault'] else ''}\nUse a smaller h, --limit or --num_histories."
+        )
+
+
+def describe_chats(pairs: Sequence[Pair]) -> Iterator[str]:
+    """A line about what a file of chats holds that is not shown; none where that is nothing."""
+    facts = pairs[0].distractor.facts
+    if facts.get("first_fault"):
+        yield (
+            f"{facts['file']}: {facts['cut_at_a_fault']} of {facts['chats']} chats are cut before "
+            f"a message that is no turn, the first in {facts['first_fault']}."
+        )
+    if facts.get("system_messages_left_out"):
+        yield (
+            f"{facts['file']}: system messages are left out, of "
+            f"{facts['system_messages_left_out']} of {facts['long_enough']} chats."
         )

@@ -18,8 +18,9 @@ from lm.interface import LocalModel, Model
 from lm.prompts import Longest
 from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
 from run.effects import wanted_parts
+from run.histories import chat_rows, require_chats
 from run.journal import refuse_other_journals
-from tasks.kinds import OF_LABELS, Kind, caseless, parse_kind
+from tasks.kinds import CHATS, OF_LABELS, Kind, caseless, parse_kind
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
 
 
@@ -68,9 +69,12 @@ def known_tasks(config: RunConfig) -> dict[str, Task]:
 def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
     """The grid of pairs, each data set loaded once; UserError for data that cannot be used.
 
-    `pool` takes the place of the distractors.
+    `pool`, or the chats of a file, takes the place of the distractors.
     """
-    known = known_tasks(config)
+    known, kinds = known_tasks(config), list(map(parse_kind, config.history))
+    for kind in kinds:
+        if kind.name == CHATS:
+            pool = chat_rows(kind.argument, max(1, config.longest))
     names = config.target if pool else (*config.target, *config.distractor)
     specs = {text: parse_spec(text, known) for text in names}
     rows = {spec: data.load_rows(spec, config.data_root) for spec in dict.fromkeys(specs.values())}
@@ -81,7 +85,6 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
         return [rows[spec] for spec in dict.fromkeys(specs[name] for name in names)]
 
     distractors = [pool] if pool else tables(config.distractor)
-    kinds = list(map(parse_kind, config.history))
     pairs = [
         Pair(target, other, kind)
         for kind in kinds
@@ -94,7 +97,11 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
 
 
 def require_rows(pair: Pair, config: RunConfig) -> None:
-    """UserError where a pair's tasks have too few different rows for its longest history."""
+    """UserError where a pair's tasks have too few different rows for its longest history, or a file
+    too few chats.
+    """
+    if pair.kind.name == CHATS:
+        return require_chats(pair, config)
     shape = data.roles(config.mix, config.longest, pair.kind)
     apart = pair.target.questions.isdisjoint(pair.distractor.questions)
     for role, table in (("distractor", pair.distractor), ("target", pair.target)):

@@ -10,9 +10,10 @@
     user_only             questions without answers
     filler                a neutral text, turn by turn as long as what `teacher` shows
     at:K                  turn K alone is of the distractor, all others of the target's own task
+    chats:FILE            real conversations instead of a task
 
-`one_label`, `without_target_label`, `balanced` and `at` choose among the rows, `random` takes
-others; all other kinds have the rows of `teacher`.
+`one_label`, `without_target_label`, `balanced` and `at` choose among the rows, `random` and `chats`
+take others; all other kinds have the rows of `teacher`.
 """
 
 import random
@@ -23,10 +24,11 @@ from dataclasses import dataclass
 from core.errors import UserError
 from tasks.answers import same_form
 
-PLAIN = ("teacher", "model", "random")
+AT, CHATS, RANDOM = "at", "chats", "random"
+PLAIN = ("teacher", "model", RANDOM)
 BARE = (*PLAIN, "shuffled", "without_target_label", "balanced", "user_only", "filler")
-FORMS = (*BARE, "wrong:P", "one_label:NAME", "at:K")
-AT = "at"
+FORMS = (*BARE, "wrong:P", "one_label:NAME", "at:K", "chats:FILE")
+REPLACING = (RANDOM, CHATS)  # the distractor
 OF_LABELS = ("one_label", "without_target_label", "balanced")  # need a distractor with labels
 
 Fits = Callable[[str], bool]  # may a row with this answer be shown?
@@ -40,7 +42,9 @@ class Kind:
     argument: str | None = None
 
     def __str__(self) -> str:
-        return self.name if self.argument is None else f"{self.name}:{self.argument}"
+        if self.argument is None or self.name == CHATS:  # not where a file lies
+            return self.name
+        return f"{self.name}:{self.argument}"
 
     @property
     def probability(self) -> float:
@@ -91,6 +95,23 @@ class Kind:
 TEACHER = Kind("teacher")
 
 
+def roles(mix: str, max_len: int, kind: Kind = TEACHER) -> tuple[str, ...]:
+    """Which task each turn of the longest history is of, `distractor` or `target`.
+
+    target_first and target_last put max_len // 2 target-task turns at the beginning or the end;
+    interleaved takes turns, beginning with the distractor.
+    """
+    if kind.place is not None:
+        return tuple("target" if k != kind.place else "distractor" for k in range(1, max_len + 1))
+    half = max_len // 2
+    if mix == "target_first":
+        return ("target",) * half + ("distractor",) * (max_len - half)
+    if mix == "target_last":
+        return ("distractor",) * (max_len - half) + ("target",) * half
+    second = "target" if mix == "interleaved" else "distractor"
+    return tuple(second if k % 2 else "distractor" for k in range(max_len))
+
+
 def _always(fits: Fits) -> Iterator[Fits]:
     while True:
         yield fits
@@ -129,7 +150,7 @@ def parse_kind(text: str) -> Kind:
     name, colon, argument = text.partition(":")
     if not colon and name in BARE:
         return Kind(name)
-    if name == "one_label" and argument:
+    if name in ("one_label", CHATS) and argument:
         return Kind(name, argument)
     if name == "wrong" and _is_share(argument):
         return Kind(name, f"{abs(float(argument))}".removesuffix(".0"))  # 0.5 and 0.50 are one

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -100,8 +100,8 @@ def _open_text(path: Path) -> TextIO:
     return open(path, encoding="utf-8-sig", newline="")
 
 
-def _read_jsonl(path: Path) -> Table:
-    rows = []
+def json_lines(path: Path) -> Iterator[tuple[int, Row]]:
+    """The objects of a JSONL file, each with the number of its line; ValueError with that line."""
     with _open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -111,8 +111,11 @@ def _read_jsonl(path: Path) -> Table:
                     raise ValueError(f"line {number}: {error}") from error
                 if not isinstance(row, dict):
                     raise ValueError(f"line {number} is not an object")
-                rows.append(row)
-    return Table(rows)
+                yield number, row
+
+
+def _read_jsonl(path: Path) -> Table:
+    return Table([row for _, row in json_lines(path)])
 
 
 def _read_json(path: Path) -> Table:
