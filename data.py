@@ -34,11 +34,12 @@ class Turn:
     references: References
     cluster: str | None = None  # what its row has in the task's cluster column
     line: int | None = None  # of the file, where it is a turn of a chat
+    first: str | None = None  # its prompt in the task's first wording, where it has another
 
     @cached_property
     def question(self) -> str:
-        """The prompt as prompts are compared: two normal forms of a text are one."""
-        return same_form(self.prompt)
+        """The prompt as prompts are compared: two normal forms of a text, or wordings, are one."""
+        return same_form(self.first or self.prompt)
 
 
 @dataclass(frozen=True)
@@ -267,9 +268,11 @@ class Pair:
     target: TaskRows
     distractor: TaskRows
     kind: Kind = TEACHER
+    wording: int = 1  # of both tasks' prompts
 
     def __str__(self) -> str:
         shown = "" if self.kind == TEACHER else f" ({self.kind})"
+        shown += "" if self.wording == 1 else f" (wording {self.wording})"
         return f"{self.target.spec} after {self.distractor.spec}{shown}"
 
     def fitting(self, target: Turn, key: str) -> Iterator[Fits]:

@@ -23,7 +23,7 @@ from core.errors import UserError
 from core.terminal import escape_unprintable, restart_in_utf_8
 from measures import contrasts
 from reports import contrasts as contrast_report
-from reports import curves, effects, grid, layers, page, position, style, tables, verify
+from reports import curves, effects, grid, layers, page, position, style, tables, verify, wordings
 
 
 def run_metric(arguments: argparse.Namespace) -> int:
@@ -81,7 +81,8 @@ def run_table(arguments: argparse.Namespace) -> int:
         write(contrast_report.render(contrasts.contrasts(results), arguments.format), out)
         return 0
     frame = tables.make_frame(results)
-    write(tables.render(frame, arguments.format), out)
+    below = wordings.render(results, arguments.format)
+    write(tables.render(frame, arguments.format) + below, out)
     return 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 NOT_RECORDED = "not recorded"  # a setting that a result does not hold
+WORDING = "wording"  # a setting that a result of the first wording does not hold
 UNMIXED = "distractor"  # --mix: turns of the distractor alone
 FIELDS = ("model", "target", "distractor", "history", "seed")  # of every key
 # Settings that are in a key's own fields already, or only say where and how a run was carried out
@@ -48,12 +49,15 @@ class Key(tuple[str, ...]):
 def make_keys(results: Sequence[dict[str, Any]]) -> list[Key]:
     """The key of each result; settings are in it where they alone tell two of these apart."""
     bases = [_base_key(result) for result in results]
-    alike = defaultdict(list)
-    for base, result in zip(bases, results):
-        alike[base].append(result["config"])
+    worded = [shown(result["config"], WORDING) for result in results]
+    alike = defaultdict(list)  # a wording's rows differ from another's, and are no setting
+    for base, wording, result in zip(bases, worded, results):
+        alike[base, wording].append(result["config"])
     names = dict.fromkeys(
         name for configs in alike.values() for name in differing(configs, frozenset(KNOWN))
     )
+    if len(set(worded)) > 1:
+        names[WORDING] = None
     return [
         Key(base.fields | {name: shown(result["config"], name) for name in names})
         for base, result in zip(bases, results)
@@ -73,7 +77,7 @@ def differing(configs: Sequence[dict[str, Any]], known: frozenset[str]) -> list[
 
 def shown(config: dict[str, Any], name: str) -> str:
     """A setting's value as a text."""
-    value = config.get(name, NOT_RECORDED)
+    value = config.get(name, 1 if name == WORDING else NOT_RECORDED)
     return "none" if value is None else str(value)
 
 

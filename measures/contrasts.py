@@ -34,6 +34,7 @@ FOLLOWS = {
     "model": {"revision", "adapter", "prompt", "dtype", "engine", "open_thought"},
     "history": {"distractor_rows"},
     "scoring": {"max_new_tokens"},
+    "wording": {"target_rows", "distractor_rows"},
 }
 CHANGES_NOTHING = {
     *("max_len", "lengths", "on_overflow", "no_cosine", "agree", "lens", "sensitivity", "engine")
@@ -129,7 +130,7 @@ def contrasts(
     else every pair. `p_holm` is corrected over all rows. UserError where two sides cannot be
     compared, or none can.
     """
-    pairs = list(_pairs(results, by, against, reading))
+    pairs = list(paired_sides(results, by, against, reading))
     if not pairs:
         raise UserError(
             f"nothing to compare: no two of these results differ in {by} alone"
@@ -144,7 +145,7 @@ def contrasts(
 def comparable(results: Mapping[Key, Record]) -> tuple[list[Row], list[str]]:
     """Rows of every pair of distractors that can be compared, and why others cannot."""
     rows, refused = [], []
-    for pair in _pairs(results, "distractor", None, SCORE):
+    for pair in paired_sides(results, "distractor", None, SCORE):
         try:
             require_comparable(*pair)
         except UserError as error:
@@ -161,9 +162,10 @@ def corrected(rows: list[Row]) -> list[Row]:
     return rows
 
 
-def _pairs(
+def paired_sides(
     results: Mapping[Key, Record], by: str, against: str | None, reading: Reading
 ) -> Iterator[tuple[Side, Side]]:
+    """Sides that differ in `by` alone: each with the one that it is compared with."""
     groups: dict[Key, list[Side]] = {}
     for key, result in results.items():
         if by not in key.fields:

@@ -30,6 +30,7 @@ from reports import (
     style,
     tables,
     verdict,
+    wordings,
 )
 
 SCRIPTS = ("report.js", "examples.js", "example.js", "explorer.js")
@@ -70,7 +71,7 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
         "table": verdict.verdict_table(frame),
         "heat": verdict.heat_maps(frame),
         "left_out": verdict.left_out(results, names),
-        "others": others.other_scores(results, names),
+        "others": [*wordings.page_tables(found), *others.other_scores(results, names)],
         "settings": verdict.settings(results, names),
         "thinned": thinned,
         "held": held["pairs"],

@@ -19,12 +19,12 @@ DEMO_LIMIT = 10  # target examples where no --model is named, so that a first ru
 NOT_SETTINGS = {
     *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
     *("quiet", "dry_run", "server", "concurrency", "max_tokens_total"),
-    "allow_pickle",
+    *("allow_pickle", "wording"),  # a result holds its own wording, where it is not the first
 }
 # What may change while a run is under way: settings that change no number of what is finished.
 MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
 MIXES = ("distractor", "target_first", "target_last", "interleaved")
-AT_LEAST_1 = ("limit", "num_histories", "max_new_tokens", "batch_size", "concurrency")
+AT_LEAST_1 = ("wording", "limit", "num_histories", "max_new_tokens", "batch_size", "concurrency")
 AT_LEAST_1 += ("max_tokens_total", "effect_window")
 # Flags that need a model in this process, and their values that do not
 LOCAL_ONLY = {"sensitivity": (False,), "agree": (False,)}
@@ -98,6 +98,7 @@ class RunConfig:
         "where turns of the target task stand in it, see below",
         choices=MIXES,
     )
+    wording: int = _flag(1, "N", "run the first N wordings of each task's prompt, each by itself")
     switch_cue: str | None = _flag(
         None, "TEXT", "a sentence before the target's prompt from h = 1 on", type=str
     )

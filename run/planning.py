@@ -20,7 +20,7 @@ from run.config import MAY_CHANGE, NOT_SETTINGS, RunConfig, changed_settings
 from run.effects import wanted_parts
 from run.histories import chat_rows, require_chats
 from run.journal import refuse_other_journals
-from tasks.kinds import CHATS, OF_LABELS, Kind, caseless, parse_kind
+from tasks.kinds import CHATS, OF_LABELS, Kind, caseless, parse_kind, roles
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
 
 
@@ -32,6 +32,8 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_SETTINGS}
     for role, rows in (("target", pair.target), ("distractor", pair.distractor)):
         settings |= {role: str(rows.spec), f"{role}_rows": rows.fingerprint}
+    if pair.wording > 1:
+        settings["wording"] = pair.wording
     task, lengths = pair.target.spec.task, list(config.run_lengths)
     return settings | {
         "max_len": config.longest,
@@ -48,10 +50,13 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
 
 
 def result_path(config: RunConfig, pair: Pair) -> Path:
-    """Where a pair's result goes: with several kinds of history into a folder for each."""
+    """Where a pair's result goes: with several kinds of history into a folder for each, and of
+    another wording than the first into one for that.
+    """
     target, distractor = str(pair.target.spec), str(pair.distractor.spec)
     kind = str(pair.kind).replace("/", "_") if len(config.history) > 1 else ""
-    folder = Path(config.out_dir, kind)
+    wording = "" if pair.wording == 1 else f"wording_{pair.wording}"
+    folder = Path(config.out_dir, wording, kind)
     return records.result_path(folder, config.model, target, distractor)
 
 
@@ -77,23 +82,50 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
             pool = chat_rows(kind.argument, max(1, config.longest))
     names = config.target if pool else (*config.target, *config.distractor)
     specs = {text: parse_spec(text, known) for text in names}
+    require_wordings([spec.task for spec in specs.values()], config.wording)
     rows = {spec: data.load_rows(spec, config.data_root) for spec in dict.fromkeys(specs.values())}
     for table in rows.values():
         data.require_references(table)
 
-    def tables(names: Sequence[str]) -> list[TaskRows]:
-        return [rows[spec] for spec in dict.fromkeys(specs[name] for name in names)]
+    wordings = {
+        number: {spec: reworded(rows[spec], number, config.data_root) for spec in rows}
+        for number in range(1, config.wording + 1)
+    }
 
-    distractors = [pool] if pool else tables(config.distractor)
+    def tables(names: Sequence[str], wording: int) -> list[TaskRows]:
+        chosen = dict.fromkeys(specs[name] for name in names)
+        return [wordings[wording][spec] for spec in chosen]
+
     pairs = [
-        Pair(target, other, kind)
+        Pair(target, other, kind, wording)
+        for wording in wordings
         for kind in kinds
-        for target in tables(config.target)
-        for other in distractors
+        for target in tables(config.target, wording)
+        for other in ([pool] if pool else tables(config.distractor, wording))
     ]
     for pair in pairs:
         require_rows(pair, config)
     return pairs
+
+
+def require_wordings(tasks: Sequence[Task], count: int) -> None:
+    """UserError for a task whose prompt has fewer wordings than `count`."""
+    for task in tasks:
+        there = len(task.wordings)
+        if there < count:
+            raise UserError(
+                f"--wording {count}: task '{task.name}' has {there} "
+                f"wording{'' if there == 1 else 's'} of its prompt (keys prompt and prompts)."
+            )
+
+
+def reworded(table: TaskRows, wording: int, data_root: str | None) -> TaskRows:
+    """The same rows in another wording of their task's prompt."""
+    if wording == 1:
+        return table
+    spec = replace(table.spec, task=table.spec.task.worded(wording))
+    pairs = zip(data.load_rows(spec, data_root).turns, table.turns, strict=True)
+    return TaskRows(spec, tuple(replace(turn, first=first.prompt) for turn, first in pairs))
 
 
 def require_rows(pair: Pair, config: RunConfig) -> None:
@@ -102,7 +134,7 @@ def require_rows(pair: Pair, config: RunConfig) -> None:
     """
     if pair.kind.name == CHATS:
         return require_chats(pair, config)
-    shape = data.roles(config.mix, config.longest, pair.kind)
+    shape = roles(config.mix, config.longest, pair.kind)
     apart = pair.target.questions.isdisjoint(pair.distractor.questions)
     for role, table in (("distractor", pair.distractor), ("target", pair.target)):
         needed = shape.count(role)

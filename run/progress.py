@@ -14,7 +14,9 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from core import records
+from core.keys import WORDING, make_keys, shown
 from measures import ties
+from measures.wordings import Spread, spreads
 
 HALVES = ("bfloat16", "float16")
 PAUSE = 60.0  # seconds between two lines where there is no terminal
@@ -148,9 +150,9 @@ def print_table(paths: Sequence[Path]) -> None:
     lengths = max((result["metric_by_len"] for result in results), key=len)
     room = max(8, *(len(result["metric_name"]) for result in results))
     columns = ["target", "distractor"]
-    if len({result["config"]["history"] for result in results}) > 1:
-        columns.append("history")
-    rows = [result | {"history": result["config"]["history"]} for result in results]
+    more = ("history", WORDING)
+    rows = [result | {name: shown(result["config"], name) for name in more} for result in results]
+    columns += [name for name in more if len({row[name] for row in rows}) > 1]
     widths = [max(len(name), *(len(row[name]) for row in rows)) for name in columns]
     print(
         "\n"
@@ -164,6 +166,8 @@ def print_table(paths: Sequence[Path]) -> None:
         skipped = result.get("n_skipped")
         note = f"  ({skipped} skipped)" if skipped else ""
         print(f"{names}  {result['metric_name']:{room}}  {result['n']:5}{numbers}{note}")
+    for spread in spreads(dict(zip(make_keys(results), results))):
+        print(spread_line(spread))
     made = results[-1]["environment"].get
     if made("dtype") in HALVES and made("rounding"):
         print(rounding_line(results))
@@ -171,6 +175,16 @@ def print_table(paths: Sequence[Path]) -> None:
         f"\n{made('engine')} engine, {made('seconds')} s, peak memory {made('peak_memory_mib')} MiB"
     )
     print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
+
+
+def spread_line(spread: Spread) -> str:
+    """Mean, lowest and highest over the wordings of the prompts, by history length."""
+    names, contrast = spread.key.fields, spread.against is not None
+    pair = f"{names['target']} after {names['distractor']} ({names['history']})"
+    what = f" less after {spread.against} (points)" if contrast else f" ({spread.metric})"
+    form = "h={} {:z.1f} [{:z.1f}, {:z.1f}]" if contrast else "h={} {:.3f} [{:.3f}, {:.3f}]"
+    numbers = "  ".join(form.format(h, *spread.at(h)) for h in spread.by_len if h or not contrast)
+    return f"\nover {spread.wordings} wordings, {pair}{what}: mean [lowest, highest]\n  {numbers}"
 
 
 def rounding_line(results: Sequence[Mapping[str, Any]]) -> str:

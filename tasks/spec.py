@@ -7,7 +7,7 @@ and numbers, and a prompt template reaches the columns of its row and nothing el
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
@@ -48,6 +48,7 @@ class Task:
     extract: str | None = None  # "number": what is scored of a text is the number it ends in
     max_new_tokens: int = MAX_NEW_TOKENS  # of a generated answer
     citation: str = ""
+    prompts: tuple[str, ...] = ()  # the same in other words, with the same columns
     folder: Path | None = field(default=None, compare=False)  # of a local file; None: on the Hub
     places: Mapping[str, str] = field(default_factory=dict, compare=False)  # key -> file and line
 
@@ -82,8 +83,18 @@ class Task:
         return f"{self.places[key]}: task '{self.name}': " if key in self.places else ""
 
     def describe(self) -> dict[str, Any]:
-        """Everything that defines the task, for a result file."""
-        return {k: v for k, v in asdict(self).items() if k not in ("folder", "places")}
+        """Everything that defines the task, for a result file; of its wordings the one it has."""
+        left_out = ("prompts", "folder", "places")
+        return {k: v for k, v in asdict(self).items() if k not in left_out}
+
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """Every wording of the prompt, `prompt` itself first."""
+        return (self.prompt, *self.prompts)
+
+    def worded(self, number: int) -> "Task":
+        """The task with one of its wordings, from 1, as its prompt."""
+        return self if number == 1 else replace(self, prompt=self.wordings[number - 1], prompts=())
 
 
 @dataclass(frozen=True)
@@ -206,6 +217,7 @@ class _Entry:
                 raise self.fault("", f"lacks the key '{key}'")
         values = {key: READ[key](self, key) for key in self.nodes}
         local = values["source"].endswith(FORMATS)
+        self.check_wordings(values)
         self.check_source(values, local)
         self.check_scoring(values)
         folder = self.path.parent if local else None
@@ -226,6 +238,19 @@ class _Entry:
             raise self.fault("source", f"is neither a Hub id (org/name) nor a file of {forms}")
         elif "split" not in values:
             raise self.fault("", "lacks the key 'split', which a data set of the Hub needs")
+
+    def check_wordings(self, values: dict[str, Any]) -> None:
+        """Wordings that differ, and show the same columns."""
+        every = [values["prompt"], *values.get("prompts", ())]
+        if len(set(every)) < len(every):
+            raise self.fault("prompts", "holds a wording twice, or that of 'prompt'")
+        shown, *others = [{str(field) for _, field in template_parts(t) if field} for t in every]
+        for number, other in enumerate(others, 1):
+            if other != shown:
+                names = [", ".join(sorted(each)) for each in (other, shown)]
+                raise self.fault(
+                    "prompts", f"no. {number} shows {names[0]}, and 'prompt' shows {names[1]}"
+                )
 
     def check_scoring(self, values: dict[str, Any]) -> None:
         """Labels, extraction and metric fit together; sets the metric where none is named."""
@@ -287,7 +312,18 @@ class _Entry:
 
     def template(self, key: str) -> str:
         """A prompt template that names a column."""
-        text = self.text(key)
+        return self.template_of(key, self.nodes[key])
+
+    def templates(self, key: str) -> tuple[str, ...]:
+        """One or more templates."""
+        node = self.nodes[key]
+        if not isinstance(node, yaml.SequenceNode) or not node.value:
+            raise self.fault(key, "must be a list of prompts, each behind a dash")
+        return tuple(self.template_of(key, item) for item in node.value)
+
+    def template_of(self, key: str, node: yaml.Node) -> str:
+        """The template of a node."""
+        text = self.scalar_text(key, node)
         try:
             parts = template_parts(text)
         except ValueError as error:
@@ -331,6 +367,7 @@ READ = {
     "split": _Entry.split_name,
     "subject": _Entry.field,
     "prompt": _Entry.template,
+    "prompts": _Entry.templates,
     "options": _Entry.field,
     "reference": _Entry.text,
     "labels": _Entry.texts,

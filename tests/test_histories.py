@@ -11,7 +11,7 @@ import data
 from data import Pair, Turn
 from run.config import MIXES
 from tasks import spec
-from tasks.kinds import TEACHER
+from tasks.kinds import TEACHER, roles
 
 
 def draw_history(rows, target, max_len, seed, number):
@@ -157,8 +157,8 @@ def mixed(mix, target, distractor, max_len=5, **settings):
 def test_roles_by_hand(max_len):
     names = {"d": "distractor", "t": "target"}
     for mix, letters in zip(MIXED, ROLES[max_len]):
-        assert data.roles(mix, max_len) == tuple(names[letter] for letter in letters)
-    assert data.roles("distractor", max_len) == ("distractor",) * max_len
+        assert roles(mix, max_len) == tuple(names[letter] for letter in letters)
+    assert roles("distractor", max_len) == ("distractor",) * max_len
 
 
 @pytest.mark.parametrize("mix", MIXES)
@@ -166,7 +166,7 @@ def test_roles_by_hand(max_len):
 def test_a_turn_is_a_row_of_the_task_of_its_role(mix, pair):
     for case in mixed(mix, *pair, limit=20):
         tables = {"target": case.pair.target, "distractor": case.pair.distractor}
-        assert tuple(past.role for past in case.history) == data.roles(mix, 5)
+        assert tuple(past.role for past in case.history) == roles(mix, 5)
         assert all(past.turn == tables[past.role].turns[past.idx] for past in case.history)
 
 

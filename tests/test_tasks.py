@@ -167,6 +167,15 @@ WRONG = {
     "tokens with labels": (
         GOOD + "  labels: [a, b]\n  max_new_tokens: 9\n", 6, "max_new_tokens", "no labels"
     ),
+    "wordings, no list": (GOOD + "  prompts: 'Q: {text}'\n", 5, "prompts", "be a list of prompts"),
+    "no wordings": (GOOD + "  prompts: []\n", 5, "prompts", "be a list of prompts"),
+    "number as wording": (GOOD + "  prompts: [7]\n", 5, "prompts", "must be a text"),
+    "wording twice": (GOOD + "  prompts: ['{text}?', '{text}?']\n", 5, "prompts", "twice"),
+    "wording, no template": (GOOD + "  prompts: ['{text!r}']\n", 5, "prompts", "not a template"),
+    "wording, no column": (GOOD + "  prompts: ['Say it']\n", 5, "prompts", "names no column"),
+    "wording, other columns": (
+        GOOD + "  prompts: ['{text}?', '{zzz}']\n", 5, "prompts", "no. 2 shows zzz, and 'prompt'"
+    ),
     "no such file": (GOOD.replace("moods.jsonl", "gone.csv"), 2, "source", "does not exist"),
     "other format": (GOOD.replace("moods.jsonl", "mine.yaml"), 2, "source", "a file of .csv"),
     "no Hub id": (GOOD.replace("moods.jsonl", "a b/c d"), 2, "source", "neither a Hub id"),
