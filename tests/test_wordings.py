@@ -217,7 +217,7 @@ def test_table_and_report_show_the_spread(worded, tmp_path, capsys):
 def test_wordings_can_be_contrasted(worded, capsys):
     command = ["contrast", "--result_dir", str(worded), "--by", "wording", "--against", "1"]
     assert viz.main([*command, "--format", "csv"]) == 0
-    head, *rows = capsys.readouterr().out.splitlines()
+    _, *rows = capsys.readouterr().out.splitlines()
     assert rows and all(re.search(r"wording [23] against 1", row) for row in rows)
 
 
