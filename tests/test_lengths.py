@@ -20,6 +20,7 @@ EVERY = ("--max_len", 3)
 SOME = ("--lengths", 3, 0, 2)
 KEPT = ["0", "2", "3"]
 CUE = ("--switch_cue", "Now another task.")
+EFFECTS = ("--effects", "--effect_lengths", "all")
 
 
 def argv(model, out_dir, *flags, target="reviews", distractor="quiz"):
@@ -41,7 +42,7 @@ def folders(tmp_path_factory, model):
     found = {}
     for name, flags in (("every", EVERY), ("some", SOME)):
         found[name] = tmp_path_factory.mktemp(name)
-        assert run(model, found[name], *flags, *CUE, "--effects") == 0
+        assert run(model, found[name], *flags, *CUE, *EFFECTS) == 0
     return found
 
 
@@ -98,16 +99,16 @@ def test_the_result_says_which_lengths_were_run(folders):
 
 def test_every_length_in_a_list_is_the_same_run_as_max_len(folders, model, capsys):
     before = contents(folders["every"])
-    assert run(model, folders["every"], "--lengths", 2, 1, 3, *CUE, "--effects") == 0
+    assert run(model, folders["every"], "--lengths", 2, 1, 3, *CUE, *EFFECTS) == 0
     assert "All results exist already" in capsys.readouterr().out
     assert contents(folders["every"]) == before
 
 
 def test_other_lengths_are_other_settings(folders, model, capsys):
-    assert run(model, folders["some"], "--lengths", 0, 1, 3, *CUE, "--effects") == 2
+    assert run(model, folders["some"], "--lengths", 0, 1, 3, *CUE, *EFFECTS) == 2
     said = capsys.readouterr().err
     assert "was made with other settings: lengths [0, 2, 3] there, [0, 1, 3] now" in said
-    assert run(model, folders["some"], *EVERY, *CUE, "--effects") == 2
+    assert run(model, folders["some"], *EVERY, *CUE, *EFFECTS) == 2
 
 
 def test_a_run_at_some_lengths_that_is_killed_goes_on(tmp_path, model):
