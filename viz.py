@@ -7,6 +7,7 @@
     python viz.py contrast --result_dir results --out_dir plots
     python viz.py grid --result_dir results --h 4 --out_dir plots
     python viz.py report --result_dir results --out report.html
+    python viz.py export --result_dir results --format parquet --out prompts.parquet
     python viz.py verify --debug_file results/org@name__quiz/test_vs_posts_test_debug.json
 
 Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from core import records
+from core import frames, records
 from core.errors import UserError
 from core.terminal import escape_unprintable, restart_in_utf_8
 from measures import contrasts
@@ -139,6 +140,20 @@ def run_report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_export(arguments: argparse.Namespace) -> int:
+    """Write a row for every prompt of the results below the folders."""
+    out = arguments.out or Path(f"prompts.{arguments.format}")
+    check_file(out)
+    frame = records.load_examples(*arguments.result_dir, flat=True)
+    if arguments.format == "parquet":
+        records.write_bytes(out, frame.to_parquet(index=False))
+    else:
+        table = frames.with_texts_for_lists(frame)
+        records.write_text(out, table.to_csv(index=False, lineterminator="\n"))
+    print(out)
+    return 0
+
+
 def run_verify(arguments: argparse.Namespace) -> int:
     """Verify every --debug_file; 0 where all hold, 1 on a mismatch, 2 where a file is damaged."""
     status = 0
@@ -197,7 +212,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="file to write (%(default)s)",
     )
     one_page.set_defaults(run=run_report)
-    for command in (metric, depth, hidden, heat, table, compared, one_page):
+    rows = commands.add_parser("export", help="write a row per prompt for other programs")
+    rows.add_argument(
+        "--format", choices=("parquet", "csv"), default="parquet", help="(%(default)s)"
+    )
+    rows.add_argument("--out", type=Path, metavar="FILE", help="file to write (prompts.FORMAT)")
+    rows.set_defaults(run=run_export)
+    for command in (metric, depth, hidden, heat, table, compared, one_page, rows):
         command.add_argument(
             "--result_dir", required=True, nargs="+", help="folders of results, searched below"
         )

@@ -17,13 +17,16 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from core import VERSION
+from core import VERSION, frames
 from core.errors import UNPRINTABLE, UserError, is_text, unique_keys
 from core.keys import Key, by_text, make_keys
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SCHEMA_VERSION = 3
 TOLERANCE = 1e-6  # largest difference between a stored number and a recomputed one
@@ -119,12 +122,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text as UTF-8, whole or not at all; UserError where it cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; UserError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.tmp")  # the next attempt writes over a killed one's
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -276,6 +284,21 @@ def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
             )
     in_order = sorted(by_key, key=lambda key: (key[:4], by_text(key[4]), key[5:]))
     return {key: by_key[key] for key in in_order}
+
+
+def load_frame(*folders: str | Path) -> "DataFrame":
+    """Every number of the results below folders, see `frames.results_frame`; UserError as above."""
+    return frames.results_frame(load_results(folders))
+
+
+def load_examples(*folders: str | Path, flat: bool = False) -> "DataFrame":
+    """A row per prompt of the results below folders, see `frames.examples_frame`.
+
+    UserError as above, and for a damaged log.
+    """
+    results = load_results(folders).items()
+    every = ((key, each) for key, result in results for each in read_log(result)["debug_examples"])
+    return frames.examples_frame(every, flat)
 
 
 def _differences(config: dict[str, Any], other: dict[str, Any]) -> str:
