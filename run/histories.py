@@ -149,24 +149,19 @@ def chat_rows(path: str, length: int) -> TaskRows:
 
     `facts` counts what was read. UserError where the file cannot be read.
     """
-    every = list(read_chats(Path(path)))
-    long = [chat for chat in every if len(chat.turns) >= length]
-    broken = [chat for chat in every if chat.fault]
-    first = f"line {broken[0].line}: {broken[0].fault}" if broken else None
-    facts = {
-        "file": path,
-        "chats": len(every),
-        "long_enough": len(long),
-        "cut_at_a_fault": len(broken),
-        "first_fault": first,
-        "system_messages_left_out": sum(chat.has_system for chat in long),
-    }
+    facts = {"file": path, "chats": 0, "long_enough": 0, "cut_at_a_fault": 0, "first_fault": None}
+    facts["system_messages_left_out"] = 0
+    turns: list[Turn] = []
+    for chat in read_chats(Path(path)):  # one by one: a file may hold a million
+        facts["chats"] += 1
+        if chat.fault:
+            facts["cut_at_a_fault"] += 1
+            facts["first_fault"] = facts["first_fault"] or f"line {chat.line}: {chat.fault}"
+        if len(chat.turns) >= length:
+            facts["long_enough"] += 1
+            facts["system_messages_left_out"] += chat.has_system
+            turns += [Turn(user, (said,), line=chat.line) for user, said in chat.turns[:length]]
     task = Task(CHATS, source=path, prompt="{user}", reference="assistant", split=Path(path).stem)
-    turns = (
-        Turn(user, (answer,), line=chat.line)
-        for chat in long
-        for user, answer in chat.turns[:length]
-    )
     return TaskRows(TaskSpec(task, None, task.split), tuple(turns), facts)
 
 
