@@ -181,19 +181,6 @@ def _read_at(
     raise UserError(f"{where} has no '{field}'.")
 
 
-def require_references(rows: TaskRows) -> None:
-    """UserError unless every row has a reference, to be scored by or shown as an answer."""
-    missing = sum(not turn.references for turn in rows.turns)
-    if missing:
-        spec, task = rows.spec, rows.spec.task
-        advice = f"Use a split with references, such as {spec.dataset}/{task.split}."
-        if spec.split == task.split:
-            advice = f"References are in column '{task.reference}'."
-        raise UserError(
-            f"'{spec}' has no reference answer in {missing} of {len(rows.turns)} rows. {advice}"
-        )
-
-
 def target_order(count: int, seed: int, limit: int | None) -> list[int]:
     """Row indices of the targets: a seeded shuffle of all rows, then the first `limit`."""
     return list(_shuffled(count, f"targets/{seed}")[:limit])  # data sets come sorted by label

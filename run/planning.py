@@ -85,7 +85,7 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
     require_wordings([spec.task for spec in specs.values()], config.wording)
     rows = {spec: data.load_rows(spec, config.data_root) for spec in dict.fromkeys(specs.values())}
     for table in rows.values():
-        data.require_references(table)
+        require_references(table)
 
     wordings = {
         number: {spec: reworded(rows[spec], number, config.data_root) for spec in rows}
@@ -126,6 +126,19 @@ def reworded(table: TaskRows, wording: int, data_root: str | None) -> TaskRows:
     spec = replace(table.spec, task=table.spec.task.worded(wording))
     pairs = zip(data.load_rows(spec, data_root).turns, table.turns, strict=True)
     return TaskRows(spec, tuple(replace(turn, first=first.prompt) for turn, first in pairs))
+
+
+def require_references(rows: TaskRows) -> None:
+    """UserError unless every row has a reference, to be scored by or shown as an answer."""
+    missing = sum(not turn.references for turn in rows.turns)
+    if missing:
+        spec, task = rows.spec, rows.spec.task
+        advice = f"Use a split with references, such as {spec.dataset}/{task.split}."
+        if spec.split == task.split:
+            advice = f"References are in column '{task.reference}'."
+        raise UserError(
+            f"'{spec}' has no reference answer in {missing} of {len(rows.turns)} rows. {advice}"
+        )
 
 
 def require_rows(pair: Pair, config: RunConfig) -> None:

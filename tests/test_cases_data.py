@@ -13,6 +13,7 @@ import yaml
 
 import data
 from core.errors import UserError
+from run.planning import require_references
 from tasks import spec
 
 datasets.disable_progress_bars()
@@ -241,7 +242,7 @@ def test_a_null_is_no_label_whatever_the_labels_are_called(tmp_path, ending, lab
     found = references(tmp_path, [labels[0], None, labels[1]], ending, labels=labels)
     assert found == [labels[0], None, labels[1]]
     own = task_of(tmp_path, f"rows.{ending}", labels=labels)
-    assert "in 1 of 3 rows" in refused(data.require_references, data.load_rows(own))
+    assert "in 1 of 3 rows" in refused(require_references, data.load_rows(own))
 
 
 @pytest.mark.parametrize("text", ["None", "NA", "null", "nan", "007", "1.0", "True"])

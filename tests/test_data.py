@@ -12,6 +12,7 @@ import pytest
 
 import data
 from core.errors import UserError
+from run.planning import require_references
 from tasks import spec
 
 SAMPLES = ("quiz", "reviews", "posts")
@@ -71,7 +72,7 @@ def test_the_text_tasks_hold_what_their_rows_hold(tmp_path):
 def test_samples_have_120_different_rows_with_references(name):
     sample = rows(name)
     assert sample.distinct == len(sample.turns) >= 120
-    data.require_references(sample)
+    require_references(sample)
 
 
 @pytest.mark.parametrize("name", ["quiz", "reviews"])
@@ -120,13 +121,13 @@ def test_what_is_no_spec_is_refused(text):
 
 @pytest.mark.parametrize("name", spec.builtin_tasks())
 def test_a_default_split_has_references(tmp_path, name):
-    data.require_references(rows(name, hub.write_all(tmp_path)))
+    require_references(rows(name, hub.write_all(tmp_path)))
 
 
 def test_a_split_without_answers_is_refused(tmp_path):
     hub.write_all(tmp_path)
     with pytest.raises(UserError, match=r"no reference answer in 5 of 5.*tweetqa/validation"):
-        data.require_references(rows("tweetqa/test", tmp_path))
+        require_references(rows("tweetqa/test", tmp_path))
 
 
 @pytest.mark.parametrize(("split", "count"), [("test", 8), ("validation", 4)])

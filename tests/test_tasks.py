@@ -10,6 +10,7 @@ import pytest
 
 import data
 from core.errors import UserError
+from run.planning import require_references
 from tasks import spec
 
 # Keys stand in known lines: source in 2, prompt in 3, reference in 4, the rest from 5.
@@ -313,7 +314,7 @@ def test_a_row_without_a_reference_is_counted(folder, value, labels):
     write_jsonl(folder / "moods.jsonl", [*ROWS, {"text": "t", "mood": value}])
     rows = data.load_rows(spec.parse_spec("moods", read(folder, GOOD + labels)))
     with pytest.raises(UserError, match=r"no reference answer in 1 of 7 rows.*column 'mood'"):
-        data.require_references(rows)
+        require_references(rows)
 
 
 @pytest.mark.parametrize(
