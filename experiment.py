@@ -133,6 +133,7 @@ def _load(config: RunConfig) -> Model:
         adapter=config.adapter,
         open_thought=config.open_thought,
         trust_remote_code=config.trust_remote_code,
+        recheck=config.recheck,
         allow_pickle=config.allow_pickle,
     )
 

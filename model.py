@@ -18,6 +18,7 @@ import torch
 from transformers import GenerationConfig
 
 from core.debug_log import Message
+from core.records import EFFECT_PARTS
 from lm.checks import check_tokens
 from lm.effects import measure_effects
 from lm.encoder import Encoder
@@ -41,6 +42,7 @@ from lm.prompts import (
 from lm.proof import choose_engine
 from lm.sampling import sample
 from lm.targets import Asked
+from lm.verdicts import Verdict
 
 # Tokens of one forward, and its time apart from them, in tokens: reading the weights is soon paid
 # for on a CPU, while an accelerator requests large batches.
@@ -62,10 +64,12 @@ class LanguageModel(Encoder):
         *,
         open_thought: str = "refuse",
         revision: str | None = None,
+        verdict: Verdict | None = None,
     ):
         """`model` is a Hugging Face causal LM; `prompt_form` is auto, chat or plain, `engine` auto,
         tree or plain, `lens` logit, raw or None (no layers); `agree` reads Layers.agree too.
-        `open_thought` is what Renderer says of it, `revision` which state of the model it is.
+        `open_thought` is what Renderer says of it, `revision` which state of the model it is,
+        `verdict` what its checks have shown before.
         UserError where the form, the engine or the lens does not fit the model.
         """
         self.revision = revision
@@ -80,7 +84,8 @@ class LanguageModel(Encoder):
         kind = "cpu" if input_device(model).type == "cpu" else "accelerator"
         blocks = self.lens.parts.blocks if self.lens else ()
         self.runtime = Runtime(model, blocks, self.decoding, TOKEN_BUDGET[kind], FORWARD_COST[kind])
-        self.engine, self.proof = choose_engine(engine, self.runtime)
+        self.verdict = verdict or Verdict()
+        self.engine, self.proof = choose_engine(engine, self.runtime, self.verdict)
         self._pasts: dict[Prefix, Past] = {}  # of the prompts of the last run that say so
 
     # -- settings and facts
@@ -221,7 +226,12 @@ class LanguageModel(Encoder):
     @cached_property
     def exact_effects(self) -> tuple[str, ...]:
         """The parts of `--effects` that are exact for this model."""
-        return exact_parts(self.interventions)
+        parts = self.verdict.once(
+            "effects",
+            lambda: list(exact_parts(self.interventions)),
+            lambda parts: parts == list(EFFECT_PARTS),
+        )
+        return tuple(parts)
 
     def effects(
         self,
@@ -275,12 +285,14 @@ def load_model(
     open_thought: str = "refuse",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    recheck: bool = False,
 ) -> LanguageModel:
     """Load a causal LM by Hub name, path, or BUNDLED; UserError with advice where that fails.
 
     A path is a folder, or a GGUF file. With a `device_map` (auto) the model is spread over every
     device there is, `device` or not. `adapter` is a PEFT adapter of the model's layers, by path or
-    Hub name. Pickled weights are read with `allow_pickle` only. The rest is as in LanguageModel.
+    Hub name. Pickled weights are read with `allow_pickle` only. With `recheck` its checks are run,
+    also where they were passed before. The rest is as in LanguageModel.
     """
     loaded = load(
         name,
@@ -290,10 +302,11 @@ def load_model(
         adapter=adapter,
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
+        recheck=recheck,
     )
     return LanguageModel(
         loaded.model, loaded.tokenizer, prompt_form, lens, agree, engine,
-        open_thought=open_thought, revision=loaded.revision,
+        open_thought=open_thought, revision=loaded.revision, verdict=loaded.verdict,
     )  # fmt: skip
 
 

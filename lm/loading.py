@@ -22,6 +22,7 @@ from lm import checks
 from lm.bundled import BUNDLED, bundled_path
 from lm.encoder import Encoder
 from lm.forward import PROBE, input_device
+from lm.verdicts import Verdict, facts_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HASHED_ENDS = 2**16  # bytes of a file's beginning and end
@@ -45,6 +46,7 @@ class Loaded(NamedTuple):
     model: Any
     tokenizer: Any
     revision: str  # which state of the model it is, see `revision_of`
+    verdict: Verdict  # what its checks have shown
 
 
 def load(
@@ -56,6 +58,7 @@ def load(
     adapter: str | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    recheck: bool = False,
 ) -> Loaded:
     """A causal LM by Hub name, path, or BUNDLED; the settings are those of `model.load_model`."""
     where = resolve_device(device)
@@ -86,8 +89,10 @@ def load(
                 tokenizer = read_tokenizer(adapter, beside, {})
     with reading(name):
         model = (model if device_map else model.to(where)).eval()
-    checks.check_causal(name, model)
-    return Loaded(model, tokenizer, revision)
+    facts = facts_of(name, model, [folder, *([beside] if beside else [])])
+    verdict = Verdict(None if trust_remote_code else facts | {"revision": revision}, recheck)
+    verdict.once("causal", lambda: checks.check_causal(name, model))
+    return Loaded(model, tokenizer, revision, verdict)
 
 
 def load_encoder(

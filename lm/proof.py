@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -11,6 +12,7 @@ from lm.engine import ANSWERING, Decoding, Engine, PlainEngine, Runtime
 from lm.forward import Reading
 from lm.prompts import Prefix, Request
 from lm.tree_engine import NoCache, TreeEngine
+from lm.verdicts import Verdict
 
 # Difference in log P (nats) that rounding may make, in epsilons of the dtype: in single precision
 # and above, and in half. The bundled model shows 200, and 60 to 80 in half precision.
@@ -30,21 +32,40 @@ class Proof:
     batch_gap: float  # largest between a prefix read in a padded batch and by itself
     tree_gap: float | None = None  # largest between tree and plain loop; None: not read
     refusal: str | None = None  # why the tree does not read it; None: it does, or was not asked
+    answering: str = ANSWERING[0]  # how the plain engine writes answers, where that is the one
 
     def describe(self) -> dict[str, float | None]:
         """How far roads to the same number lie apart, for a result file."""
         return {"tree_and_plain": self.tree_gap, "batch_and_single": self.batch_gap}
 
 
-def choose_engine(name: str, runtime: Runtime) -> tuple[Engine, Proof]:
+def choose_engine(
+    name: str, runtime: Runtime, verdict: Verdict | None = None
+) -> tuple[Engine, Proof]:
     """The engine by name; `auto` is the tree where it reads this model as the plain loop does.
 
-    Says so where it does not, and raises UserError where the tree was asked for by name.
+    Says so where it does not, and raises UserError where the tree was asked for by name. A verdict
+    on this model may hold the proof.
     """
+    verdict = verdict or Verdict()
+    found = verdict.once(f"engine {name}", lambda: asdict(prove(name, runtime)), _is_clean)
+    proof = Proof(**found)
+    if name != "plain" and proof.refusal is None:
+        return TreeEngine(runtime), proof
+    return PlainEngine(runtime, proof.answering), proof
+
+
+def _is_clean(proof: Mapping[str, Any]) -> bool:
+    """Is there nothing to be said of a proof? One that says something is made again."""
+    return proof["refusal"] is None and proof["answering"] != ANSWERING[-1]
+
+
+def prove(name: str, runtime: Runtime) -> Proof:
+    """The proof of the engine by name; says so where the plain one takes the place of the tree."""
     probe = Probe(runtime)
     proof = Proof(probe.batch_gap) if name == "plain" else probe.tree_proof()
     if name != "plain" and proof.refusal is None:
-        return TreeEngine(runtime), proof
+        return proof
     model = type(runtime.model).__name__
     if name == "tree":
         raise UserError(
@@ -52,7 +73,7 @@ def choose_engine(name: str, runtime: Runtime) -> tuple[Engine, Proof]:
         )
     if proof.refusal:
         print(f"{model}: {proof.refusal}. The plain engine runs instead (slower).", file=sys.stderr)
-    return PlainEngine(runtime, probe.answering()), proof
+    return replace(proof, answering=probe.answering())
 
 
 class Probe:

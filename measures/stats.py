@@ -241,8 +241,6 @@ def mean_interval(row: np.ndarray, clusters: Clusters, *, binary: bool) -> Stats
     (Korn and Graubard 1998; Franco et al. 2019). Scores that are all 0, or all 1, have the
     effective number of clusters.
     """
-    from scipy.stats import t
-
     if binary and clusters.independent:
         low, high = wilson(row)
         return {"low": low, "high": high, "interval": f"{CONFIDENCE:.0%} Wilson"}
@@ -257,20 +255,29 @@ def mean_interval(row: np.ndarray, clusters: Clusters, *, binary: bool) -> Stats
     if inside and error < 1e-9:
         return _nulls("the scores do not vary", "low", "high") | method
     n = share * (1 - share) / error**2 if inside else effective
-    low, high = _wilson(share, n, float(t.ppf((1 + CONFIDENCE) / 2, effective - 1)))
+    low, high = _wilson(share, n, float(student(effective - 1)))
     return {"low": low, "high": high} | method
 
 
 def wilson(correct: np.ndarray) -> paired.Ends:
     """Score interval of a proportion from independent 0/1 scores (Wilson 1927)."""
-    from scipy.stats import binomtest
+    from scipy.special import ndtri
 
-    found = binomtest(int(correct.sum()), len(correct)).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    return _wilson(float(correct.mean()), len(correct), float(ndtri((1 + CONFIDENCE) / 2)))
+
+
+def student(freedom: Any) -> Any:
+    """Quantile of Student's t that an interval reaches, for degrees of freedom."""
+    from scipy.special import stdtrit  # as scipy.stats has it, which takes half a second to import
+
+    return stdtrit(freedom, (1 + CONFIDENCE) / 2)
 
 
 def _wilson(share: float, n: float, z: float) -> paired.Ends:
     """The same from any n and quantile."""
+    if share in (0, 1):  # the end that is reached is exact
+        far = z**2 / (n + z**2)
+        return (0.0, far) if share == 0 else (1 - far, 1.0)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
     return max(0.0, middle - half), min(1.0, middle + half)
@@ -283,13 +290,11 @@ def mean_and_interval(values: np.ndarray, clusters: Clusters) -> tuple[list, Sta
     freedom one less than the effective number of clusters; with independent examples both are the
     usual ones. A single cluster has a mean but no interval (None).
     """
-    from scipy.stats import t
-
     known = np.isfinite(values).sum(axis=0)
     mean, error, effective = _error(values, clusters)
     there = effective >= 2
     spare = np.where(there, effective - 1, 1)
-    half = np.where(there, t.ppf((1 + CONFIDENCE) / 2, spare) * error, np.nan)
+    half = np.where(there, student(spare) * error, np.nan)
     return cleaned(mean), {
         "low": cleaned(mean - half),
         "high": cleaned(mean + half),
@@ -323,12 +328,14 @@ def _error(values: np.ndarray, clusters: Clusters) -> tuple[np.ndarray, np.ndarr
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """p-values corrected over all that are there (Holm 1979); None stays None."""
+    there = [p for p in p_values if p is not None]
+    if len(there) < 2:
+        return list(p_values)
     from statsmodels.stats.multitest import multipletests
 
-    there = [p for p in p_values if p is not None]
     gc.freeze()  # multipletests collects garbage, half a second's work beside a loaded model
     try:
-        corrected = iter(multipletests(there, method="holm")[1].tolist() if there else ())
+        corrected = iter(multipletests(there, method="holm")[1].tolist())
     finally:
         gc.unfreeze()
     return [None if p is None else next(corrected) for p in p_values]

@@ -19,7 +19,8 @@ DEMO_LIMIT = 10  # target examples where no --model is named, so that a first ru
 NOT_SETTINGS = {
     *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
     *("quiet", "dry_run", "server", "concurrency", "max_tokens_total"),
-    *("allow_pickle", "wording"),  # a result holds its own wording, where it is not the first
+    *("allow_pickle", "recheck"),
+    "wording",  # a result holds its own wording, where it is not the first
 }
 # What may change while a run is under way: settings that change no number of what is finished.
 MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
@@ -30,6 +31,7 @@ AT_LEAST_1 += ("max_tokens_total", "effect_window")
 LOCAL_ONLY = {"sensitivity": (False,), "agree": (False,)}
 LOCAL_ONLY |= {"lens": ("logit",), "engine": ("auto",), "dtype": ("auto",), "device_map": (None,)}
 LOCAL_ONLY |= {"effects": (None,), "adapter": (None,), "device": ("auto",)}
+LOCAL_ONLY |= {"recheck": (False,)}
 LOCAL_ONLY |= {"open_thought": ("refuse",), "trust_remote_code": (False,), "allow_pickle": (False,)}
 
 
@@ -154,6 +156,7 @@ class RunConfig:
     device_map: str | None = _flag(
         None, "HOW", "spread a large model over several devices: auto or balanced", type=str
     )
+    recheck: bool = _flag(False, "", "check the model again, also if it was passed before")
     trust_remote_code: bool = _flag(False, "", "run code that comes with the model")
     allow_pickle: bool = _flag(
         False, "", "read weights from pytorch_model.bin if there are no safetensors"

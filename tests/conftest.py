@@ -1,7 +1,8 @@
-"""Shared by all tests: no Hub, no progress bars, and one thread, since the models are tiny."""
+"""Shared by all tests: no Hub, no bars, no verdicts, and one thread, since the models are tiny."""
 
 import os
 import shutil
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"
@@ -11,8 +12,11 @@ import tiny
 import torch
 import transformers
 
+from lm import verdicts
+
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
+verdicts.folder = lambda: Path(os.devnull, "verdicts")  # none is kept, unless a test says where
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,162 @@
+"""Checks of a model that it has passed are not run again, while nothing they depend on changes."""
+
+import json
+import os
+
+import pytest
+from test_experiment import path_of, run
+from torch.nn.modules.module import register_module_forward_hook
+
+from core import records
+from lm import checks, proof, verdicts
+from model import load_model
+
+PROBES = ("check_causal", "Probe", "exact_parts")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A folder for verdicts that is empty at first."""
+    monkeypatch.setattr(verdicts, "folder", lambda: tmp_path / "verdicts")
+    return tmp_path / "verdicts"
+
+
+@pytest.fixture
+def probes(monkeypatch):
+    """The names of the checks that are run, in their order."""
+    import model as door
+
+    ran = []
+
+    def noted(name, work):
+        def note(*args, **kwargs):
+            ran.append(name)
+            return work(*args, **kwargs)
+
+        return note
+
+    for place, name in zip((checks, proof, door), PROBES):
+        monkeypatch.setattr(place, name, noted(name, getattr(place, name)))
+    return ran
+
+
+def load(folder, **settings):
+    lm = load_model(str(folder), device="cpu", **settings)
+    assert lm.exact_effects == records.EFFECT_PARTS
+    return lm
+
+
+def test_a_model_that_has_passed_is_not_checked_again(copy, probes):
+    first = load(copy)
+    assert probes == list(PROBES)
+    second = load(copy)
+    assert probes == list(PROBES)
+    assert second.proof == first.proof and second.engine.name == first.engine.name
+
+
+def test_checks_cost_no_forward_then(copy):
+    counts = []
+    for _ in range(2):
+        seen: list = []
+        hook = register_module_forward_hook(lambda module, *rest, seen=seen: seen.append(module))
+        lm = load(copy)
+        hook.remove()
+        counts.append(seen.count(lm.model))
+    assert counts[0] > 20 and counts[1] == 1  # that of the lens, which is made from it
+
+
+def touched(folder):
+    file = folder / "model.safetensors"
+    stat = file.stat()
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+def grown(folder):
+    config = folder / "config.json"
+    stat = config.stat()
+    config.write_text(config.read_text() + " ")
+    os.utime(config, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [touched, grown])
+def test_other_files_are_checked_anew(copy, probes, change):
+    load(copy)
+    change(copy)
+    load(copy)
+    assert probes == 2 * list(PROBES)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"dtype": "bfloat16"}, {"recheck": True}, {"trust_remote_code": True}]
+)
+def test_another_dtype_and_recheck_check_anew(copy, probes, settings):
+    load(copy)
+    load(copy, **settings)
+    assert probes == 2 * list(PROBES)
+
+
+@pytest.mark.parametrize("what", ["torch", "transformers", "code", "switch", "device"])
+def test_other_versions_and_other_code_check_anew(copy, probes, monkeypatch, what, tmp_path):
+    monkeypatch.setattr(verdicts, "_version", lambda name: "1")
+    load(copy)
+    if what in ("torch", "transformers"):
+        other = {what: "0"}
+        monkeypatch.setattr(verdicts, "_version", lambda name: other.get(name, "1"))
+    if what == "code":
+        (tmp_path / "lens.py").write_text("")
+        monkeypatch.setattr(verdicts, "_own_code", lambda: [tmp_path / "lens.py"])
+    if what == "switch":
+        monkeypatch.setenv("TRANSFORMERS_SDPA_FORCE_GQA", "0")
+    if what == "device":
+        monkeypatch.setattr(verdicts, "_kind", lambda device: "another")
+    load(copy)
+    assert probes == 2 * list(PROBES)
+
+
+def test_another_engine_has_a_proof_of_its_own(copy, probes):
+    load(copy)
+    assert load(copy, engine="plain").engine.name == "plain"
+    assert probes == [*PROBES, "Probe"]
+    load(copy), load(copy, engine="plain")
+    assert probes == [*PROBES, "Probe"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"facts": 1}', "changed"])
+def test_a_damaged_file_is_ignored(copy, probes, home, content):
+    first = load(copy)
+    [file] = home.iterdir()
+    if content == "changed":
+        kept = json.loads(file.read_text())
+        kept["passed"]["engine auto"]["tree_gap"] = 0.5
+        content = json.dumps(kept)
+    file.write_text(content)
+    assert load(copy).proof == first.proof
+    assert probes == 2 * list(PROBES)
+    load(copy)  # it was written anew
+    assert probes == 2 * list(PROBES)
+
+
+def test_where_nothing_can_be_written_the_checks_are_run_each_time(copy, probes, home):
+    home.write_text("no folder")
+    load(copy), load(copy)
+    assert probes == 2 * list(PROBES)
+
+
+def test_a_model_that_fails_is_not_kept(copy, probes, home, monkeypatch):
+    monkeypatch.setattr(proof, "largest_gap", lambda first, second: 1.0)
+    for count in (1, 2):
+        assert load_model(str(copy), device="cpu").engine.name == "plain"
+        assert probes.count("Probe") == count
+    [file] = home.iterdir()
+    assert list(json.loads(file.read_text())["passed"]) == ["causal"]
+
+
+def test_a_run_has_the_same_numbers_with_a_verdict_and_without(model, tmp_path, probes):
+    found = []
+    for place in ("cold", "warm"):
+        assert run(tmp_path / place, model, "quiz", "reviews", "--effects", "--limit", "2") == 0
+        path = path_of(tmp_path / place, "quiz", "reviews")
+        result, log = records.read_result(path), records.read_debug(records.debug_path(path))
+        found.append((result["environment"].pop("rounding"), records.digest(result), log))
+    assert probes == list(PROBES)
+    assert found[0] == found[1]
