@@ -22,6 +22,7 @@ from lm.forward import Position, Reading, input_device, picked_logits, read_forw
 from lm.memory import tried
 from lm.prompts import Prefix, Request
 from lm.regimes import Regimes, regimes_of
+from lm.shared_past import can_share
 
 Advance = Callable[[int], object]  # is told how many prompts were read since it was told last
 # Items that wait and a budget in tokens -> how many of the first run together, and their tokens
@@ -69,9 +70,12 @@ class Runtime:
     token_budget: int  # of one forward, with padding and cached tokens; one longer row still runs
     forward_cost: float  # time of a forward apart from its tokens, in tokens
     tokens: int = 0  # that were run until now, padding not counted
+    shares: bool | None = None  # do rows of a forward share their past? None: where they can
     regimes: Regimes = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.shares is None:
+            self.shares = can_share(self.model)
         self.regimes = regimes_of(self.model.config.get_text_config())
 
     def tensor(self, rows: Sequence) -> Tensor:

@@ -14,6 +14,8 @@ Tokens = tuple[int, ...]
 # A token's attention to one key, as a share of the rest of its forward: about what a small model
 # has on a CPU. It only weighs padding against the number of forwards; no result depends on it.
 KEY_COST = 1 / 1200
+# Slots of a past that a forward only has a mask for, as large as one that it has the keys of
+MASKED = 8
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,20 @@ class PrefixTree:
         """The path that a node lies on."""
         return self.paths[bisect_right(self._firsts, node) - 1]
 
-    def lineage(self, node: int) -> list[int]:
-        """Nodes from the root's child down to `node` itself; [] for the root, -1."""
-        pieces = []
+    def pieces(self, node: int) -> list[range]:
+        """Nodes from the root's child down to `node` itself, a piece of each path on the way; []
+        for the root, -1.
+        """
+        found = []
         while node >= 0:
             path = self.path_of(node)
-            pieces.append(range(path.first, node + 1))
+            found.append(range(path.first, node + 1))
             node = path.parent
-        return [each for piece in reversed(pieces) for each in piece]
+        return found[::-1]
+
+    def lineage(self, node: int) -> list[int]:
+        """The same nodes one by one."""
+        return [each for piece in self.pieces(node) for each in piece]
 
     def in_order(self) -> list[Path]:
         """All paths, parents first, and paths of a generation that are alike in length together."""
@@ -86,37 +94,44 @@ class PrefixTree:
 
 
 def run_together(
-    waiting: Sequence[Path], token_budget: int, forward_cost: float, level: bool = False
+    waiting: Sequence[Path],
+    token_budget: int,
+    forward_cost: float,
+    *,
+    level: bool = False,
+    shared: bool = False,
 ) -> tuple[int, int]:
-    """How many of the first paths are run in one forward, and their tokens with padding.
+    """How many of the first paths are run in one forward, and their size in tokens, with padding.
 
     Paths of a generation share a forward while that saves time by the estimate of `_cost`, and
-    while the padded size, rows x (longest past + longest path), stays within the budget; a single
-    path may exceed it. Where they must be `level`, they all begin at one depth.
+    while its size stays within the budget; a single path may exceed it. Where they must be `level`,
+    they all begin at one depth. Where pasts are `shared`, a row has no copy of its own.
     """
     count = 1
     while count < len(waiting):
         batch, path = waiting[:count], waiting[count]
         if path.generation > batch[0].generation or (level and path.depth != batch[0].depth):
             break
-        if _size(waiting[: count + 1]) > token_budget:
+        if _size(waiting[: count + 1], shared) > token_budget:
             break
-        apart = _cost(batch, forward_cost) + _cost([path], forward_cost)
-        if _cost(waiting[: count + 1], forward_cost) > apart:
+        apart = _cost(batch, forward_cost, shared) + _cost([path], forward_cost, shared)
+        if _cost(waiting[: count + 1], forward_cost, shared) > apart:
             break
         count += 1
-    return count, _size(waiting[:count])
+    return count, _size(waiting[:count], shared)
 
 
-def _size(batch: Sequence[Path]) -> int:
+def _size(batch: Sequence[Path], shared: bool) -> int:
     """Tokens of a forward, with padding and cached tokens."""
-    return len(batch) * sum(_padding(batch))
-
-
-def _cost(batch: Sequence[Path], forward_cost: float) -> float:
-    """Estimated time of a forward, in tokens: its own, then every token with the keys it sees."""
     past, new = _padding(batch)
-    return forward_cost + len(batch) * new * (1 + KEY_COST * (past + new))
+    return len(batch) * (new + (past // MASKED if shared else past))
+
+
+def _cost(batch: Sequence[Path], forward_cost: float, shared: bool) -> float:
+    """Estimated time of a forward, in tokens: its own, then every token with the keys it reads."""
+    past, new = _padding(batch)
+    read = sum(path.depth for path in batch) if shared else len(batch) * past
+    return forward_cost + len(batch) * new + KEY_COST * new * (read + len(batch) * new)
 
 
 def _padding(batch: Sequence[Path]) -> tuple[int, int]:

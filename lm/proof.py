@@ -64,6 +64,7 @@ def prove(name: str, runtime: Runtime) -> Proof:
     """The proof of the engine by name; says so where the plain one takes the place of the tree."""
     probe = Probe(runtime)
     proof = Proof(probe.batch_gap) if name == "plain" else probe.tree_proof()
+    runtime.shares = probe.runtime.shares
     if name != "plain" and proof.refusal is None:
         return proof
     model = type(runtime.model).__name__
@@ -100,7 +101,17 @@ class Probe:
         return replace(self.runtime, token_budget=token_budget)
 
     def tree_proof(self) -> Proof:
-        """Does the tree read the probe as the plain loop does, to within rounding?"""
+        """Does the tree read the probe as the plain loop does, to within rounding?
+
+        Where it does not because rows share their past, they share it no longer.
+        """
+        proof = self._tree_proof()
+        if proof.refusal and self.runtime.shares:
+            self.runtime.shares = False
+            proof = self._tree_proof()
+        return proof
+
+    def _tree_proof(self) -> Proof:
         try:
             tree = TreeEngine(replace(self.runtime, forward_cost=1000)).read(self.requests)
         except NoCache:

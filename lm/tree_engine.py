@@ -8,6 +8,7 @@ own masks, causal, sliding or ALiBi, from the two-dimensional one that says whic
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -19,6 +20,7 @@ from lm.engine import Advance, Engine, Runtime, padded, rows_within
 from lm.forward import Position, Reading, picked_logits, read_forward
 from lm.prefix_tree import Path, PrefixTree, run_together
 from lm.prompts import Prefix, Request
+from lm.shared_past import NotShared, Pasts, SharedLayer, Spans, shared_attention
 
 
 class NoCache(Exception):
@@ -58,15 +60,18 @@ class TreeEngine(Engine):
 
         def answer(prefixes: Sequence[Prefix]) -> list[Prefix]:
             begun = [list(readings[prefix].top_tokens[:1]) for prefix in prefixes]
-            lineages = [tree.lineage(tree.node_of(prefix)) for prefix in prefixes]
-            return self._decode(store, lineages, begun, [requests[p].answer for p in prefixes])
+            nodes = [tree.node_of(prefix) for prefix in prefixes]
+            cache = store.copied(nodes, room=max(requests[p].answer for p in prefixes))
+            return self._decode(cache, prefixes, begun, [requests[p].answer for p in prefixes])
 
         runtime = self.runtime
         longest_first = sorted((at[node] for node in answered), key=len, reverse=True)
         level = runtime.regimes.fixed_slots(2 * max(map(len, requests), default=0))
 
         def plan(waiting: Sequence[Path], budget: int) -> tuple[int, int]:
-            return run_together(waiting, budget, runtime.forward_cost, level)
+            return run_together(
+                waiting, budget, runtime.forward_cost, level=level, shared=runtime.shares
+            )
 
         for _, got in runtime.batches(tree.in_order(), plan, run_paths):
             readings |= got
@@ -88,38 +93,44 @@ class TreeEngine(Engine):
         positions: list[Position],
     ) -> list[Reading]:
         """One forward over paths whose ancestors were run before."""
-        past, past_mask = padded([tree.lineage(path.parent) for path in paths], left=True)
         ids, mask = padded([path.tokens for path in paths])
-        cache = store.cache_of(past, room=len(ids[0]))
-        whole = [[*before, *now] for before, now in zip(past_mask, mask)]
+        depths = [path.depth for path in paths]
+        whole = [[*([0] * (max(depths) - d)), *([1] * d), *now] for d, now in zip(depths, mask)]
         spans = [range(path.depth, path.depth + len(path.tokens)) for path in paths]
         inputs = self._inputs(ids, whole, spans)
-        inputs |= {"past_key_values": cache, "use_cache": True}
         runtime = self.runtime
+        sharing = runtime.shares and max(depths) > 0
+        parents = [path.parent for path in paths]
+        cache = store.shared(parents) if sharing else store.copied(parents, room=len(ids[0]))
+        inputs |= {"past_key_values": cache, "use_cache": True}
+        try:
+            with shared_attention(cache, runtime.tensor(whole)) if sharing else nullcontext():
+                got = read_forward(runtime.model, runtime.blocks, positions, **inputs)
+        except NotShared:
+            runtime.shares = False
+            return self._forward(tree, store, paths, positions)
         runtime.tokens += sum(len(path.tokens) for path in paths)
-        got = read_forward(runtime.model, runtime.blocks, positions, **inputs)
         if not all(getattr(layer, "keys", None) is not None for layer in cache.layers or [None]):
             raise NoCache
-        store.keep(cache, paths, past_length=len(past[0]))
+        store.keep(cache, paths, before=0 if sharing else max(depths))
         return got
 
     def _decode(
         self,
-        store: "KeyValueStore",
-        lineages: Sequence[list[int]],
+        cache: DynamicCache,
+        prefixes: Sequence[Prefix],
         answers: list[list[int]],
         limits: Sequence[int],
     ) -> list[Prefix]:
         """Continue the answers, each begun with one token, greedily in one batch until all end."""
         decoding = self.runtime.decoding
-        past, mask = padded(lineages, left=True)
-        cache = store.cache_of(past, room=max(limits))
+        _, mask = padded(prefixes, left=True)
         alive = [not decoding.ended(*answer) for answer in zip(answers, limits)]
         step = 0
         while any(alive):
             mask = [[*row, 1] for row in mask]
             steps = [min(step, most - 1) for most in limits]  # a row that has ended stands still
-            depths = [len(lineage) + step for lineage, step in zip(lineages, steps)]
+            depths = [len(prefix) + step for prefix, step in zip(prefixes, steps)]
             spans = [range(depth, depth + 1) for depth in depths]
             inputs = self._inputs([answer[-1:] for answer in answers], mask, spans)
             self.runtime.tokens += sum(alive)
@@ -164,8 +175,8 @@ class KeyValueStore:
             self.size += count
         self.tables: list[tuple[Tensor, Tensor]] = []  # per layer: keys, values, each [size, H, d]
 
-    def keep(self, cache: DynamicCache, paths: Sequence[Path], past_length: int) -> None:
-        """Store what a forward over these paths has put behind its past."""
+    def keep(self, cache: DynamicCache, paths: Sequence[Path], before: int) -> None:
+        """Store what a forward over these paths has put into its cache behind so many slots."""
         positions = [(r, c) for r, path in enumerate(paths) for c in range(self.kept[path.first])]
         if not positions:
             return
@@ -178,11 +189,14 @@ class KeyValueStore:
             ]
         for layer, tables in zip(cache.layers, self.tables):
             for states, table in zip((layer.keys, layer.values), tables):  # states [R, H, P+Q, d]
-                table[target] = states.transpose(1, 2)[row, past_length + column]
+                table[target] = states.transpose(1, 2)[row, before + column]
 
-    def cache_of(self, past: Sequence[Sequence[int]], room: int) -> DynamicCache:
-        """A cache that holds rows of nodes of equal length, with room for more tokens."""
+    def copied(self, nodes: Sequence[int], room: int) -> DynamicCache:
+        """A cache whose rows hold a text each, up to a node (-1: nothing), padded on the left, with
+        room for more tokens.
+        """
         cache = DynamicCache()  # made without the config, so that no layer drops keys
+        past, _ = padded([self.tree.lineage(node) for node in nodes], left=True)
         if past[0]:
             rows = self.rows[torch.tensor(past)]
             cache.layers = [_RoomyLayer(keys, values, rows, room) for keys, values in self.tables]
@@ -190,9 +204,20 @@ class KeyValueStore:
 
     def of_prefixes(self, prefixes: Sequence[Prefix]) -> list[tuple[tuple[Tensor, Tensor], ...]]:
         """Keys and values of each text, at each block [1, H, t, d]."""
-        lineages = [self.tree.lineage(self.tree.node_of(prefix)) for prefix in prefixes]
-        caches = [self.cache_of([lineage], room=0) for lineage in lineages]
+        caches = [self.copied([self.tree.node_of(prefix)], room=0) for prefix in prefixes]
         return [tuple((layer.keys, layer.values) for layer in cache.layers) for cache in caches]
+
+    def shared(self, nodes: Sequence[int]) -> DynamicCache:
+        """The same without room, whose rows leave their texts where they are."""
+        pasts = Pasts([self._spans(node) for node in nodes])
+        cache = DynamicCache()
+        cache.layers = [SharedLayer(tables, pasts) for tables in self.tables]
+        return cache
+
+    def _spans(self, node: int) -> Spans:
+        pieces = self.tree.pieces(node)
+        starts = (self.rows[piece.start].item() for piece in pieces)
+        return tuple((start, start + len(piece)) for start, piece in zip(starts, pieces))
 
 
 def _table(states: Tensor, size: int) -> Tensor:

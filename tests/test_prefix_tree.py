@@ -3,18 +3,18 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm.prefix_tree import PrefixTree, common_length, run_together
+from lm.prefix_tree import MASKED, PrefixTree, common_length, run_together
 
 # Few different tokens, so that sequences share beginnings, are nested in one another, or are equal.
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), max_size=12).map(tuple), min_size=1, max_size=12)
 BUDGETS = st.integers(1, 60)
 
 
-def forwards(tree, budget, forward_cost, level=False):
+def forwards(tree, budget, forward_cost, level=False, shared=False):
     """The paths of a tree in the batches in which they are run."""
     waiting = tree.in_order()
     while waiting:
-        count, size = run_together(waiting, budget, forward_cost, level)
+        count, size = run_together(waiting, budget, forward_cost, level=level, shared=shared)
         yield waiting[:count], size
         del waiting[:count]
 
@@ -26,6 +26,16 @@ def test_every_sequence_can_be_read_back_from_its_node(sequences):
     for sequence in sequences:
         lineage = tree.lineage(tree.node_of(sequence))
         assert tuple(token[node] for node in lineage) == sequence
+
+
+@given(SEQUENCES)
+def test_the_pieces_of_a_lineage_are_its_nodes_path_by_path(sequences):
+    tree = PrefixTree(sequences)
+    for sequence in sequences:
+        node = tree.node_of(sequence)
+        pieces = tree.pieces(node)
+        assert [each for piece in pieces for each in piece] == tree.lineage(node)
+        assert [tree.path_of(piece.start).first for piece in pieces] == [p.start for p in pieces]
 
 
 @given(SEQUENCES)
@@ -49,10 +59,13 @@ def test_every_path_runs_once_after_its_ancestors(sequences, budget, forward_cos
     assert done == set(range(tree.size))
 
 
-@given(SEQUENCES, BUDGETS, st.floats(0, 100), st.booleans())
-def test_batches_keep_within_the_budget_and_level_where_they_must(sequences, budget, cost, level):
-    for batch, size in forwards(PrefixTree(sequences), budget, cost, level):
-        width = max(p.depth for p in batch) + max(len(p.tokens) for p in batch)
+@given(SEQUENCES, BUDGETS, st.floats(0, 100), st.booleans(), st.booleans())
+def test_batches_keep_within_the_budget_and_level_where_they_must(
+    sequences, budget, cost, level, shared
+):
+    for batch, size in forwards(PrefixTree(sequences), budget, cost, level, shared):
+        past = max(p.depth for p in batch)
+        width = (past // MASKED if shared else past) + max(len(p.tokens) for p in batch)
         assert size == len(batch) * width
         assert len(batch) == 1 or size <= budget
         assert not level or len({path.depth for path in batch}) == 1

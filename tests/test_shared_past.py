@@ -1,0 +1,135 @@
+"""Rows that share their past where it lies are read as rows with a copy of it each."""
+
+import pytest
+import tiny
+import torch
+from test_engine import assert_same, prompts_of_a_conversation, runtime, tokens
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from lm import shared_past
+from lm.engine import PlainEngine
+from lm.prompts import Request
+from lm.proof import choose_engine
+from lm.tree_engine import TreeEngine
+
+EAGER = {"gemma2", "gptj", "bloom", "falcon", "mpt", "gpt_oss", "stablelm", "mamba"}
+WINDOWED = ("mistral", "gemma3_text", "cohere2")  # windows of tiny.WINDOW tokens
+PLAIN = [f for f in tiny.FAMILIES if f not in EAGER and f not in WINDOWED and f != "gemma3"]
+
+
+def wants_with_deep_branches():
+    """Branches off branches at unequal depths, some with one past, of unequal lengths."""
+    trunk, wants = tokens(50), {}
+    for depth in (7, 30, 30, 49):
+        for seed in (1, 2):
+            branch = (*trunk[:depth], *tokens(9 + seed + depth // 10, seed))
+            for prefix in (branch, (*branch[:-4], *tokens(6, 3)), (*branch[:-4], *tokens(3, 4))):
+                wants[prefix] = Request({3, 5, 7}, is_prompt=True, states=True)
+    return wants | {trunk: Request({4}, is_prompt=True, states=True)}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts of layers that attended over shared pasts, and of those that gathered theirs."""
+    found = {"attention": 0, "gathered": 0}
+
+    def counted(name, work):
+        def call(*arguments):
+            found[name] += 1
+            return work(*arguments)
+
+        return call
+
+    attend, gather = shared_past.attention, shared_past.SharedLayer.gathered
+    monkeypatch.setattr(shared_past, "attention", counted("attention", attend))
+    monkeypatch.setattr(shared_past.SharedLayer, "gathered", counted("gathered", gather))
+    return found
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_shared_pasts_are_read_as_copies_are(family, calls):
+    wants = wants_with_deep_branches()
+    copied = TreeEngine(runtime(family, shares=False, forward_cost=1000.0)).read(wants)
+    assert calls == {"attention": 0, "gathered": 0}
+    subject = runtime(family, forward_cost=1000.0)
+    assert subject.shares
+    assert_same(TreeEngine(subject).read(wants), copied)
+    assert calls["attention"] >= 2 * 3 and not calls["gathered"]  # two generations, three blocks
+
+
+@pytest.mark.parametrize("family", sorted(EAGER))
+def test_models_whose_attention_is_their_own_keep_copies(family):
+    assert not runtime(family, layers=False).shares
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_beyond_a_window_a_layer_gathers_its_past(family, calls):
+    subject, wants = runtime(family), prompts_of_a_conversation()
+    assert_same(TreeEngine(subject).read(wants), PlainEngine(runtime(family)).read(wants))
+    assert subject.shares and calls["gathered"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_they_lie_within_its_rounding(dtype):
+    wants = wants_with_deep_branches()
+    shared = TreeEngine(runtime(dtype=dtype)).read(wants)
+    copied = TreeEngine(runtime(dtype=dtype, shares=False)).read(wants)
+    slack = 100 * torch.finfo(dtype).eps
+    for prefix, reading in shared.items():
+        assert reading.logprobs == pytest.approx(copied[prefix].logprobs, abs=slack)
+
+
+def test_attention_over_shared_pasts_is_that_over_whole_rows():
+    """Against the formula: softmax over all keys of a row, those of the past and its own."""
+    torch.manual_seed(0)
+    tables = torch.randn(2, 40, 2, 8).double()
+    pasts = shared_past.Pasts([((3, 20),), (), ((0, 5), (20, 31)), ((3, 20),)])
+    layer = shared_past.SharedLayer(tuple(tables), pasts)
+    query = torch.randn(4, 6, 5, 8).double()
+    layer.update(*torch.randn(2, 4, 2, 5, 8).double())
+    found = shared_past.attention(query, layer, 0.3)
+    for row, spans in enumerate(pasts.of_rows):
+        keys, values = (
+            torch.cat([*(table[a:b] for a, b in spans), new[row].transpose(0, 1)])
+            for table, new in zip(tables, (layer.keys, layer.values))
+        )
+        before = len(keys) - 5
+        for head in range(6):
+            scores = 0.3 * query[row, head] @ keys[:, head // 3].T
+            scores[torch.ones(5, len(keys)).triu(before + 1).bool()] = -torch.inf
+            expected = scores.softmax(-1) @ values[:, head // 3]
+            torch.testing.assert_close(found[row, head], expected)
+
+
+def test_a_mask_is_plain_only_where_it_hides_nothing_else():
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 0]])
+    plain = shared_past.PlainMask(mask, past_length=3)
+    causal = torch.ones(2, 5).tril(3).bool() & mask[:, None, None].bool()
+    assert plain.is_equal(causal)
+    windowed = causal.clone()
+    windowed[0, 0, 1, 0] = False
+    assert not plain.is_equal(windowed)
+    assert not plain.is_equal(None) and not plain.is_equal(causal.float())
+
+
+def test_a_model_that_attends_elsewhere_is_found_out_and_keeps_copies(monkeypatch, capsys):
+    def elsewhere(module, query, key, value, mask, **settings):
+        return own(module, query, key.clone(), value, mask, **settings)
+
+    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    monkeypatch.setattr(
+        "transformers.models.llama.modeling_llama.ALL_ATTENTION_FUNCTIONS",
+        type("Other", (), {"get_interface": lambda *a: elsewhere})(),
+    )
+    subject = runtime()
+    engine, proof = choose_engine("auto", subject)
+    assert (engine.name, subject.shares, proof.refusal) == ("tree", False, None)
+    assert capsys.readouterr().err == ""
+
+
+def test_transformers_has_its_own_attention_back_after_a_forward_that_fails(monkeypatch):
+    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    monkeypatch.setattr(shared_past, "attention", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        TreeEngine(runtime()).read(prompts_of_a_conversation())
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own
