@@ -115,7 +115,7 @@ def run_contrast(arguments: argparse.Namespace) -> int:
         reading = contrasts.Reading(arguments.measure, arguments.block)
     results = records.load_results(arguments.result_dir)
     rows = contrasts.contrasts(results, arguments.by, arguments.against, reading)
-    write(contrast_report.render(rows, arguments.format), arguments.out)
+    write(contrast_report.render(rows, arguments.format, arguments.by), arguments.out)
     if arguments.out_dir is not None:
         drawn = contrast_report.contrast_figures(rows, arguments.by, look_of(arguments))
         if arguments.by == "history":

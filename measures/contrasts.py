@@ -41,7 +41,7 @@ CHANGES_NOTHING = {
 }
 
 Record = dict[str, Any]
-Row = dict[str, Any]  # of COLUMNS
+Row = dict[str, Any]  # of COLUMNS, and the `settings` in which results differ, of its first side
 
 
 class Reading(NamedTuple):
@@ -213,7 +213,8 @@ def contrast(first: Side, second: Side) -> list[Row]:
             | {"clusters": clusters.count, "detectable_points": entry["detectable_points"]}
             | {"note": "; ".join([*about, SHARED if shared else CHANGES, *_remarks(entry)])}
         )
-    return [{name: row[name] for name in COLUMNS} for row in rows]
+    settings = {"settings": {name: named[name] for name in first.key.settings}}
+    return [{name: row[name] for name in COLUMNS} | settings for row in rows]
 
 
 def _remarks(entry: Row) -> list[str]:

@@ -30,10 +30,14 @@ SHARED = "Both sides read the same prompt at h = 0, so it is the difference in d
 OTHER = "Where h = 0 is not the same, the changes against h = 0 are compared."
 
 
-def render(rows: Sequence[Row], form: str) -> str:
-    """Contrasts as text: CSV and JSON in full precision, Markdown rounded for reading."""
+def render(rows: Sequence[Row], form: str, by: str = "distractor") -> str:
+    """Contrasts as text: CSV and JSON in full precision, Markdown rounded for reading.
+
+    `by` is what is compared: its column stays, of others that are all the same none.
+    """
     if form == "json":
-        return json.dumps(rows, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        plain = [{name: row[name] for name in COLUMNS} for row in rows]
+        return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     import pandas
 
     if form == "csv":
@@ -42,8 +46,9 @@ def render(rows: Sequence[Row], form: str) -> str:
     if any(None in row.values() for row in rows):
         explained += tables.WHY_EMPTY
     cells = pandas.DataFrame([rounded(row) for row in rows])
-    shared = ("Model", "History", "Seed", "Metric")
-    cells = cells.drop(columns=[name for name in shared if cells[name].nunique() == 1])
+    maybe = ("model", "history", "seed", "metric", *rows[0]["settings"])
+    names = [tables.heading(name) for name in maybe if name != by]
+    cells = cells.drop(columns=[name for name in names if cells[name].nunique() == 1])
     if form == "latex":
         caption = explained.replace("%", r"\%")
         return cells.to_latex(index=False, escape=True, caption=caption)
@@ -74,7 +79,8 @@ def rounded(row: Row) -> dict[str, str]:
     names = ("model", "target", "distractor", "against", "history", "seed")
     unit = unit_of(row)
     places = 1 if unit == "points" else 4  # of a cosine, differences are small
-    return {tables.heading(name): str(row[name]) for name in names} | {
+    named = {name: str(row[name]) for name in names} | row["settings"]
+    return {tables.heading(name): value for name, value in named.items()} | {
         "h": str(row["h"]),
         "Metric": row["metric"],
         f"Difference ({unit})": tables.with_ends(known, "difference_points", "low", "high", places)
@@ -95,7 +101,9 @@ def make_frame(rows: Sequence[Row], results: tables.Results) -> "DataFrame":
             "grid --contrast compares with the target's own task: run each target after itself too."
         )
     found = [
-        {name: row[name] for name in (*FIELDS, "h", "metric", "p_value", "note")}
+        {name: row[name] for name in FIELDS}
+        | row["settings"]
+        | {name: row[name] for name in ("h", "metric", "p_value", "note")}
         | {"change_points": row["difference_points"], "stars": tables.stars(row["p_holm"])}
         | {"is_zero": False}
         for row in rows
@@ -180,4 +188,7 @@ def label_of(row: Row, by: str) -> str:
     what = f"{row['target']} after {row['distractor']}"
     if by != "distractor":
         what += f", {name} against {row['against']}" if name else f" ({row['note'].split(';')[0]})"
+    settings = [f"{key} {value}" for key, value in row["settings"].items() if key != by]
+    if settings:
+        what += f" ({', '.join(settings)})"
     return f"{what}, h\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row['h']}"

@@ -71,7 +71,7 @@ def pair(tmp_path, own, other, base=BASE, **more):
 
 def test_another_distractor_is_compared_with_the_targets_own_task(tmp_path):
     (row,) = pair(tmp_path, BETTER, WORSE)
-    assert tuple(row) == contrasts.COLUMNS
+    assert tuple(row) == (*contrasts.COLUMNS, "settings")
     assert (row["distractor"], row["against"], row["h"], row["n"]) == (OTHER, OWN, 1, 30)
     assert row["difference_points"] == pytest.approx(100 * (np.mean(WORSE) - np.mean(BETTER)))
     assert row["high"] < 0 and row["p_value"] < 0.05 and "h = 0 is shared" in row["note"]

@@ -189,7 +189,8 @@ def test_the_figure_stands_on_the_stored_numbers(swept):
 def test_contrast_and_report_draw_it(swept, tmp_path, capsys):
     where = ["--result_dir", str(swept)]
     assert viz.main(["contrast", *where, "--by", "history", "--out_dir", str(tmp_path)]) == 0
-    assert "at:2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| at:2      | at:1      |" in said  # what is compared has its column, the same or not
     assert len(list(tmp_path.glob("*__position.png"))) == 1
     text, _ = page.make_page(records.load_results([swept]))
     assert "turns since the one distractor turn" in text

@@ -12,6 +12,7 @@ from core import records
 from core.errors import UserError
 from data import Pair, plan_cases
 from measures import contrasts, wordings
+from reports import contrasts as contrast_report
 from reports import page
 from run.config import RunConfig
 from run.planning import load_pairs
@@ -219,6 +220,23 @@ def test_wordings_can_be_contrasted(worded, capsys):
     assert viz.main([*command, "--format", "csv"]) == 0
     _, *rows = capsys.readouterr().out.splitlines()
     assert rows and all(re.search(r"wording [23] against 1", row) for row in rows)
+
+
+def test_contrasts_of_several_wordings_are_told_apart(worded, tmp_path, capsys):
+    where = ["--result_dir", str(worded)]
+    assert viz.main(["contrast", *where]) == 0
+    head, _, *rows = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    place = [cell.strip() for cell in head.split("|")].index("Wording")
+    shown = [row.split("|")[place].strip() for row in rows]
+    assert set(shown) >= {"1", "2"} and len(set(rows)) == len(rows)
+    labels = [
+        contrast_report.label_of(row, "distractor")
+        for row in contrasts.contrasts(records.load_results([worded]))
+    ]
+    assert len(set(labels)) == len(labels) and "(wording 2)" in labels[2]
+    drawn = ["--out_dir", str(tmp_path), "--format", "png"]
+    assert viz.main(["grid", *where, "--contrast", *drawn]) == 0
+    assert len(list(tmp_path.iterdir())) == len(set(shown))  # a map for each
 
 
 def test_one_wording_has_no_spread(worded, capsys):
