@@ -124,6 +124,7 @@ class LanguageModel(Encoder):
             "attention": self.model.config._attn_implementation,
             "engine": self.engine.name,
             "tree_refused": self.proof.refusal,
+            "pasts_shared": self.runtime.shares,
             "answering": self.engine.answering,
             "rounding": self.proof.describe(),
             "lens": self.lens.describe() if self.lens else None,

@@ -33,6 +33,7 @@ class Proof:
     tree_gap: float | None = None  # largest between tree and plain loop; None: not read
     refusal: str | None = None  # why the tree does not read it; None: it does, or was not asked
     answering: str = ANSWERING[0]  # how the plain engine writes answers, where that is the one
+    shares: bool = False  # do rows of the tree share their pasts?
 
     def describe(self) -> dict[str, float | None]:
         """How far roads to the same number lie apart, for a result file."""
@@ -50,6 +51,7 @@ def choose_engine(
     verdict = verdict or Verdict()
     found = verdict.once(f"engine {name}", lambda: asdict(prove(name, runtime)), _is_clean)
     proof = Proof(**found)
+    runtime.shares = proof.shares
     if name != "plain" and proof.refusal is None:
         return TreeEngine(runtime), proof
     return PlainEngine(runtime, proof.answering), proof
@@ -64,9 +66,8 @@ def prove(name: str, runtime: Runtime) -> Proof:
     """The proof of the engine by name; says so where the plain one takes the place of the tree."""
     probe = Probe(runtime)
     proof = Proof(probe.batch_gap) if name == "plain" else probe.tree_proof()
-    runtime.shares = probe.runtime.shares
     if name != "plain" and proof.refusal is None:
-        return proof
+        return replace(proof, shares=probe.runtime.shares)
     model = type(runtime.model).__name__
     if name == "tree":
         raise UserError(

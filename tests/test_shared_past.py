@@ -11,6 +11,7 @@ from lm.engine import PlainEngine
 from lm.prompts import Request
 from lm.proof import choose_engine
 from lm.tree_engine import TreeEngine
+from lm.verdicts import Verdict
 
 EAGER = {"gemma2", "gptj", "bloom", "falcon", "mpt", "gpt_oss", "stablelm", "mamba"}
 WINDOWED = ("mistral", "gemma3_text", "cohere2")  # windows of tiny.WINDOW tokens
@@ -123,8 +124,29 @@ def test_a_model_that_attends_elsewhere_is_found_out_and_keeps_copies(monkeypatc
     )
     subject = runtime()
     engine, proof = choose_engine("auto", subject)
-    assert (engine.name, subject.shares, proof.refusal) == ("tree", False, None)
+    assert (engine.name, proof.refusal) == ("tree", None)
+    wants = prompts_of_a_conversation()
+    assert_same(engine.read(wants), PlainEngine(runtime()).read(wants))
+    assert not subject.shares
     assert capsys.readouterr().err == ""
+
+
+def test_a_model_that_reads_otherwise_with_shared_pasts_keeps_copies(monkeypatch, tmp_path):
+    monkeypatch.setattr(shared_past, "attention", lambda query, layer, scale: 0 * query)
+    subject, verdict = runtime(), Verdict({"model": "tiny"})
+    monkeypatch.setattr("lm.verdicts.folder", lambda: tmp_path)
+    engine, proof = choose_engine("auto", subject, verdict)
+    assert (engine.name, proof.refusal, proof.shares, subject.shares) == (
+        "tree",
+        None,
+        False,
+        False,
+    )
+    again = runtime()
+    assert again.shares and choose_engine("auto", again, verdict)[1] == proof
+    assert not again.shares  # kept with the verdict
+    monkeypatch.undo()
+    assert choose_engine("auto", runtime())[1].shares
 
 
 def test_transformers_has_its_own_attention_back_after_a_forward_that_fails(monkeypatch):
