@@ -122,24 +122,30 @@ class TreeEngine(Engine):
         answers: list[list[int]],
         limits: Sequence[int],
     ) -> list[Prefix]:
-        """Continue the answers, each begun with one token, greedily in one batch until all end."""
+        """Continue the answers, each begun with one token, greedily in one batch until all end.
+
+        Those that have ended leave it once they are half of its rows; until then they stand still.
+        """
         decoding = self.runtime.decoding
         _, mask = padded(prefixes, left=True)
-        alive = [not decoding.ended(*answer) for answer in zip(answers, limits)]
-        step = 0
-        while any(alive):
+        rows, step = list(range(len(prefixes))), 0  # of the batch: which prefix each continues
+        while alive := [
+            i for i, row in enumerate(rows) if not decoding.ended(answers[row], limits[row])
+        ]:
+            if 2 * len(alive) <= len(rows):
+                cache.batch_select_indices(self.runtime.tensor(alive))
+                rows, mask = [rows[i] for i in alive], [mask[i] for i in alive]
+                alive = list(range(len(rows)))
             mask = [[*row, 1] for row in mask]
-            steps = [min(step, most - 1) for most in limits]  # a row that has ended stands still
-            depths = [len(prefix) + step for prefix, step in zip(prefixes, steps)]
+            depths = [len(prefixes[row]) + min(step, limits[row] - 1) for row in rows]
             spans = [range(depth, depth + 1) for depth in depths]
-            inputs = self._inputs([answer[-1:] for answer in answers], mask, spans)
-            self.runtime.tokens += sum(alive)
+            inputs = self._inputs([answers[row][-1:] for row in rows], mask, spans)
+            self.runtime.tokens += len(alive)
             with torch.inference_mode(), picked_logits(self.runtime.model):
                 logits = self.runtime.model(past_key_values=cache, use_cache=True, **inputs).logits
-            for row, token in enumerate(logits[:, -1].argmax(-1).tolist()):
-                if alive[row]:
-                    answers[row].append(token)
-                    alive[row] = not decoding.ended(answers[row], limits[row])
+            found = logits[:, -1].argmax(-1).tolist()
+            for i in alive:
+                answers[rows[i]].append(found[i])
             step += 1
         return [decoding.cut(answer) for answer in answers]
 
@@ -245,6 +251,11 @@ class _RoomyLayer(DynamicLayer):
         self.length = end
         self._show()
         return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with these rows alone."""
+        self._keys, self._values = self._keys[indices], self._values[indices]
+        self._show()
 
     def _show(self) -> None:
         self.keys, self.values = (t[:, :, : self.length] for t in (self._keys, self._values))

@@ -156,6 +156,22 @@ def test_an_answer_ends_where_its_own_stop_text_is_however_long_its_neighbours_a
         assert stopped[prompts[1]].answer == whole[prompts[1]].answer
 
 
+def test_answers_that_have_ended_leave_the_batch_once_they_are_half_of_it():
+    prompts = [tokens(n, seed=n) for n in (4, 9, 11, 14)]
+    limits = dict(zip(prompts, (2, 9, 3, 2 * MOST)))
+    wants = {p: Request(is_prompt=True, answer=most) for p, most in limits.items()}
+    endless = dataclasses.replace(DECODING, eos_ids=())
+    expected = {p: PlainEngine(runtime(decoding=endless)).read({p: wants[p]})[p] for p in prompts}
+    subject, rows = runtime(decoding=endless, forward_cost=1e6), []
+    handle = subject.model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    found = TreeEngine(subject).read(wants)
+    handle.remove()
+    assert [found[p].answer for p in prompts] == [expected[p].answer for p in prompts]
+    assert rows[1:] == [4, 4, *[2] * 6, *[1] * 3]
+
+
 def test_every_distinct_token_runs_once():
     ran = []
     subject = runtime()
