@@ -3,9 +3,12 @@
     python scripts/bench.py --data_root DIR               # mmlu/test on mmlu/test
     python scripts/bench.py --task quiz --distractor quiz # no data needed
     python scripts/bench.py --busy                        # beside a process that takes the cores
+    python scripts/bench.py --vllm PYTHON FOLDER --llama PYTHON GGUF  # see bench_others.py
 
-Every round runs all rows in turn; the first round is dropped and medians are printed, so that a
-machine whose speed drifts treats all rows alike. Compare ratios, not seconds.
+Every round runs all rows in turn; the first round is dropped and medians are printed, with the
+lowest and the highest of ratios, so that a machine whose speed drifts treats all rows alike.
+Compare ratios, not seconds. The limit is what the products of the model's own weights take, with
+as many rows as the forwards of the tree have tokens.
 """
 
 import argparse
@@ -15,10 +18,8 @@ import re
 import statistics
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import core  # isort: skip  # noqa: F401  before torch, which reads what it sets
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import data
@@ -35,25 +37,15 @@ from lm import bundled
 from lm.engine import PlainEngine
 from lm.lens import block_output
 from lm.loading import DTYPES
-from lm.prefix_tree import PrefixTree
+from lm.prefix_tree import PrefixTree, run_together
 from lm.prompts import Prompt, requests_of
 from lm.tree_engine import TreeEngine
 from model import LanguageModel, load_model
 from run.config import RunConfig
 from run.examples import encode_case
+from scripts.bench_others import Other
+from scripts.bench_rows import CLOCKS, Row, measure, print_rows, ratio
 from tasks import spec
-
-
-@dataclass
-class Row:
-    """One line of the table: a name, what it does with an example's prompts, the tokens it runs."""
-
-    name: str
-    work: Callable[[Sequence[Prompt]], object]
-    tokens: Callable[[Sequence[Prompt]], int]
-    seconds: list[float] = field(default_factory=list)  # per example, one number per round
-    peak_mib: int = 0
-
 
 # -- what is compared
 
@@ -94,6 +86,36 @@ def limit_rows(prompts: Sequence[Prompt]) -> list[Sequence[int]]:
     return rows
 
 
+def block_weights(lm: LanguageModel) -> list[torch.Tensor]:
+    """Weights [out, in] of the linear layers in the blocks."""
+    modules = (m for block in lm.lens.parts.blocks for m in block.modules())
+    return [module.weight for module in modules if isinstance(module, nn.Linear)]
+
+
+def products(lm: LanguageModel, prompts: Sequence[Prompt]) -> None:
+    """The products alone that the tree's forwards need, with as many rows as each has tokens."""
+    states: dict[tuple[int, int], torch.Tensor] = {}
+    for tokens in forward_sizes(lm, prompts):
+        for weight in block_weights(lm):
+            shape = (tokens, weight.shape[1])
+            if shape not in states:
+                states[shape] = torch.ones(shape, dtype=weight.dtype, device=weight.device)
+            nn.functional.linear(states[shape], weight)
+
+
+def forward_sizes(lm: LanguageModel, prompts: Sequence[Prompt]) -> list[int]:
+    """Tokens of each forward of the tree over these prompts, padding not counted."""
+    tree, runtime = PrefixTree(requests_of(prompts)), lm.runtime
+    waiting, sizes = tree.in_order(), []
+    while waiting:
+        count, _ = run_together(
+            waiting, runtime.token_budget, runtime.forward_cost, shared=runtime.shares
+        )
+        sizes.append(sum(len(path.tokens) for path in waiting[:count]))
+        del waiting[:count]
+    return sizes
+
+
 def harness_row(lm: LanguageModel, prompts: Sequence[Prompt]) -> Row | None:
     """lm-evaluation-harness on the same prompts and labels, where it is installed."""
     try:
@@ -132,73 +154,6 @@ def original_tokens(prompts: Sequence[Prompt]) -> int:
     return sum(len(prompt.ids) + sum(len(ids) for _, ids in prompt.labels) for prompt in prompts)
 
 
-# -- measuring
-
-
-class PeakMemory:
-    """Peak memory within a `with`, in MiB: the device's where there is one, else this process's."""
-
-    def __enter__(self) -> "PeakMemory":
-        self.on_device = torch.cuda.is_available()
-        if self.on_device:
-            torch.cuda.reset_peak_memory_stats()
-        self.mib, self.running = 0, True
-        self.watcher = threading.Thread(target=self._watch)
-        self.watcher.start()
-        return self
-
-    def _watch(self) -> None:
-        while self.running and not self.on_device:
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            self.mib = max(self.mib, pages * 4096 // 2**20)
-            time.sleep(0.02)
-
-    def __exit__(self, *error: object) -> None:
-        self.running = False
-        self.watcher.join()
-        if self.on_device:
-            self.mib = torch.cuda.max_memory_allocated() // 2**20
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call, with the device drained before and after."""
-    synchronise = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    synchronise()
-    start = time.perf_counter()
-    with torch.inference_mode():
-        work()
-    synchronise()
-    return time.perf_counter() - start
-
-
-def measure(rows: Sequence[Row], examples: Sequence[Sequence[Prompt]], repeats: int) -> None:
-    """Run every row on every example, round after round, and drop the first round."""
-    for round_number in range(repeats + 1):
-        for row in rows:
-            with PeakMemory() as peak:
-                spent = [timed(lambda: row.work(prompts)) for prompts in examples]  # noqa: B023
-            if round_number:
-                row.seconds.append(sum(spent) / len(spent))
-                row.peak_mib = max(row.peak_mib, peak.mib)
-        print(f"round {round_number} of {repeats} done", file=sys.stderr)
-
-
-def print_rows(rows: Sequence[Row], examples: Sequence[Sequence[Prompt]]) -> None:
-    """The table: medians over rounds, ratios of them pair by pair within a round."""
-    first, limit = rows[0], rows[-1]
-    print(
-        f"{'':36}{'s/example':>10}{'tokens':>9}{'x original':>12}{'of limit':>10}{'peak MiB':>10}"
-    )
-    for row in rows:
-        tokens = sum(map(row.tokens, examples)) // len(examples)
-        speedup = statistics.median(a / b for a, b in zip(first.seconds, row.seconds))
-        share = statistics.median(a / b for a, b in zip(limit.seconds, row.seconds))
-        print(
-            f"{row.name:36}{statistics.median(row.seconds):10.2f}{tokens:9}"
-            f"{speedup:12.2f}{share:10.2f}{row.peak_mib:10}"
-        )
-
-
 # -- the runs
 
 
@@ -224,31 +179,53 @@ def compare_engines(lm: LanguageModel, args: argparse.Namespace, pair: Pair, max
     examples = [encode_cases(lm, cases, max_len) for cases in plan]
     tree, plain = variant(lm, TreeEngine), variant(lm, PlainEngine, token_budget=2048)
     without, more = variant(lm, TreeEngine, lens=False), variant(lm, TreeEngine, agree=True)
+    copied = variant(lm, TreeEngine, shares=False)
     rows = [
         Row("original loop", lambda p: original_loop(lm, p), original_tokens),
         Row("plain loop", plain.run, plain_tokens),
         Row("tree", tree.run, tree_tokens),
+        Row("tree, pasts copied", copied.run, tree_tokens),
         Row("tree without layers", without.run, tree_tokens),
         Row("tree with --agree", more.run, tree_tokens),
-        half_row(args),
         harness_row(lm, examples[0]),
-        Row(
-            "limit: prefill of the tree's tokens", lambda p: prefill(lm, limit_rows(p)), tree_tokens
-        ),
+        Row("prefill of as many tokens", lambda p: prefill(lm, limit_rows(p)), tree_tokens),
     ]
-    rows = [row for row in rows if row and row.name.startswith(tuple(args.rows))]
+    rows = [row for row in rows if row and (not args.rows or row.name in args.rows)]
+    others = [other_row(lm, args, kind) for kind in ("vllm", "llama") if getattr(args, kind)]
+    rows += [row for row, _ in others]
+    rows.append(Row("limit: products", lambda p: products(lm, p), tree_tokens))
     print(f"\n{pair}, max_len {max_len}, {len(examples)} targets, {lm.facts()['dtype']}")
-    measure(rows, examples, args.repeats)
+    measure(rows, examples, args.repeats, CLOCKS[args.clock])
     print_rows(rows, examples)
+    for row, other in others:
+        print(f"{row.name}: same top label in {same_labels(tree, other, examples)}")
+        other.close()
 
 
-def half_row(args: argparse.Namespace) -> Row | None:
-    """The tree in bfloat16, where the hardware computes in it."""
-    if not (torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        print("no bfloat16 hardware: that row is left out", file=sys.stderr)
-        return None
-    half = load_model(args.model, dtype="bfloat16", device=args.device)
-    return Row("tree bfloat16", half.run, tree_tokens)
+def other_row(lm: LanguageModel, args: argparse.Namespace, kind: str) -> tuple[Row, Other]:
+    """A row of vLLM or llama.cpp, started in the environment that was named for it."""
+    python, model = getattr(args, kind)
+    other = Other(python, kind, model, torch.get_num_threads(), lm.facts()["dtype"])
+    clock = (lambda: other.cpu_seconds) if args.clock == "cpu" else None
+    name = "vLLM" if kind == "vllm" else "llama.cpp, its GGUF"
+
+    def read(prompts: Sequence[Prompt]) -> None:
+        other.read([prompt.ids for prompt in prompts])
+
+    return Row(name, read, lambda p: sum(len(x.ids) for x in p), clock), other
+
+
+def same_labels(lm: LanguageModel, other: Other, examples: Sequence[Sequence[Prompt]]) -> str:
+    """In how many prompts the likeliest label is the same by its first token."""
+    same, count = 0, 0
+    for prompts in examples:
+        tops = other.read([prompt.ids for prompt in prompts])
+        for prompt, outcome, top in zip(prompts, lm.run(prompts), tops):
+            found = [top.get(str(token), -float("inf")) for token in prompt.fork.tokens]
+            own = list(outcome.label_logprobs.values())
+            same += found.index(max(found)) == own.index(max(own))
+            count += 1
+    return f"{same} of {count} prompts"
 
 
 def compare_growth(lm: LanguageModel, args: argparse.Namespace, pair: Pair) -> None:
@@ -258,10 +235,10 @@ def compare_growth(lm: LanguageModel, args: argparse.Namespace, pair: Pair) -> N
         [cases] = plan_cases([pair], max_len, [args.seed], 1)
         prompts = encode_cases(lm, cases, max_len)
         rows.append(Row(f"max_len {max_len}", lambda _, p=prompts: tree.run(p), len))
-    measure(rows, [[]], args.repeats)
+    measure(rows, [[]], args.repeats, CLOCKS[args.clock])
     medians = [statistics.median(row.seconds) for row in rows]
     print("\ngrowth: " + ", ".join(f"{r.name} {s:.2f} s" for r, s in zip(rows, medians)))
-    print("ratios: " + ", ".join(f"{b / a:.2f}" for a, b in pairwise(medians)))
+    print("ratios: " + ", ".join(ratio(b, a) for a, b in pairwise(rows)))
 
 
 def compare_grid(lm: LanguageModel, args: argparse.Namespace) -> None:
@@ -278,11 +255,10 @@ def compare_grid(lm: LanguageModel, args: argparse.Namespace) -> None:
             lm.run(encode_cases(lm, [case], args.max_len[0]))
 
     runs = [Row("grid", together, len), Row("nine runs", apart, len)]
-    measure(runs, [[]], args.repeats)
+    measure(runs, [[]], args.repeats, CLOCKS[args.clock])
     grid, nine = (statistics.median(run.seconds) for run in runs)
-    ratio = statistics.median(a / b for a, b in zip(runs[0].seconds, runs[1].seconds))
     print(f"\n{len(pairs)} pairs of {' '.join(args.grid)}, max_len {args.max_len[0]}:")
-    print(f"one grid {grid:.2f} s per target, single runs {nine:.2f} s, ratio {ratio:.2f}")
+    print(f"one grid {grid:.2f} s per target, single runs {nine:.2f} s, ratio {ratio(*runs)}")
 
 
 # -- beside another process
@@ -384,12 +360,15 @@ def main() -> None:
     parser.add_argument("--max_len", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--growth", type=int, nargs="*", default=[4, 8, 16])
     parser.add_argument("--grid", nargs="*", default=["quiz", "reviews", "posts"])
-    parser.add_argument("--rows", nargs="*", default=[""], help="beginnings of their names (all)")
+    parser.add_argument("--rows", nargs="*", default=[], help="their names (all)")
     parser.add_argument("--n", type=int, default=2, help="target examples (2)")
     parser.add_argument("--repeats", type=int, default=3, help="counted rounds (3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="auto", choices=("auto", *DTYPES))
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--clock", default="wall", choices=CLOCKS, help="time, or the processor's")
+    parser.add_argument("--vllm", nargs=2, metavar=("PYTHON", "FOLDER"), help="its model's folder")
+    parser.add_argument("--llama", nargs=2, metavar=("PYTHON", "GGUF"), help="its model's file")
     parser.add_argument("--busy", action="store_true", help="a forward beside another process")
     parser.add_argument("--throughput", action="store_true", help="bfloat16 against the peak")
     args = parser.parse_args()
