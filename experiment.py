@@ -10,13 +10,14 @@ Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import data
-from core import records
+from core import log_files, records
+from core.debug_log import Example
 from core.errors import OutOfMemory, Terminated, UserError
 from core.terminal import escape_unprintable, restart_in_utf_8
 from data import Case, Pair
@@ -183,10 +184,7 @@ def read_journals(
         for journal in journals.values():
             journal.prepare(config.overwrite)
     team.wait()
-    kept = {}
-    for pair, journal in journals.items():  # one by one: the prompts of all may not fit in memory
-        kept[pair] = journal.read()
-        kept[pair].forget_examples()
+    kept = {pair: journal.read() for pair, journal in journals.items()}
     team.wait()
     if config.on_overflow == "stop":  # what was skipped is tried again
         for held in kept.values():
@@ -280,13 +278,14 @@ def finish(
         cases = [case for place in plan for case in place if case.pair is pair]
         kept = journal.read_all([case.key for case in cases])
         gone = {target_idx for target_idx, _ in kept.skipped}  # under one seed, so under all
-        log = gather(kept, [case.key for case in cases if case.target_idx not in gone])
-        if not log["debug_examples"]:
+        keys = [case.key for case in cases if case.target_idx not in gone]
+        if not keys:
             empty.append(pair)
             continue
         skipped = sorted({case.target_idx for case in dropped if case.pair is pair} | gone)
+        counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
         made = {"config": describe_config(pair, config, lm), "environment": environment}
-        write_pair(result_path(config, pair), pair, log, skipped, made)
+        write_pair(result_path(config, pair), identity(pair, config), kept, keys, counts | made)
     for pair in journals:
         if pair not in empty:
             remove_journals(result_path(config, pair))
@@ -298,34 +297,41 @@ def finish(
         )
 
 
-def gather(kept: Finished, keys: Sequence[CaseKey]) -> dict[str, Any]:
-    """The conversations and examples of a debug log, each example with its conversation's place."""
+def identity(pair: Pair, config: RunConfig) -> dict[str, Any]:
+    """What both files of a pair begin with."""
     return {
-        "conversations": [kept.conversations[key] for key in keys],
-        "debug_examples": [
-            example | {"conversation": place}
-            for place, key in enumerate(keys)
-            for example in kept.examples[key]
-        ],
-    }
-
-
-def write_pair(
-    path: Path, pair: Pair, log: dict[str, Any], skipped: list[int], made: dict[str, Any]
-) -> None:
-    """Write a pair's debug log and then its result, so that no result is without its log."""
-    identity = {
         "schema_version": records.SCHEMA_VERSION,
-        "model": records.model_name(made["config"]["model"]),
+        "model": records.model_name(config.model),
         "target": str(pair.target.spec),
         "distractor": str(pair.distractor.spec),
         "metric_name": pair.target.spec.task.metric,
     }
-    rounding = made["environment"].get("rounding")
-    aggregates = metrics.aggregate(log["debug_examples"], identity["metric_name"], rounding)
-    counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
-    log, result = identity | log, identity | aggregates | counts | made
-    records.write_pair(path, result, log)
+
+
+def write_pair(
+    path: Path,
+    named: dict[str, Any],
+    kept: Finished,
+    keys: Sequence[CaseKey],
+    made: dict[str, Any],
+) -> None:
+    """Write the debug log of some target examples and then its result, so that no result is without
+    its log; a prompt at a time.
+    """
+    collected, aggregates = metrics.Examples(), {}
+
+    def examples() -> Iterator[Example]:
+        for place, key in enumerate(keys):
+            for example in kept.examples[key]:
+                collected.add(example)
+                yield example | {"conversation": place}
+        rounding = made["environment"].get("rounding")
+        aggregates.update(metrics.aggregate_examples(collected, named["metric_name"], rounding))
+
+    conversations = (kept.conversations[key] for key in keys)
+    log = named | {"conversations": conversations, "debug_examples": examples()}
+    digest = log_files.write_log(records.debug_path(path), log)
+    records.write_json(path, named | aggregates | made | {records.DIGEST_OF_LOG: digest})
 
 
 def describe_config(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:

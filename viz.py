@@ -144,7 +144,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     """Write a row for every prompt of the results below the folders."""
     out = arguments.out or Path(f"prompts.{arguments.format}")
     check_file(out)
-    frame = records.load_examples(*arguments.result_dir, flat=True)
+    frame = log_files.load_examples(*arguments.result_dir, flat=True)
     if arguments.format == "parquet":
         records.write_bytes(out, frame.to_parquet(index=False))
     else:

@@ -1,28 +1,31 @@
 """The result files: where they lie, how they are written whole, and how they are read and checked.
 
 OUT_DIR/org@name__T/S_vs_D_R.json holds the aggregates of one pair and S_vs_D_R_debug.json beside it
-one entry per prompt. Whoever a file belongs to is read from inside it, never out of its name.
+one entry per prompt (`log_files`). Whoever a file belongs to is read from inside it, never out of
+its name.
 """
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
 import platform
-import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import numpy as np
 
 from core import VERSION, frames
-from core.errors import UNPRINTABLE, UserError, is_text, unique_keys
+from core.errors import UNPRINTABLE, UserError
+from core.json_stream import DECODER, check
 from core.keys import Key, by_text, make_keys
 
 if TYPE_CHECKING:
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 3
 TOLERANCE = 1e-6  # largest difference between a stored number and a recomputed one
-SURROGATE = re.compile(r"\\u[dD]")  # in JSON: half of a character, and alone nothing
-DEEPEST = 20  # lists and objects in each other; what is written has half as many
 LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
 PACKAGES = (
@@ -54,6 +55,8 @@ SOMETIMES = (*TEXT_KEYS, *OF_ANSWERS, *LAYER_KEYS)
 IDENTITY = ("model", "target", "distractor", "metric_name")
 MADE_OF = {"result": "metric_by_len", "log": "debug_examples"}  # a key that each has
 DIGEST, DIGEST_OF_LOG = "content_sha256", "log_sha256"
+UNDIGESTED = ("environment", DIGEST)  # members that a digest is not of
+LOG_ENDINGS = ("_debug.json", "_debug.json.gz")
 
 
 def model_name(model: str) -> str:
@@ -81,16 +84,23 @@ def result_path(out_dir: str | Path, model: str, target: str, distractor: str) -
     return Path(out_dir, *parts)
 
 
-def debug_path(result: Path) -> Path:
+def debug_path(result: Path, compressed: bool = False) -> Path:
     """Debug log that belongs to a result file."""
-    return result.with_name(result.stem + "_debug.json")
+    return result.with_name(result.stem + LOG_ENDINGS[compressed])
+
+
+def find_log(result: Path) -> Path | None:
+    """The debug log that is there beside a result file, compressed or not; None where none is."""
+    both = (debug_path(result, compressed) for compressed in (False, True))
+    return next((path for path in both if path.exists()), None)
 
 
 def result_of_debug(debug: Path) -> Path:
     """Result file that a debug log belongs to; UserError where the name is not a debug log's."""
-    if not debug.name.endswith("_debug.json"):
-        raise UserError(f"{debug} is not a debug log: those end in _debug.json.")
-    return debug.with_name(debug.name.removesuffix("_debug.json") + ".json")
+    for ending in LOG_ENDINGS:
+        if debug.name.endswith(ending):
+            return debug.with_name(debug.name.removesuffix(ending) + ".json")
+    raise UserError(f"{debug} is not a debug log: those end in {' or '.join(LOG_ENDINGS)}.")
 
 
 def check_writable(out_dir: str | Path, make: bool = True) -> None:
@@ -109,12 +119,6 @@ def check_writable(out_dir: str | Path, make: bool = True) -> None:
         raise UserError(f"cannot write in {out_dir}: {error.strerror}.") from error
 
 
-def write_pair(path: Path, result: dict[str, Any], log: dict[str, Any]) -> None:
-    """Write a result, and before it its log: no result is there without its own."""
-    write_json(debug_path(path), log)
-    write_json(path, result | {DIGEST_OF_LOG: digest(log)})
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file with a digest of itself, whole or not at all; ValueError for NaN."""
     sealed = content | {DIGEST: digest(content)}
@@ -128,11 +132,21 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole or not at all; UserError where it cannot be written."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes its place when the block ends, or leaves nothing behind.
+
+    UserError where it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")  # the next attempt writes over a killed one's
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -158,40 +172,39 @@ def sync_folder(folder: Path) -> None:
 
 def digest(content: dict[str, Any]) -> str:
     """Changes with any value of a result or a log, a result's `environment` apart."""
-    kept = {key: value for key, value in content.items() if key not in ("environment", DIGEST)}
+    kept = {key: value for key, value in content.items() if key not in UNDIGESTED}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a file of `write_json`; UserError where it is missing, damaged, or holds NaN."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"holds {constant}")
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text, parse_constant=refuse, object_pairs_hook=unique_keys)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged: {str(error) or type(error).__name__}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: not an object.")
-    if _too_deep(content):
-        raise UserError(f"{path} is damaged: nested too deep.")
-    if SURROGATE.search(text) and not is_text(json.dumps(content, ensure_ascii=False)):
-        raise UserError(f"{path} is damaged: it holds half a character (a lone surrogate).")
+    with reading(path) as file:
+        text = file.read()
+        content = DECODER.decode(text)
+        if not isinstance(content, dict):
+            raise ValueError("not an object")
+        check(content, text)
     return content
 
 
-def _too_deep(value: Any) -> bool:
-    """True where lists and objects stand in each other deeper than DEEPEST."""
-    level = [value]
-    for _ in range(DEEPEST):
-        inner = (x.values() if isinstance(x, dict) else x for x in level)
-        level = [x for each in inner for x in each if isinstance(x, dict | list)]
-    return bool(level)
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[TextIO]:
+    """The text of a file, which is compressed where its name ends in .gz.
+
+    UserError where it cannot be read, or the block finds something wrong with it.
+    """
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else open(path, encoding="utf-8") as file
+        ):
+            yield file
+    except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is damaged: {str(error) or type(error).__name__}.") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from error
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -208,18 +221,13 @@ def read_debug(path: Path) -> dict[str, Any]:
     return require_whole(path, read_unsealed(path, "log"))
 
 
-def read_log(result: dict[str, Any]) -> dict[str, Any]:
-    """The log of a result of `load_results`; UserError where it is damaged or another result's."""
-    path = debug_path(Path(result["path"]))
-    log = read_debug(path)
-    if log[DIGEST] != result[DIGEST_OF_LOG]:
-        raise UserError(f"{path} is the log of another result: its digest is another one.")
-    return log
-
-
 def read_unsealed(path: Path, kind: str) -> dict[str, Any]:
     """A `result` or `log` that may hold other values than were written."""
-    content = read_json(path)
+    return identified(path, read_json(path), kind)
+
+
+def identified(path: Path, content: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The content; UserError unless it is one of this version, with plain names."""
     version = content.get("schema_version")
     if MADE_OF[kind] not in content or not isinstance(version, int):
         raise UserError(f"{path} is damaged: it is no {kind}.")
@@ -254,7 +262,7 @@ def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"--result_dir {folder} is not a folder.")
-    logged = (path for path in root.rglob("*.json") if debug_path(path).exists())
+    logged = (path for path in root.rglob("*.json") if find_log(path))
     paths = sorted(path for path in logged if REFERENCE not in path.relative_to(root).parts)
     if not paths:
         raise UserError(
@@ -289,16 +297,6 @@ def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
 def load_frame(*folders: str | Path) -> "DataFrame":
     """Every number of the results below folders, see `frames.results_frame`; UserError as above."""
     return frames.results_frame(load_results(folders))
-
-
-def load_examples(*folders: str | Path, flat: bool = False) -> "DataFrame":
-    """A row per prompt of the results below folders, see `frames.examples_frame`.
-
-    UserError as above, and for a damaged log.
-    """
-    results = load_results(folders).items()
-    every = ((key, each) for key, result in results for each in read_log(result)["debug_examples"])
-    return frames.examples_frame(every, flat)
 
 
 def _differences(config: dict[str, Any], other: dict[str, Any]) -> str:

@@ -7,12 +7,11 @@ in differences is the difference at h; else, as between two models, the changes 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from core import records
+from core import log_files, records
 from core.errors import UserError
 from core.keys import FIELDS, KNOWN, Key, dataset, differing, same_task
 from measures import layers, stats
@@ -77,11 +76,12 @@ class Side:
     def _table(self) -> Table:
         pooled = " " in self.key.fields["seed"]
         if self.by == "seed" and pooled:
-            path = records.debug_path(Path(self.result["path"]))
+            path = log_files.log_of(self.result)
             raise UserError(f"{path} pools several seeds, and a contrast of seeds needs one each.")
         table = Table(lambda example: [("value", self.value(example))])
-        for example in records.read_log(self.result)["debug_examples"]:
-            table.add(example)
+        with log_files.trusted(self.result) as log:
+            for example in log.examples():
+                table.add(example)
         return table
 
     @cached_property

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from core import records
+from core import log_files, records
 from core.debug_log import Conversation, Example, cut_at_messages, messages_at
 from reports import style
 
@@ -38,20 +38,21 @@ class Texts:
         return self.places.setdefault(text, len(self.places))
 
 
+# What a row needs of an example, beside its prompts in pieces
+KEPT = ("config", "model_prediction", "expected_answer", "references", "score", "top5")
+KEPT += ("label_logprobs", "decision_layer", "format_failure", "intruded", "generated_text")
+
+Row = tuple[int, int]  # target and seed
+
+
 @dataclass(frozen=True)
 class Target:
     """One target of a pair under one seed."""
 
-    result: Record
-    log: Record
     place: int  # in the order of the run
-    examples: Sequence[Example]  # of each history length, in order
+    conversation: Conversation  # its longest
+    examples: Sequence[Example]  # KEPT of each history length, in order, with `pieces`
     states: Sequence[str]
-
-    @property
-    def conversation(self) -> Conversation:
-        """Its longest conversation."""
-        return self.log["conversations"][self.examples[-1]["conversation"]]
 
 
 def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
@@ -60,14 +61,9 @@ def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, 
     """
     pairs, sampled = [], []
     for result, name in zip(results, names):  # one log at a time, since they can be large
-        log = records.read_log(result)
-        groups = group_examples(log)
-        states = states_of(groups, result)
+        states = states_of(read_scores(result), result)
         chosen = choose(states, MOST_ROWS // len(results), f"report/{name}")
-        order = {row: place for place, row in enumerate(groups)}
-        sampled.append(
-            [Target(result, log, order[row], groups[row], states[row]) for row in chosen]
-        )
+        sampled.append(read_targets(result, chosen, states))
         pairs.append(describe_pair(result, name, states) | count_intruded(result))
     texts, rows = Texts(), []
     for turn in zip_longest(*sampled):  # a row of every pair, so that a limit cuts all alike
@@ -80,27 +76,62 @@ def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, 
     return rule | {"pairs": pairs, "rows": in_order}
 
 
-def group_examples(log: Record) -> dict[tuple[int, int], list[Example]]:
-    """The examples of a log by target and seed, in the order of the run, each with one example per
+def read_scores(result: Record) -> dict[Row, list[float]]:
+    """The scores of a result's log by target and seed, in the order of the run, each with one per
     history length.
     """
-    groups: dict[tuple[int, int], list[Example]] = {}
-    for example in log["debug_examples"]:
-        place = example["config"]
-        groups.setdefault((place["target_idx"], place["seed"]), []).append(example)
-    return {
-        row: sorted(examples, key=lambda example: example["config"]["history_len"])
-        for row, examples in groups.items()
-    }
+    found: dict[Row, dict[int, float]] = {}
+    with log_files.trusted(result) as log:
+        for example in log.examples():
+            found.setdefault(row_of(example), {})[example["config"]["history_len"]] = example[
+                "score"
+            ]
+    return {row: [by_len[h] for h in sorted(by_len)] for row, by_len in found.items()}
 
 
-def states_of(groups: dict[Any, list[Example]], result: Record) -> dict[Any, list[str]]:
+def row_of(example: Example) -> Row:
+    """Target and seed of an example."""
+    return example["config"]["target_idx"], example["config"]["seed"]
+
+
+def read_targets(
+    result: Record, chosen: Sequence[Row], states: dict[Row, list[str]]
+) -> list[Target]:
+    """The chosen rows of a log that `read_scores` has read, in their order."""
+    log = log_files.LogReader(log_files.log_of(result))
+    groups: dict[Row, list[Example]] = {row: [] for row in chosen}
+    conversations: dict[Row, Conversation] = {}
+    for example in log.examples():
+        row = row_of(example)
+        if row in groups:
+            conversations.setdefault(row, log.conversations[example["conversation"]])
+            groups[row].append(shortened(example, conversations[row]))
+    order = {row: place for place, row in enumerate(states)}
+    for examples in groups.values():
+        examples.sort(key=lambda example: example["config"]["history_len"])
+    return [Target(order[row], conversations[row], groups[row], states[row]) for row in chosen]
+
+
+def shortened(example: Example, conversation: Conversation) -> Example:
+    """KEPT of an example and its prompt in `pieces`, and the same of it with the cue.
+
+    Pieces that are messages are the conversation's own texts, so that they are in memory once.
+    """
+    messages = messages_at(conversation, example["config"]["history_len"])
+    own = {each["content"]: each["content"] for each in messages}
+
+    def short(read: Example) -> Example:
+        pieces, _ = cut_at_messages(read["prompt_text"], messages)
+        kept = {name: read[name] for name in KEPT if name in read}
+        return kept | {"pieces": [own.get(piece, piece) for piece in pieces]}
+
+    return short(example) | ({"cued": short(example["cued"])} if "cued" in example else {})
+
+
+def states_of(scores: dict[Row, list[float]], result: Record) -> dict[Row, list[str]]:
     """The `state` of each row at each history length."""
     graded = result["metric_name"] not in records.PROPORTIONS
-    return {
-        row: [state(example["score"], group[0]["score"], graded) for example in group]
-        for row, group in groups.items()
-    }
+    return {row: [state(each, own[0], graded) for each in own] for row, own in scores.items()}
 
 
 def state(score: float, at_0: float, graded: bool) -> str:
@@ -167,24 +198,15 @@ def make_row(target: Target, texts: Texts) -> dict[str, Any]:
         "references": list(map(texts, first.get("references", [first["expected_answer"]]))),
         "history": list(zip(roles, longest["history_idx"])),
         "messages": [[each["role"], texts(each["content"])] for each in target.conversation],
-        "prompts": [_prompt(each, each, target, texts) for each in target.examples],
+        "prompts": [list(map(texts, each["pieces"])) for each in target.examples],
         "cued": [
-            _prompt(each["cued"], each, target, texts) for each in target.examples if "cued" in each
+            list(map(texts, each["cued"]["pieces"])) for each in target.examples if "cued" in each
         ],
         "at": [
             {"state": named, **make_answer(example, first["score"], texts)}
             for example, named in zip(target.examples, target.states)
         ],
     }
-
-
-def _prompt(read: Example, example: Example, target: Target, texts: Texts) -> list[int]:
-    """A prompt of an example, as it was `read` with the cue or without: places of texts, most of
-    which other prompts share.
-    """
-    h = example["config"]["history_len"]
-    pieces, _ = cut_at_messages(read["prompt_text"], messages_at(target.conversation, h))
-    return list(map(texts, pieces))
 
 
 def make_answer(example: Example, at_0: float, texts: Texts) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def _thinned(pairs: Sequence[dict[str, Any]]) -> str:
         return ""
     return (
         f"The page lists {embedded} of {whole} examples: a random sample alternating flipped and "
-        "unflipped ones. Every number outside the list is of all examples."
+        "unflipped ones. The others are in the debug logs. Every number outside the list is of all "
+        "examples."
     )
 
 

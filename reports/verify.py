@@ -1,6 +1,8 @@
-"""Verification of a finished run: every aggregate is computed again from the debug log."""
+"""Verification of a finished run: every aggregate is computed again from the debug log.
 
-from collections import defaultdict
+The log is read an example at a time.
+"""
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from core import records
-from core.debug_log import Conversation, Example, count_labels, cut_at_messages, messages_at
+from core.debug_log import Example, count_labels, cut_at_messages, messages_at
 from core.errors import UserError
+from core.log_files import Conversations, LogReader
 from measures import metrics, scoring
 from measures.intrusion import Switch, is_intruded
 
@@ -21,7 +24,8 @@ OF_TEXTS = ("scores", "extracted", "format_failure", "generated_label", "generat
 FOLLOWING = (*OF_TEXTS, "intruded", "rewritten_messages", "labels_shown", "cued")
 COLUMNS = ("quantity", "h", "values", "stored", "recomputed", "difference", "verdict")
 
-Record = dict[str, Any]  # a result or a log
+Record = dict[str, Any]
+Sides = tuple[Any, Any]  # as stored, and as recomputed
 
 
 def verify(path: Path) -> list[tuple[str, ...]]:
@@ -29,34 +33,50 @@ def verify(path: Path) -> list[tuple[str, ...]]:
 
     UserError where they were changed so that nothing follows.
     """
-    beside = records.result_of_debug(path)
-    result, log = records.read_unsealed(beside, "result"), records.read_unsealed(path, "log")
+    result = records.read_unsealed(records.result_of_debug(path), "result")
+    log, table = LogReader(path), Comparison()
     try:
-        stored, recomputed = both_sides(result, log)
+        compare_all(result, log, table)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        if records.is_whole(result) and records.is_whole(log):
+        if records.is_whole(result) and log.is_whole():
             raise  # the fault is not in the files
         if isinstance(error, ValueError):
             return [("aggregates", "-", "0", "", f"none: {error!s:.90}", "", "MISMATCH")]
         raise UserError(f"{path} or its result is damaged: {error!r:.90}.") from error
-    for kind, content in (("result", result), ("log", log)):
-        place = (records.DIGEST, "-", f"of the {kind}")
-        stored[place], recomputed[place] = content.get(records.DIGEST), records.digest(content)
-    place = (records.DIGEST_OF_LOG, "-", "")
-    stored[place], recomputed[place] = result.get(records.DIGEST_OF_LOG), records.digest(log)
-    return compare(stored, recomputed)
+    digests = {
+        "of the result": (result, records.digest(result)),
+        "of the log": (log.head, log.digest),
+    }
+    for place, (stored, digest) in digests.items():
+        table.add(records.DIGEST, "-", place, (stored.get(records.DIGEST), digest))
+    table.add(records.DIGEST_OF_LOG, "-", "", (result.get(records.DIGEST_OF_LOG), log.digest))
+    return table.rows()
 
 
-def both_sides(result: Record, log: Record) -> tuple[dict[tuple, Any], dict[tuple, Any]]:
-    """Every value of a result and its log: as stored, and as it follows from the log."""
-    examples = log["debug_examples"]
-    metric_name = "accuracy" if "label_logprobs" in examples[0] else log["metric_name"]
-    judge = Judge(metric_name, result["config"], log["conversations"])
-    judged = [judge.judged(example) for example in examples]
+def compare_all(result: Record, log: LogReader, table: "Comparison") -> None:
+    """Compare every value of a result and its log as stored with what follows from the log."""
+    judge, examples = None, metrics.Examples()
+    for number, example in enumerate(log.examples()):
+        if judge is None:
+            metric_name = "accuracy" if "label_logprobs" in example else log.head["metric_name"]
+            judge = Judge(metric_name, result["config"], log.conversations)
+        judged = judge.judged(example)
+        examples.add(judged)
+        h = str(example["config"]["history_len"])
+        sides = (values_of(example), values_of(judged))
+        table.add_values(h, f"of example {number}", sides)
     rounding = result["environment"].get("rounding")
-    aggregates = metrics.aggregate(judged, metric_name, rounding) | {"metric_name": metric_name}
+    aggregates = metrics.aggregate_examples(examples, judge.metric_name, rounding)
+    recomputed = log.head | aggregates | {"metric_name": judge.metric_name}
+    for name in IDENTITY:
+        table.add(name, "-", "", (result[name], recomputed[name]))
     stored = {key: {} for key in records.SOMETIMES} | result
-    return flatten(stored, examples), flatten(log | aggregates, judged)
+    for name in BY_LEN:
+        sides = [
+            {h: {name: value} for h, value in side[name].items()} for side in (stored, recomputed)
+        ]
+        for h in sides[0] | sides[1]:
+            table.add_values(h, "", [side.get(h, {}) for side in sides])
 
 
 @dataclass(frozen=True)
@@ -65,7 +85,7 @@ class Judge:
 
     metric_name: str
     config: dict[str, Any]  # of the result
-    conversations: Sequence[Conversation]
+    conversations: Conversations
 
     def judged(self, example: Example) -> Example:
         """The example with every value that follows computed again."""
@@ -122,20 +142,10 @@ class Judge:
         return cut_at_messages(example["prompt_text"], messages)[1]
 
 
-def flatten(record: Record, examples: Sequence[Example]) -> dict[tuple, Any]:
-    """Every value that is verified, by quantity, history length and place."""
-    flat = {(name, "-", ""): record[name] for name in IDENTITY}
-    for number, example in enumerate(examples):
-        h, place = str(example["config"]["history_len"]), f"of example {number}"
-        judged = ("model_prediction",) if "label_logprobs" in example else ()
-        for name in ("score", *judged, *FOLLOWING):
-            if name in example:
-                inner = leaves(example[name])
-                flat |= {(name, h, f"{part} {place}".strip()): leaf for part, leaf in inner}
-    for name in BY_LEN:
-        for h, value in record[name].items():
-            flat |= {(name, h, place): leaf for place, leaf in leaves(value)}
-    return flat
+def values_of(example: Example) -> Record:
+    """What of an example is verified."""
+    judged = ("model_prediction",) if "label_logprobs" in example else ()
+    return {name: example[name] for name in ("score", *judged, *FOLLOWING) if name in example}
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -150,20 +160,49 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, value
 
 
-def compare(stored: dict[tuple, Any], recomputed: dict[tuple, Any]) -> list[tuple[str, ...]]:
-    """A row of COLUMNS per quantity and history length, about the place that differs most."""
-    groups = defaultdict(list)
-    for key in stored | recomputed:
-        pair = [side.get(key, "(missing)") for side in (stored, recomputed)]
-        groups[key[:2]].append((difference(*pair), key[2], *pair))
-    rows = []
-    for (quantity, h), group in groups.items():
-        gap, place, *pair = max(group, key=lambda entry: entry[0])
-        wrong = sum(entry[0] > records.TOLERANCE for entry in group)
-        shown = [f"{x:.9g}" if isinstance(x, float) else repr(x)[:70] for x in pair]
-        cells = (f"{quantity} {place}".strip(), h, str(len(group)), *shown, f"{gap:.0e}")
-        rows.append((*cells, f"MISMATCH ({wrong})" if wrong else "ok"))
-    return rows
+@dataclass
+class Entry:
+    """Of a quantity and a history length: how many values, how many differ, and which the most."""
+
+    values: int = 0
+    wrong: int = 0
+    gap: float = -1
+    place: str = ""
+    pair: Sides = (None, None)
+
+
+class Comparison:
+    """Stored and recomputed values, of which the ones that differ most are kept."""
+
+    def __init__(self) -> None:
+        self.entries = {(name, "-"): Entry() for name in IDENTITY}  # are shown first
+
+    def add(self, quantity: str, h: str, place: str, pair: Sides) -> None:
+        """Compare a value as stored and as recomputed."""
+        entry = self.entries.setdefault((quantity, h), Entry())
+        gap = difference(*pair)
+        entry.values += 1
+        entry.wrong += gap > records.TOLERANCE
+        if gap > entry.gap:
+            entry.gap, entry.place, entry.pair = gap, place, pair
+
+    def add_values(self, h: str, place: str, sides: Sequence[Record]) -> None:
+        """Compare every value inside records of one place, stored and recomputed, by quantity."""
+        for name in sides[0] | sides[1]:
+            pair = [dict(leaves(side[name])) if name in side else {} for side in sides]
+            for part in pair[0] | pair[1]:
+                found = tuple(side.get(part, "(missing)") for side in pair)
+                self.add(name, h, f"{part} {place}".strip(), found)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """A row of COLUMNS per quantity and history length, about the place that differs most."""
+        rows = []
+        for (quantity, h), entry in self.entries.items():
+            shown = [f"{x:.9g}" if isinstance(x, float) else repr(x)[:70] for x in entry.pair]
+            name = f"{quantity} {entry.place}".strip()
+            verdict = f"MISMATCH ({entry.wrong})" if entry.wrong else "ok"
+            rows.append((name, h, str(entry.values), *shown, f"{entry.gap:.0e}", verdict))
+        return rows
 
 
 def difference(stored: Any, recomputed: Any) -> float:

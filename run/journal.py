@@ -16,7 +16,7 @@ import platform
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,24 +36,53 @@ LATE_LINES = 90  # seconds; network file systems look at a folder again after a 
 CHECKSUM = ', "crc32": '  # behind what it is of, as the last key of a line
 
 
+Line = tuple[Path, int]  # a journal, and where a line of it begins
+
+
+class Stored(Mapping[CaseKey, Any]):
+    """What lines hold of target examples, read from them when it is asked for."""
+
+    def __init__(self, take: Callable[[Sequence[Entry]], Any]):
+        self.take, self.lines = take, {}
+
+    def __getitem__(self, key: CaseKey) -> Any:
+        return self.take([_entry_at(*line) for line in self.lines[key]])
+
+    def __iter__(self) -> Iterator[CaseKey]:
+        return iter(self.lines)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+
+def _examples_in(entries: Sequence[Entry]) -> list[Example]:
+    return [entry["example"] for entry in entries]
+
+
+def _conversation_in(entries: Sequence[Entry]) -> Conversation:
+    return entries[-1]["conversation"]
+
+
 @dataclass
 class Finished:
-    """What the journals of a pair hold."""
+    """What the journals of a pair hold; prompts stay in them."""
 
-    examples: dict[CaseKey, list[Example]] = field(default_factory=dict)  # of each length from 0
-    conversations: dict[CaseKey, Conversation] = field(default_factory=dict)  # the longest
-    scores: dict[CaseKey, list[float]] = field(default_factory=dict)  # of examples forgotten
+    examples: Stored = field(default_factory=lambda: Stored(_examples_in))  # of each length from 0
+    conversations: Stored = field(default_factory=lambda: Stored(_conversation_in))  # the longest
+    scores: dict[CaseKey, list[float]] = field(default_factory=dict)
     skipped: dict[CaseKey, str] = field(default_factory=dict)  # with the reason
     token_budget: int | None = None  # the smallest that memory forced on a process
     damaged: int = 0  # lines that do not count
 
-    def forget_examples(self) -> None:
-        """Keep only their scores: a long run need not hold its prompts."""
-        self.scores = {key: [e["score"] for e in self.examples[key]] for key in self.examples}
-        self.examples, self.conversations = {}, {}
+    def add(self, key: CaseKey, found: Sequence[tuple[Line, float]]) -> None:
+        """Add a target example by its lines and scores."""
+        lines = [line for line, _ in found]
+        self.examples.lines[key], self.conversations.lines[key] = lines, lines[-1:]
+        self.scores[key] = [score for _, score in found]
+        self.skipped.pop(key, None)  # there was memory for it later
 
     def __contains__(self, key: CaseKey) -> bool:
-        return any(key in part for part in (self.examples, self.scores, self.skipped))
+        return key in self.scores or key in self.skipped
 
 
 class Journal:
@@ -89,19 +118,19 @@ class Journal:
         UserError where a process had other settings.
         """
         kept = Finished()
-        by_length: dict[CaseKey, dict[int, Entry]] = {}
+        by_length: dict[CaseKey, dict[int, tuple[Line, float]]] = {}
         paths = find_journals(self.result)
         for path in paths:
             found = begun_with(path)
             if found not in (None, self.settings):
                 raise other_settings(path, found, self.settings)
-        for entry in (entry for path in paths for entry in _entries(path)):
+        for line, entry in (found for path in paths for found in _entries(path)):
             if entry is None:
                 kept.damaged += 1
             elif "example" in entry:
                 example = entry["example"]
                 lengths = by_length.setdefault(case_key(example), {})
-                lengths[example["config"]["history_len"]] = entry
+                lengths[example["config"]["history_len"]] = (line, example["score"])
             elif "skipped" in entry:
                 kept.skipped[entry["target_idx"], entry["seed"]] = entry["skipped"]
             elif "token_budget" in entry:
@@ -109,9 +138,7 @@ class Journal:
                 kept.token_budget = min(budget for budget in budgets if budget is not None)
         for key, lengths in by_length.items():
             if all(h in lengths for h in self.lengths):
-                kept.examples[key] = [lengths[h]["example"] for h in self.lengths]
-                kept.conversations[key] = lengths[self.lengths[-1]]["conversation"]
-                kept.skipped.pop(key, None)  # there was memory for it later
+                kept.add(key, [lengths[h] for h in self.lengths])
         return kept
 
     def read_all(self, keys: Iterable[CaseKey]) -> Finished:
@@ -281,12 +308,23 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return json.loads(text + b"}")
 
 
-def _entries(path: Path) -> Iterator[Entry | None]:
-    """Everything below the first line; None for a line that does not count."""
+def _entries(path: Path) -> Iterator[tuple[Line, Entry | None]]:
+    """Everything below the first line with its place; None for a line that does not count."""
     with _open(path) as file:
-        file.readline()
+        start = len(file.readline())
         for line in file:
-            yield _parsed(line)
+            yield (path, start), _parsed(line)
+            start += len(line)
+
+
+def _entry_at(path: Path, start: int) -> Entry:
+    """The entry of a line; UserError where it is not the one that was there."""
+    with _open(path) as file:
+        file.seek(start)
+        entry = _parsed(file.readline())
+    if entry is None:
+        raise UserError(f"{path} was changed while it was read.\nRun the same command again.")
+    return entry
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import data
-from core import records
+from core import log_files, records
 from core.errors import UserError
 from data import Case, Pair, TaskRows, Turn
 from lm.interface import LocalModel, Model
@@ -246,12 +246,14 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
                 f"{result_path(config, pair)} was made with other settings: {'; '.join(changed)}.\n"
                 "Use another --out_dir, or --overwrite to replace it."
             )
-        log = records.debug_path(result_path(config, pair))
-        if not log.exists():
+        path = result_path(config, pair)
+        log = records.find_log(path)
+        if log is None:
             raise UserError(
-                f"{log} is missing beside its result. Use --overwrite to make both again."
+                f"{records.debug_path(path)} is missing beside its result. Use --overwrite to make "
+                "both again."
             )
-        records.read_debug(log)
+        log_files.check_log(log)
     waiting = [pair for pair in pairs if pair not in there]
     for pair in waiting:
         asked = requested(config, pair).items()

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import stored
+
 from core import records
 from measures import metrics, scoring
 
@@ -132,7 +134,7 @@ def write_pair(
     path = path.with_name(f"{seeds[0]}_{path.name}") if seeds[0] else path
     result = identity | metrics.aggregate(examples, metric) | {"n_skipped": 0}
     result |= {"config": config, "environment": environment} | more
-    records.write_pair(path, result, identity | log_of(examples))
+    stored.write_pair(path, result, identity | log_of(examples))
     return path
 
 

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 import scipy.stats
+import stored
 from statsmodels.stats.contingency_tables import mcnemar
 
 import viz
@@ -52,7 +53,7 @@ def write(
     path = records.result_path(folder, model, target, distractor)
     found = metrics.aggregate(examples, metric) | {"config": settings, "environment": {}}
     log = {"debug_examples": examples, "conversations": [TURNS]}
-    records.write_pair(path, names | found, names | log)
+    stored.write_pair(path, names | found, names | log)
     return path
 
 

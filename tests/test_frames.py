@@ -10,7 +10,7 @@ import pytest
 from test_experiment import result_of, run
 
 import viz
-from core import records
+from core import log_files, records
 from reports import tables
 
 FIELDS = ["model", "target", "distractor", "history", "seed"]
@@ -89,7 +89,7 @@ def test_no_number_of_a_result_is_left_out(out, frame):
 
 
 def test_prompts_are_those_of_the_logs(out):
-    frame = records.load_examples(out)
+    frame = log_files.load_examples(out)
     results = records.load_results([out])
     logs = [records.read_debug(records.debug_path(Path(r["path"]))) for r in results.values()]
     examples = [example for log in logs for example in log["debug_examples"]]
@@ -109,7 +109,7 @@ def test_export_writes_a_row_per_prompt(out, tmp_path, capsys, form):
     assert viz.main(["export", *map(str, flags)]) == 0
     assert capsys.readouterr().out == f"{file}\n"
     read = pandas.read_parquet(file) if form == "parquet" else pandas.read_csv(file)
-    whole = records.load_examples(out)
+    whole = log_files.load_examples(out)
     assert list(read.columns) == list(whole.columns)
     assert read.prompt_text.tolist() == whole.prompt_text.tolist()
     labels = [text for text in read.label_logprobs if isinstance(text, str)]

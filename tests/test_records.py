@@ -6,6 +6,7 @@ import os
 from functools import partial
 
 import pytest
+from stored import write_pair
 
 from core import keys, records
 from core.errors import UserError
@@ -221,7 +222,7 @@ def test_two_runs_of_equal_values_have_equal_digests_wherever_they_ran(tmp_path)
 
 
 def test_a_result_holds_the_digest_of_its_log(tmp_path):
-    records.write_pair(tmp_path / "x.json", RESULT, LOG)
+    write_pair(tmp_path / "x.json", RESULT, LOG)
     result, log = (
         records.read_result(tmp_path / "x.json"),
         records.read_debug(tmp_path / "x_debug.json"),
@@ -257,7 +258,7 @@ def stored(tmp_path, folder="results", distractor="posts/test", **config):
     """Write a result with these settings and its log; returns its path."""
     content = edited(RESULT, "config", value=config) | {"distractor": distractor}
     path = records.result_path(tmp_path / folder, "org/name", "quiz/test", distractor)
-    records.write_pair(path, content, LOG)
+    write_pair(path, content, LOG)
     return path
 
 

@@ -9,6 +9,7 @@ from functools import cache
 import matplotlib
 import numpy as np
 import pytest
+import stored
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
@@ -87,7 +88,7 @@ def write(folder, lengths=3, blocks=4, model=MODEL, target=None, distractor=None
     names = {"model": model, "target": target, "distractor": distractor, "config": config}
     path = records.result_path(folder, model, target, distractor)
     seed = zlib.crc32(f"{target} {distractor} {config}".encode())
-    records.write_pair(path, synthetic(lengths, blocks, seed) | names, {})
+    stored.write_pair(path, synthetic(lengths, blocks, seed) | names, {})
     return path
 
 

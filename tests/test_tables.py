@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 from statsmodels.stats.multitest import multipletests
+from stored import write_pair as store
 from test_viz import complains
 
 import viz
@@ -52,7 +53,7 @@ def write(
     path = records.result_path(folder, model, target, distractor)
     aggregates = metrics.aggregate(examples, metric_name)
     result = identity | aggregates | {"config": config, "environment": {}}
-    records.write_pair(path, result, {})
+    store(path, result, {})
     return path
 
 

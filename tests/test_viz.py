@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import stored
 from matplotlib.collections import FillBetweenPolyCollection, LineCollection, PathCollection
 from PIL import Image
 
@@ -122,7 +123,7 @@ def write_pair(
     path = records.result_path(out_dir, model, target, distractor)
     log = identity | {"conversations": CONVERSATIONS, "debug_examples": examples}
     log |= {"schema_version": records.SCHEMA_VERSION}
-    records.write_pair(path, identity | aggregates | rest, log)
+    stored.write_pair(path, identity | aggregates | rest, log)
     return records.debug_path(path)
 
 
@@ -529,7 +530,9 @@ def test_a_folder_without_results_is_refused(tmp_path, capsys, folder):
     assert not (tmp_path / "plots").exists()
 
 
-@pytest.mark.parametrize("part", ["measures.metrics.aggregate", "reports.curves.draw_line"])
+@pytest.mark.parametrize(
+    "part", ["measures.metrics.aggregate_examples", "reports.curves.draw_line"]
+)
 def test_a_fault_of_our_own_is_not_blamed_on_a_file(tmp_path, monkeypatch, part):
     def faulty(*arguments, **settings):
         raise KeyError("of ours")
