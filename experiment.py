@@ -330,7 +330,8 @@ def write_pair(
 
     conversations = (kept.conversations[key] for key in keys)
     log = named | {"conversations": conversations, "debug_examples": examples()}
-    digest = log_files.write_log(records.debug_path(path), log)
+    compressed = made["config"]["compress_logs"]
+    digest = log_files.write_log(records.debug_path(path, compressed), log)
     records.write_json(path, named | aggregates | made | {records.DIGEST_OF_LOG: digest})
 
 
@@ -345,6 +346,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
         **({"chats": dict(pair.distractor.facts)} if pair.distractor.facts else {}),
         "batch_size": config.batch_size,
         "allow_pickle": config.allow_pickle,
+        "compress_logs": config.compress_logs,
         "device_map": config.device_map,
         "data_root": config.data_root,
         "task_file": config.task_file,

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from core import frames, records
+from core import frames, log_files, records
 from core.errors import UserError
 from core.terminal import escape_unprintable, restart_in_utf_8
 from measures import contrasts
@@ -230,7 +230,7 @@ def make_parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--by", default=curves.BY[0], metavar="FIELD", help=text)
     check = commands.add_parser("verify", help="recompute every stored number from debug logs")
-    check.add_argument("--debug_file", required=True, nargs="+", help="..._debug.json files")
+    check.add_argument("--debug_file", required=True, nargs="+", help="debug logs")
     check.set_defaults(run=run_verify)
     return parser
 

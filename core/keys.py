@@ -12,7 +12,7 @@ FIELDS = ("model", "target", "distractor", "history", "seed")  # of every key
 KNOWN = {
     *("model", "target", "distractor", "history", "mix", "switch_cue", "num_histories"),
     *("batch_size", "device", "device_map", "data_root", "task_file", "allow_pickle"),
-    *("out_dir", "overwrite", "quiet", "trust_remote_code"),
+    *("out_dir", "overwrite", "quiet", "trust_remote_code", "compress_logs"),
 }
 
 

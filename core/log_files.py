@@ -282,6 +282,7 @@ def load_examples(*folders: str | Path, flat: bool = False) -> "DataFrame":
     def every() -> Iterator[tuple[Key, Example]]:
         for key, result in records.load_results(folders).items():
             with trusted(result) as log:
-                yield from ((key, example) for example in log.examples())
+                examples = list(log.examples())
+            yield from ((key, example) for example in examples)
 
     return frames.examples_frame(every(), flat)

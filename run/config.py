@@ -19,7 +19,7 @@ DEMO_LIMIT = 10  # target examples where no --model is named, so that a first ru
 NOT_SETTINGS = {
     *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
     *("quiet", "dry_run", "server", "concurrency", "max_tokens_total"),
-    *("allow_pickle", "recheck"),
+    *("allow_pickle", "recheck", "compress_logs"),
     "wording",  # a result holds its own wording, where it is not the first
 }
 # What may change while a run is under way: settings that change no number of what is finished.
@@ -170,6 +170,7 @@ class RunConfig:
     )
     out_dir: str = _flag("results", "DIR", "folder for the results")
     overwrite: bool = _flag(False, "", "replace results made with other settings")
+    compress_logs: bool = _flag(False, "", "write debug logs as _debug.json.gz")
     quiet: bool = _flag(False, "", "show no progress")
     dry_run: bool = _flag(False, "", "load no weights and write nothing; say what would be run")
 

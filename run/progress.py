@@ -174,7 +174,7 @@ def print_table(paths: Sequence[Path]) -> None:
     print(
         f"\n{made('engine')} engine, {made('seconds')} s, peak memory {made('peak_memory_mib')} MiB"
     )
-    print("Results (each with its _debug.json beside it):", *paths, sep="\n  ")
+    print("Results (each with its debug log beside it):", *paths, sep="\n  ")
 
 
 def spread_line(spread: Spread) -> str:
