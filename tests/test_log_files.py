@@ -4,6 +4,7 @@ piece, in memory that does not grow with them.
 
 import errno
 import gzip
+import io
 import json
 import os
 import tracemalloc
@@ -90,6 +91,15 @@ def test_a_log_is_read_as_json_reads_it_whatever_its_layout(tmp_path, layout):
     assert found == json.loads(path.read_bytes())
     assert reader.digest == records.digest(log) == found[records.DIGEST]
     assert reader.is_whole()
+
+
+@pytest.mark.parametrize("chunk", range(1, 14))
+def test_no_value_is_cut_where_a_piece_of_the_file_ends(monkeypatch, chunk):
+    monkeypatch.setattr(json_stream, "CHUNK", chunk)
+    text = '{"a": 1234567, "b": -1.5e-07 , "c": null, "d": "\\ud83d\\ude00", "f": [10, 2.25]}'
+    assert dict(json_stream.members(io.StringIO(text), ())) == json.loads(text)
+    elements = [value for name, value in json_stream.members(io.StringIO(text), ("f",))][-4:]
+    assert elements == [json_stream.BEGIN, 10, 2.25, json_stream.END]
 
 
 def test_a_log_has_a_line_to_each_example_and_its_digest_is_that_of_the_whole(tmp_path):
