@@ -144,7 +144,10 @@ def draw(
     axes.axvline(0, **style.ZERO)
     for place, row in enumerate(rows):
         _draw_row(axes, place, row)
-    labels = [style.wrap(label_of(row, by), 0.42 * look.inches) for row in rows]
+    pairs = sorted({pair_of(row) for row in rows})
+    alone = by != "distractor" and len(pairs) == 1  # the title then names it, once
+    labels = [label_of(row, by).removeprefix(f"{pairs[0]}, " if alone else "") for row in rows]
+    labels = [style.wrap(label, 0.42 * look.inches) for label in labels]
     axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(False, axis="y")
@@ -159,13 +162,13 @@ def draw(
     if not look.paper:
         figure.supxlabel(style.wrap(". ".join(notes), look.inches - 0.2))
     figure.get_layout_engine().set(w_pad=0.1)  # inches: long labels differ in width by resolution
-    titles = [*names.values(), what]
+    titles = [*names.values(), *(pairs if alone else ()), what]
     lines = sum(label.count("\n") + 1 for label in labels)
     style.finish(figure, look, titles, max(0.6, ROW_HEIGHT * lines))
     kind = ["contrast"] if by == "distractor" else ["contrast", f"by_{by}"]
     if unit_of(rows[0]) != "points":
         kind.append(unit_of(rows[0]))
-    caption = style.as_sentences([", ".join([what, *names.values()]), *notes])
+    caption = style.as_sentences([", ".join([what, *titles[:-1]]), *notes])
     return NamedFigure(style.figure_stem(names, *kind), figure, caption)
 
 
@@ -182,10 +185,14 @@ def _draw_row(axes: Any, place: int, row: Row) -> None:
     axes.plot(row["difference_points"], place, "o", color=colour, markerfacecolor=face)
 
 
+def pair_of(row: Row) -> str:
+    """`target after distractor`."""
+    return f"{row['target']} after {row['distractor']}"
+
+
 def label_of(row: Row, by: str) -> str:
     """`target after distractor, h = 2`, with the side that is compared."""
-    name = row.get(by, "")
-    what = f"{row['target']} after {row['distractor']}"
+    name, what = row.get(by, ""), pair_of(row)
     if by != "distractor":
         what += f", {name} against {row['against']}" if name else f" ({row['note'].split(';')[0]})"
     settings = [f"{key} {value}" for key, value in row["settings"].items() if key != by]

@@ -254,6 +254,18 @@ def test_a_figure_has_a_row_for_each_pair_and_h_and_a_line_at_0(tmp_path, capsys
     assert all(path.stem == "org@name__contrast" for path in out.iterdir())
 
 
+def test_what_every_row_of_a_figure_shares_stands_in_its_title_alone(tmp_path):
+    write(tmp_path / "teacher", BASE, BETTER)
+    write(tmp_path / "filler", BASE, WORSE, history="filler")
+    found = contrasts.contrasts(records.load_results([tmp_path]), "history", "teacher")
+    with style.sheet():
+        [drawn] = contrast_report.contrast_figures(found, "history")
+    [axes] = drawn.figure.axes
+    [label] = [label.get_text() for label in axes.get_yticklabels()]
+    assert label.replace("\N{NO-BREAK SPACE}", " ") == "filler against teacher, h = 1"
+    assert f"quiz/test after {OTHER}" in axes.get_title() + str(drawn.figure.get_suptitle())
+
+
 def test_a_grid_of_contrasts_has_the_own_task_as_its_zero(tmp_path, capsys):
     write(tmp_path / "in", BASE, BETTER, distractor=OWN)
     write(tmp_path / "in", BASE, WORSE)
