@@ -25,6 +25,25 @@ def eager(model: nn.Module) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
+def find_sinks(model: nn.Module) -> list[Tensor]:
+    """The weights of attention sinks, which take a share that no token gets (GPT-OSS)."""
+    return [value for name, value in model.named_parameters() if name.endswith(".sinks")]
+
+
+@contextmanager
+def without_sinks(model: nn.Module) -> Iterator[None]:
+    """Within it attention sinks take nothing."""
+    kept = [(sink, sink.detach().clone()) for sink in find_sinks(model)]
+    with torch.no_grad():
+        for sink, _ in kept:
+            sink.fill_(torch.finfo(sink.dtype).min)
+        try:
+            yield
+        finally:
+            for sink, before in kept:
+                sink.copy_(before)
+
+
 def look(tool: Interventions, token: int, past: Past, position: int) -> tuple[Tensor, Tensor]:
     """One token behind a past: its attention to every token, itself among them [L, heads, K], and
     its logits [V].

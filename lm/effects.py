@@ -16,7 +16,7 @@ from torch import Tensor
 from core.debug_log import Message
 from core.errors import UserError
 from core.records import cleaned
-from lm.attention import by_part, in_three, look, uniform
+from lm.attention import by_part, find_sinks, in_three, look, uniform
 from lm.filler import neutral_text
 from lm.interventions import Hidden, Interventions, Past, Row
 from lm.prefix_tree import common_length
@@ -247,12 +247,14 @@ class Effects:
         """Attention of the answer position by part: mean over heads, and of each head."""
         past, token = self.full.past.without_last(), self.target.asked.ids[-1]
         weights, _ = look(self.tool, token, past, past.length)
-        found = by_part(weights, self.spans)
+        found, flat = by_part(weights, self.spans), uniform(self.spans)
+        if find_sinks(self.tool.runtime.model):
+            found["sink"], flat["sink"] = 1 - weights.sum(-1), 0.0
         heads = {name: of_part.tolist() for name, of_part in in_three(found).items()}
         return {
             "attention": {name: of_part.mean(-1).tolist() for name, of_part in found.items()},
             "attention_by_head": heads,
-            "attention_if_uniform": uniform(self.spans),
+            "attention_if_uniform": flat,
         }
 
 

@@ -13,7 +13,7 @@ A part of `--effects` that rests on one that fails is left out, by name.
 import torch
 
 from core.records import EFFECT_PARTS
-from lm.attention import look
+from lm.attention import find_sinks, look, without_sinks
 from lm.interventions import Hidden, Interventions, Past, Row
 from lm.prompts import Prefix
 from lm.proof import HALF_SLACK, MISFITS, SLACK
@@ -115,10 +115,15 @@ class _Probe:
         return self.alike(number, *same) and self.alike(last, wanted)
 
     def attention(self) -> bool:
-        """The last token alone is the same run; its weights sum to 1 at every block and head."""
-        past = self.tool.past_of(self.ids[:-1])
+        """The last token alone is the same run; its weights sum to 1 at every block and head, in a
+        model with attention sinks without these.
+        """
+        past, model = self.tool.past_of(self.ids[:-1]), self.tool.runtime.model
         weights, logits = look(self.tool, self.ids[-1], past, TOKENS - 1)
         one, two = (logits[token].item() for token in self.others[:2])
+        if find_sinks(model):
+            with without_sinks(model):
+                weights, _ = look(self.tool, self.ids[-1], past, TOKENS - 1)
         sums = weights.sum(-1)
         whole = weights.shape[-1] == TOKENS and bool(((sums - 1).abs() <= 1e-2).all())
         return whole and self.alike(one - two, *self.numbers(self.ids, Row()))

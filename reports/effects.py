@@ -56,6 +56,7 @@ SHARES = (-0.5, 1.5)  # of the axis: intervals may reach further
 LOOKED_AT = {
     "first": "first token", "system": "system text", "user": "user texts of the history",
     "answer": "answers of the history", "marks": "marks of the template", "target": "target text",
+    "sink": "attention sinks (no token)",
 }  # fmt: skip
 
 Stats = Mapping[str, Any]
@@ -282,7 +283,7 @@ def draw_attention(
     for number, (part, label) in enumerate(LOOKED_AT.items()):
         names = [name for name in means if name.partition("_")[0] == part]
         looks = style.STYLES[number] | {"markevery": max(1, len(blocks) // 8), "linestyle": "-"}
-        if not names:  # turns may have no answers
+        if not names:  # turns may have no answers, and few models have sinks
             continue
         lines.plot(blocks, sum(means[name] for name in names), label=label, **looks)
         level = sum(flat[name] for name in names)
