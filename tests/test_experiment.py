@@ -145,7 +145,7 @@ def test_config_holds_every_setting_as_it_was_resolved(grid, model, pair):
     config = result_of(grid, *pair)["config"]
     names = {field.name for field in dataclasses.fields(RunConfig)}
     of_the_moment = {"out_dir", "overwrite", "device", "quiet"}
-    of_the_moment |= {"server", "concurrency", "max_tokens_total", "wording", "dry_run"}
+    of_the_moment |= {"server", "concurrency", "max_tokens_total", "wording", "dry_run", "recheck"}
     assert names - of_the_moment <= set(config)
     assert config["model"] == str(model)
     assert (config["target"], config["distractor"]) == tuple(f"{name}/test" for name in pair)
