@@ -142,10 +142,12 @@ def contrasts(
     return corrected(rows)
 
 
-def comparable(results: Mapping[Key, Record]) -> tuple[list[Row], list[str]]:
-    """Rows of every pair of distractors that can be compared, and why others cannot."""
+def comparable(
+    results: Mapping[Key, Record], by: str = "distractor", against: str | None = None
+) -> tuple[list[Row], list[str]]:
+    """Rows of every pair that differs in `by` and can be compared, and why others cannot."""
     rows, refused = [], []
-    for pair in paired_sides(results, "distractor", None, SCORE):
+    for pair in paired_sides(results, by, against, SCORE):
         try:
             require_comparable(*pair)
         except UserError as error:

@@ -10,6 +10,7 @@ from core.keys import FIELDS, same_task
 from measures import stats
 from measures.contrasts import CHANGES, COLUMNS, Row, unit_of
 from reports import style, tables
+from reports.curves import in_words
 from reports.style import FigureStyle, NamedFigure
 
 if TYPE_CHECKING:
@@ -19,13 +20,12 @@ FORMATS = ("markdown", "csv", "json", "latex")
 ROW_HEIGHT = 0.19  # inches
 EXPLAINED = (
     "Difference: {what}, on the same targets{sign}. {shared} "
-    "Brackets: {confidence:.0%} intervals, each what its own test does not reject. p (Holm) and "
-    "the stars (below {levels}) are corrected over the {tests} contrasts of this table. "
-    "Detectable: the smallest "
-    "difference found with {power:.0%} power at an uncorrected level of {alpha}."
+    "Brackets: {confidence:.0%} intervals, which agree with the test. p (Holm) and the stars "
+    "(below {levels}) are corrected over the {tests} contrasts of this table. Detectable: the "
+    "smallest difference found with {power:.0%} power at an uncorrected level of {alpha}."
 )
-LEFT = "what the first side leaves of the metric less what the other side leaves, in points"
-BETTER = "; above 0 the first side left the target better"
+LEFT = "the metric on the first side less the metric on the other, in points"
+BETTER = "; below 0 the first side is worse for the target"
 SHARED = "Both sides read the same prompt at h = 0, so it is the difference in differences too."
 OTHER = "Where h = 0 is not the same, the changes against h = 0 are compared."
 
@@ -156,20 +156,20 @@ def draw(
     axes.set_xlabel(style.wrap(f"Difference to {against} ({unit_of(rows[0])})", 0.5 * look.inches))
     what = f"{by.capitalize()} against {against}, on the same targets"
     notes = [
-        "Bars: 95% intervals, each what its own test does not reject",
+        "Bars: 95% intervals, which agree with the test",
         f"Filled: p < {stats.ALPHA} after Holm's correction over {tests} contrasts",
     ]
     if not look.paper:
         figure.supxlabel(style.wrap(". ".join(notes), look.inches - 0.2))
-    figure.get_layout_engine().set(w_pad=0.1)  # inches: long labels differ in width by resolution
-    titles = [*names.values(), *(pairs if alone else ()), what]
+    figure.get_layout_engine().set(w_pad=0.16)  # inches: long labels differ in width by resolution
+    titles = [*in_words(names), *(pairs if alone else ()), what]
     lines = sum(label.count("\n") + 1 for label in labels)
     style.finish(figure, look, titles, max(0.6, ROW_HEIGHT * lines))
     kind = ["contrast"] if by == "distractor" else ["contrast", f"by_{by}"]
     if unit_of(rows[0]) != "points":
         kind.append(unit_of(rows[0]))
     caption = style.as_sentences([", ".join([what, *titles[:-1]]), *notes])
-    return NamedFigure(style.figure_stem(names, *kind), figure, caption)
+    return NamedFigure(style.figure_stem(names, *kind), figure, caption, "contrast")
 
 
 def _own(rows: Sequence[Row]) -> bool:

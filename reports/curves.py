@@ -65,12 +65,14 @@ class Group:
         return style.METRICS.get(name, name)
 
     def drawn(self, kind: str, figure: Any, about: str, notes: Sequence[str]) -> NamedFigure:
-        """A figure with its name and its caption."""
+        """A figure with its name and its caption; the metric's own is of that measure."""
         lines = ", ".join(label_of(name, result) for name, result in self.lines.items())
         what = ", ".join([about, *in_words(self.names)])
+        metric = next(iter(self.lines.values()))["metric_name"]
+        measure = {METRIC.stem: metric, CHANGE.stem: "percent"}.get(kind, kind)
         kind = kind if self.by == BY[0] else f"{kind}_by_{self.by}"
         text = style.as_sentences([what, f"{self.by}: {lines}", *notes])
-        return NamedFigure(style.figure_stem(self.names, kind), figure, text)
+        return NamedFigure(style.figure_stem(self.names, kind), figure, text, measure)
 
 
 def load_groups(folders: Iterable[str | Path], by: str = BY[0]) -> list[Group]:

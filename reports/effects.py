@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
-from core.records import PROPORTIONS
+from core.records import EFFECT_PARTS, PROPORTIONS
 from reports import style
 from reports.curves import Group, Record, in_words
 from reports.layers import BLOCKS, colour_of
@@ -59,6 +59,13 @@ LOOKED_AT = {
     "sink": "attention sinks (no token)",
 }  # fmt: skip
 
+PARTS_FIGURE = "effect_parts"
+# A part of --effects -> what it stores, beside the numbers of the whole history
+STORED = {
+    "block": "hidden_by_window", "turn": "hidden_by_turn", "route": "routes", "patch": "restored",
+    "attention": "attention",
+}  # fmt: skip
+
 Stats = Mapping[str, Any]
 
 
@@ -96,6 +103,15 @@ def _figures(result: Record, look: FigureStyle) -> Iterator[NamedFigure]:
         ) from error
 
 
+def missing_parts(results: Iterable[Record]) -> list[str]:
+    """The parts of --effects that none of the results holds, in their order."""
+    held = [stats for result in results for stats in result["effects_by_len"].values()]
+    there = {part for part, key in STORED.items() if any(key in stats for stats in held)}
+    if any("length" in stats.get("contrasts", {}) for stats in held):
+        there.add("position")
+    return [part for part in EFFECT_PARTS if part not in there]
+
+
 def _has_shares(restored: Mapping[str, Stats]) -> bool:
     return any(share is not None for stats in restored.values() for share in stats["share"])
 
@@ -119,10 +135,10 @@ def draw_parts(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -
     _points(axes, list(by_len), total, "total: with the history, less without it", "black")
     axes.axhline(0, **style.ZERO)
     style.over_turns(axes, [0, *by_len])
-    axes.set_ylabel(f"Change of the\n{_unit(result)}")
+    axes.set_ylabel(f"Change of the\n{unit_of(result)}")
     notes = ["whiskers: 95% interval of the total", "above 0: in favour of the reference"]
     about = "what the history changes: position, length and content"
-    return _finished(figure, axes, result, look, "effect_parts", about=about, notes=notes)
+    return _finished(figure, axes, result, look, PARTS_FIGURE, about=about, notes=notes)
 
 
 def draw_routes(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -> NamedFigure:
@@ -135,7 +151,7 @@ def draw_routes(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) 
         _points(axes, places, stats, None, "0.3")
     axes.axhline(0, **style.ZERO)
     style.over_turns(axes, [0, *by_len])
-    axes.set_ylabel(f"Change of the\n{_unit(result)}")
+    axes.set_ylabel(f"Change of the\n{unit_of(result)}")
     notes = ["whiskers: 95% intervals", "below 0: what is hidden had favoured the reference"]
     about = "the history hidden from one route or both, at all blocks, against the full run"
     return _finished(figure, axes, result, look, "effect_routes", about=about, notes=notes)
@@ -179,9 +195,9 @@ def draw_windows(
         lines.plot(places, mean, label=h, color=colour, marker=mark)
         lines.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
     lines.axhline(0, **style.ZERO)
-    lines.set_ylabel(f"Change of the\n{_unit(result)}")
+    lines.set_ylabel(f"Change of the\n{unit_of(result)}")
     rows = {h: stats[name]["mean"] for h, stats in by_len.items()}
-    _map(figure, {heat: rows}, f"Change of the\n{_unit(result)}")
+    _map(figure, {heat: rows}, f"Change of the\n{unit_of(result)}")
     heat.set_ylabel(style.TURNS)
     for axes in (lines, heat):
         axes.set_xticks(places, windows, rotation=45)
@@ -231,7 +247,7 @@ def draw_turns(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -
         axes.set_title(f"{TURNS[name]} hidden")
         axes.set_xticks(range(max(by_len)), range(1, max(by_len) + 1))
         axes.set_xlabel("Turn, from the first")
-    _map(figure, maps, f"Change of the\n{_unit(result)}")
+    _map(figure, maps, f"Change of the\n{unit_of(result)}")
     panels[0].set_ylabel(style.TURNS)
     notes = ["below 0: the turn had favoured the reference"]
     about = "each turn hidden at all blocks, against the full run"
@@ -304,7 +320,7 @@ def draw_attention(
 # -- what all have
 
 
-def _unit(result: Record) -> str:
+def unit_of(result: Record) -> str:
     """What the numbers are."""
     labelled = result["metric_name"] in PROPORTIONS and result["config"].get("target_labels")
     return "margin (nats)" if labelled else "reference's log P (nats)"
@@ -324,4 +340,4 @@ def _finished(
     caption = style.as_sentences([f"{about}, {model}, {pair}, {size}", *notes])
     names = {field: name for field, name in result["names"].items() if field != "distractor"}
     kind = f"{stem}_{result['distractor']}"
-    return NamedFigure(style.figure_stem(names, kind), figure, caption)
+    return NamedFigure(style.figure_stem(names, kind), figure, caption, stem)

@@ -35,11 +35,6 @@ COSINE = Measure(
     "lens logits of a block and the final logits, at the last position of the prompt",
 )  # fmt: skip
 DRAWN_MEASURES = (
-    COSINE,
-    Measure(
-        "cos_centred", "cosine_centred", "Centred cosine",
-        "the same of logits less their mean over the vocabulary: without an offset that all share",
-    ),
     Measure(
         "drift", "drift", "Cosine with h = 0",
         "hidden state of a block at the last position, and that of the same target at h = 0",
@@ -52,6 +47,11 @@ DRAWN_MEASURES = (
         "agree", "agree", "Share of examples",
         "examples where the lens' most likely token is the model's",
     ),
+    Measure(
+        "cos_centred", "cosine_centred", "Centred cosine",
+        "the same of logits less their mean over the vocabulary: without an offset that all share",
+    ),
+    COSINE,
 )  # fmt: skip
 DECISION = "First block from which on the lens keeps the final prediction"
 
@@ -160,7 +160,7 @@ def _finished(
     caption = style.as_sentences([f"{about}, {model}, {pair}, {size}, {lens}", panels, *notes])
     names = {field: name for field, name in result["names"].items() if field != "distractor"}
     kind = f"{stem}_{result['distractor']}"
-    return NamedFigure(style.figure_stem(names, kind), figure, caption)
+    return NamedFigure(style.figure_stem(names, kind), figure, caption, stem)
 
 
 def _draw_lines(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from reports import style, tables
+from reports.meanings import MEANINGS
 
 Record = dict[str, Any]
 
@@ -28,9 +29,15 @@ def other_scores(results: Sequence[Record], names: Sequence[str]) -> list[dict[s
                 for name, result in held
                 for h, scores in result[key].items()
             ]
-            labels = [style.METRICS.get(c, c.replace("_", " ")) for c in columns]
-            found.append({"title": title, "columns": labels, "rows": rows})
+            named = [(style.METRICS.get(c, c.replace("_", " ")), _measure(c)) for c in columns]
+            found.append({"title": title, "columns": named, "rows": rows})
     return found
+
+
+def _measure(column: str) -> str:
+    """The measure whose meaning a column has, or nothing."""
+    name = column.removesuffix("_change")
+    return name if name in MEANINGS else ""
 
 
 def _text(scores: Mapping[str, Any], name: str) -> str:

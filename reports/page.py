@@ -25,16 +25,21 @@ from reports import (
     effects,
     explorer,
     layers,
+    limits,
     others,
     position,
     style,
     tables,
     verdict,
+    why,
     wordings,
 )
+from reports.meanings import MEANINGS
 
 SCRIPTS = ("report.js", "examples.js", "example.js", "explorer.js")
 TEMPLATES = Path(__file__).parent / "templates"
+LOOK = style.FigureStyle(paper=True)  # its captions are text of the page
+NARROW = replace(LOOK, width="single")
 ENLARGED = 1.3  # a screen is read from further away than paper
 DPI = 150
 MOST_CONTRASTS = 60  # that are drawn
@@ -67,28 +72,55 @@ def make_page(found: tables.Results) -> tuple[str, list[str]]:
         "models": sorted({result["model"] for result in results}),
         "pairs": names,
         "answer": answered,
+        "intrusion": answer.intrusion(results, names),
         "verdict": said,
+        "power": limits.power(answered["all"]),
+        "parts": why.parts(results, names),
+        "kinds": why.kinds(found),
+        "missing": effects.missing_parts(results),
         "table": verdict.verdict_table(frame),
         "heat": verdict.heat_maps(frame),
-        "left_out": verdict.left_out(results, names),
-        "others": [*wordings.page_tables(found), *others.other_scores(results, names)],
+        "left_out": limits.left_out(results, names),
+        "wordings": wordings.page_tables(found),
+        "others": others.other_scores(results, names),
         "settings": verdict.settings(results, names),
         "thinned": thinned,
         "held": held["pairs"],
         "undrawn": undrawn,
         "data": pack(held),
         "start": _first_pair(names, said),
+        "layers_read": any(result["layer_stats_by_len"] for result in results),
+        "paths": [result["path"] for result in results],
+        "meanings": MEANINGS,
     }
-    groups = curves.group_results(found)
-    places = position.position_figures(found, style.FigureStyle("single"))
     with style.sheet():
-        page["contrasts"] = list(contrast_images(answered["all"]))
-        page["curves"] = list(curve_images(groups))
-        page["curves"] += [{"wide": False, **image(drawn)} for drawn in places]
-        page["layers"] = sorted(
-            layer_images(groups, results, drawn), key=lambda entry: entry["pair"]
-        )
+        page |= figures(found, page, drawn)
     return render(page), [note for note in (thinned, _undrawn(len(undrawn))) if note]
+
+
+def figures(
+    found: tables.Results, page: dict[str, Any], chosen: Sequence[int]
+) -> dict[str, list[dict[str, Any]]]:
+    """Every figure of the page by the part that shows it."""
+    groups = curves.group_results(found)
+    inside = sorted(inside_images(groups, page["paths"], chosen), key=lambda each: each["pair"])
+    return {
+        "contrasts": list(contrast_images(page["answer"]["all"], "distractor")),
+        "curves": list(curve_images(groups)),
+        "kind_images": list(contrast_images(page["kinds"]["all"], "history")),
+        "place_images": list(map(image, position.position_figures(found, NARROW))),
+        "why_images": _some(inside, {effects.PARTS_FIGURE}),
+        "where_images": _some(inside, set(MEANINGS) - {effects.PARTS_FIGURE}),
+    }
+
+
+def _some(inside: Sequence[dict[str, Any]], measures: set[str]) -> list[dict[str, Any]]:
+    """The pairs that have images of these measures, with those images."""
+    found = [
+        pair | {"images": [each for each in pair["images"] if each["measure"] in measures]}
+        for pair in inside
+    ]
+    return [pair for pair in found if pair["images"]]
 
 
 def names_of(frame: Any) -> list[str]:
@@ -141,44 +173,43 @@ def layer_pairs(
 # -- figures
 
 
-def contrast_images(rows: Sequence[Record]) -> Iterator[dict[str, Any]]:
+def contrast_images(rows: Sequence[Record], by: str) -> Iterator[dict[str, Any]]:
     """The contrasts with their intervals; of many the table has to do."""
     if len(rows) <= MOST_CONTRASTS:
-        yield from map(image, contrasts.contrast_figures(rows, "distractor"))
+        yield from map(image, contrasts.contrast_figures(rows, by, LOOK))
 
 
 def curve_images(groups: Sequence[curves.Group]) -> Iterator[dict[str, Any]]:
     """Figures over h: metric, change, and what else was read."""
-    narrow, wide = style.FigureStyle("single"), style.FigureStyle("double")
-    for drawn in curves.metric_figures(groups, narrow):
+    for drawn in curves.metric_figures(groups, NARROW):
         yield {"wide": False, **image(drawn)}
-    for drawn in curves.study_figures(groups, wide):
+    for drawn in curves.study_figures(groups, LOOK):
         yield {"wide": True, **image(drawn)}
 
 
-def layer_images(
-    groups: Sequence[curves.Group], results: Sequence[Record], chosen: Sequence[int]
+def inside_images(
+    groups: Sequence[curves.Group], paths: Sequence[str], chosen: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """Every figure of layers and effects of the chosen pairs, with the number of its pair."""
-    places = {result["path"]: i for i, result in enumerate(results)}
+    """Every figure of effects and layers of the chosen pairs, with the number of its pair."""
     for group in groups:
         for name, result in group.lines.items():
-            if places[result["path"]] in chosen:
-                one = replace(group, lines={name: result})
-                drawn = chain(layers.layer_figures([one]), effects.effect_figures([one]))
-                images = [image(each) for each in drawn]
-                yield {"pair": places[result["path"]], "images": images}
+            pair = paths.index(result["path"])
+            if pair in chosen:
+                one = [replace(group, lines={name: result})]
+                drawn = chain(effects.effect_figures(one, LOOK), layers.layer_figures(one, LOOK))
+                yield {"pair": pair, "images": [image(each) for each in drawn]}
 
 
 def image(drawn: style.NamedFigure) -> dict[str, Any]:
-    """A figure as a lossless WebP, half the size of a PNG: its data URI, its size in CSS pixels and
-    its caption.
+    """A figure as a lossless WebP, half the size of a PNG: its data URI, its size in CSS pixels,
+    its caption and its measure.
     """
     written = io.BytesIO()
     drawn.figure.savefig(written, format="webp", dpi=DPI, pil_kwargs={"lossless": True})
     width, height = (round(96 * ENLARGED * inches) for inches in drawn.figure.get_size_inches())
     uri = f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
-    return {"uri": uri, "width": width, "height": height, "caption": drawn.caption}
+    size = {"width": width, "height": height}
+    return {"uri": uri, **size, "caption": drawn.caption, "measure": drawn.measure}
 
 
 # -- the file

@@ -65,7 +65,7 @@ def draw_places(names: dict[str, str], by_place: ByPlace, look: FigureStyle) -> 
     style.finish(figure, look, titles, curves.PANEL_HEIGHTS[look.width])
     about = f"{metric} by the number of own-task turns since the one distractor turn"
     caption = style.as_sentences([", ".join([about, *in_words(names)]), *notes])
-    return NamedFigure(style.figure_stem(names, "position"), figure, caption)
+    return NamedFigure(style.figure_stem(names, "position"), figure, caption, "place")
 
 
 def points(by_place: ByPlace, h: int) -> tuple[list[int], Any, Any, Any]:

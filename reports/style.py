@@ -48,6 +48,12 @@ METRICS = {
 }
 
 
+def in_sentence(metric: str) -> str:
+    """A metric's name within a sentence: `accuracy`, `ROUGE-L F1`."""
+    name = METRICS.get(metric, metric)
+    return name if name[1].isupper() else name[0].lower() + name[1:]
+
+
 @dataclass(frozen=True)
 class FigureStyle:
     """The width of figures, and whether they are for a paper."""
@@ -70,11 +76,14 @@ PLAIN = FigureStyle()
 
 
 class NamedFigure(NamedTuple):
-    """A figure, the name of its files without their ending, and what it shows in sentences."""
+    """A figure, the name of its files without their ending, what it shows in sentences, and its
+    measure, a name in `meanings.MEANINGS` that the report shows with it.
+    """
 
     stem: str
     figure: Any
     caption: str
+    measure: str = ""
 
 
 def sheet() -> AbstractContextManager:
@@ -236,7 +245,7 @@ def save_figures(
     records.check_writable(out_dir)
     paths: list[Path] = []
     with sheet():
-        for stem, figure, caption in figures:
+        for stem, figure, caption, _ in figures:
             for ending in dict.fromkeys(formats):
                 path = Path(out_dir) / f"{stem}.{ending}"
                 if path in paths:

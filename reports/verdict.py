@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.keys import same_task
 from measures import stats
-from reports import style, tables
+from reports import limits, style, tables
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,6 +22,11 @@ SHADES = 20  # steps of the heat map's colours
 SORTED_BY = {
     "h": "h", "Value": "value", "Change (points)": "change_points", "Change (%)": "percent_change",
     "p": "p_value", "p (Holm)": "p_holm_table", "n": "n", "Detectable": "detectable_points",
+}  # fmt: skip
+# Column -> its measure, whose meaning is in `meanings`
+MEASURES = {
+    "Value": "value", "Change (points)": "change", "Change (%)": "percent", "p": "p",
+    "p (Holm)": "p_holm", "n": "n", "Detectable": "detectable",
 }  # fmt: skip
 SIDES = ("target", "distractor")
 
@@ -61,7 +66,8 @@ def make_verdict(frame: "DataFrame", results: Sequence[Record]) -> dict[str, Any
     falls = [row for row in fell if not same_task(row["target"], row["distractor"])]
     return {
         "sentence": _count(found, tested, len(fell), len(rose)) if rows else NO_HISTORY,
-        "untested": _reasons(rows, "p_value"),
+        "most": _most(rows),
+        "untested": limits.reasons(rows, "p_value"),
         "significant": bool(falls),
         "compared": len(rows),
         "switches": len(switches),
@@ -72,7 +78,7 @@ def make_verdict(frame: "DataFrame", results: Sequence[Record]) -> dict[str, Any
         "control": _largest(
             [row for row in rows if same_task(row["target"], row["distractor"])], abs
         ),
-        "power": _power(rows),
+        "power": limits.power(rows) | {"unknown": limits.reasons(rows, "detectable_points")},
     }
 
 
@@ -108,6 +114,20 @@ def _count(found: list[Row], tested: list[Row], fell: int, rose: int) -> str:
     return f"{len(found)} of {many} comparisons with h = 0 {verb} significant {corrected}: {moved}."
 
 
+def _most(rows: list[Row]) -> str:
+    """The largest change in words."""
+    if not rows:
+        return ""
+    row = max(rows, key=lambda each: abs(each["change_points"]))
+    metric = style.in_sentence(row["metric"])
+    p = row["text"]["p (Holm)"]
+    return (
+        f"Against no history the largest change is that of {row['name']} at h = {row['h']}: "
+        f"{metric} moves by {row['text']['Change (points)'].rstrip('*')} points (n = {row['n']}, "
+        f"{f'p = {p} corrected' if p else 'not testable'})."
+    )
+
+
 def _plural(count: int, noun: str) -> str:
     return f"{count or 'no'} {noun}{'' if count == 1 else 's'}"
 
@@ -134,35 +154,6 @@ def _largest(rows: list[Row], size: Callable[[float], float]) -> list[dict[str, 
     ]
 
 
-def _power(rows: list[Row]) -> dict[str, Any]:
-    """Number of examples, and the range of the smallest changes that they can show, of how many
-    comparisons.
-    """
-    known = sorted(row["detectable_points"] for row in rows)
-    known = [points for points in known if points == points]
-    counts = sorted({row["n"] for row in rows})
-    ends = [f"{points:.1f}" for points in (known[0], known[-1])] if known else []
-    return {
-        "n": " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else "",
-        "range": " to ".join(dict.fromkeys(ends)),
-        "known": len(known),
-        "all": len(rows),
-        "unknown": _reasons(rows, "detectable_points"),
-        "power": f"{stats.POWER:.0%}",
-        "level": f"{stats.ALPHA:.0%}",
-    }
-
-
-def _reasons(rows: list[Row], name: str) -> list[dict[str, Any]]:
-    """Why a number is null, with the number of rows where it is."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        if row[name] != row[name]:
-            reason = row["stored"].get(f"{name}_reason", "of no stored reason")
-            counts[reason] = counts.get(reason, 0) + 1
-    return [{"reason": reason, "count": count} for reason, count in counts.items()]
-
-
 # -- tables
 
 
@@ -185,10 +176,13 @@ def verdict_table(frame: "DataFrame") -> dict[str, Any]:
         for text, row in zip(cells.to_dict("records"), frame.to_dict("records"))
     ]
     return {
-        "columns": [{"name": name, "number": name in SORTED_BY} for name in columns],
+        "columns": [
+            {"name": name, "number": name in SORTED_BY, "measure": MEASURES.get(name)}
+            for name in columns
+        ],
         "rows": rows,
         "shared": shared,
-        "explained": tables.explain(frame),
+        "tests": int(frame["p_value"].notna().sum()),
         "stars": ", ".join(f"{mark} p < {end}" for end, mark in reversed(tables.STARS)),
         "lengths": sorted(set(frame["h"])),
         "empty": _empty_cells(frame),
@@ -276,48 +270,6 @@ def _shades() -> Iterator[dict[str, str]]:
             "colour": to_hex(colormaps[style.DIVERGING]((place + 1) / 2)),
             "ink": style.ink(place),
         }
-
-
-# -- what was left out
-
-
-def left_out(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]:
-    """Skipped targets, format failures and layer values that were not finite, for every pair.
-
-    A target that several pairs share is counted once among those skipped.
-    """
-    rows, skipped, failed = [], set(), {True: 0, False: 0}
-    for result, name in zip(results, names):
-        row = {"name": name, **_left_out(result)}
-        skipped |= {(result["model"], result["target"], place) for place in row["targets"]}
-        failed[bool(result["reads_by_len"])] += sum(row["failures"].values())
-        rows.append(row)
-    return {
-        "rows": rows,
-        "skipped": len(skipped),
-        "failed": failed[False],
-        "beside": failed[True],  # in texts that the metric is not read from
-        "extracted": any(row["failures"] for row in rows),
-        "excluded": sum(row["excluded"] for row in rows),
-        "lengths": sorted({h for row in rows for h in row["failures"]}),
-    }
-
-
-def _left_out(result: Record) -> dict[str, Any]:
-    return {
-        "n": result["n"],
-        "skipped": int(result.get("n_skipped", 0)),
-        "targets": list(result.get("skipped_target_idx", [])),
-        "failures": {int(h): int(n) for h, n in result["format_failures_by_len"].items()},
-        "excluded": _excluded(result),
-    }
-
-
-def _excluded(result: Record) -> int:
-    """Layer values that were not finite, with prompts that no block decides."""
-    by_len = result["layer_stats_by_len"].values()
-    measures = [measure for of_len in by_len for measure in of_len.values()]
-    return sum(sum(m.get("excluded", [])) + m.get("undecided", 0) for m in measures)
 
 
 # -- settings

@@ -39,7 +39,8 @@ def page_tables(results: tables.Results) -> list[dict[str, Any]]:
         for spread in spreads(results)
         for row in _rows(spread)
     ]
-    return [{"title": TITLE, "columns": COLUMNS, "rows": rows}] if rows else []
+    columns = [(name, "wordings") for name in COLUMNS]
+    return [{"title": TITLE, "columns": columns, "rows": rows}] if rows else []
 
 
 def _rows(spread: Spread) -> Iterator[dict[str, str]]:

@@ -11,6 +11,13 @@ if ! command -v chromedriver >/dev/null && command -v apt-get >/dev/null && [ "$
         >/dev/null 2>&1 || echo "chromium could not be installed: the tests that open the report are skipped." >&2
 fi
 
+# Its accessibility is checked by axe-core. Without npm that test is skipped.
+AXE=axe-core@4.14.1
+if command -v npm >/dev/null && ! grep -qs "\"version\": \"${AXE#*@}\"" .venv/node_modules/axe-core/package.json; then
+    npm install --silent --prefix .venv --no-save --no-package-lock "$AXE" >/dev/null 2>&1 ||
+        echo "axe-core could not be installed: the report's accessibility is not tested." >&2
+fi
+
 export HF_HUB_OFFLINE=1 # the tests need no Hub and must not wait for one
 ruff check .
 ruff format --check .

@@ -115,6 +115,7 @@ def write_pair(
     *,
     model: str = "org/name",
     examples: list[dict] | None = None,
+    history: str = "teacher",
     **more,
 ) -> Path:
     """Write a result and its log; returns the path of the result."""
@@ -123,7 +124,7 @@ def write_pair(
     identity = {"schema_version": records.SCHEMA_VERSION, "model": model}
     identity |= {"target": target, "distractor": distractor, "metric_name": metric}
     seeds = sorted({example["config"]["seed"] for example in examples})
-    config = {"seed": seeds, "history": "teacher", "prompt": "chat", "dtype": "float32"}
+    config = {"seed": seeds, "history": history, "prompt": "chat", "dtype": "float32"}
     labels = LABELS if metric == "accuracy" else []
     config["tasks"] = {
         "target": {"name": target, "prompt": QUESTION.get(target), "labels": labels},

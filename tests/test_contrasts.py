@@ -294,20 +294,31 @@ def answer_of(folder):
     return answer.make_answer(records.load_results([folder]))
 
 
+def intrusion_of(folder):
+    results = list(records.load_results([folder]).values())
+    return answer.intrusion(results, [f"pair {i}" for i in range(len(results))])
+
+
 def test_the_answer_begins_with_the_switch_that_hurts_most(tmp_path):
     write(tmp_path, BASE, BASE, BETTER, distractor=OWN)
     write(tmp_path, BASE, BASE, WORSE)
     said = answer_of(tmp_path)["sentence"]
-    assert said.startswith(
-        "A switch hurts in 1 of 2 contrasts with the target's own task (p < 0.05"
+    row = next(row for row in rows_of(tmp_path) if row["h"] == 2)
+    low, high = (f"{-row[end]:.1f}" for end in ("high", "low"))
+    p = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
+    assert said == (
+        "The switch hurts in 1 of 2 contrasts with the target's own task. After 2 turns of "
+        "posts/test, accuracy of quiz/test is 50.0 points lower than after 2 turns of its own task "
+        f"(quiz/dev) (95% interval {low} to {high}, n = 30, {p} "
+        "after Holm's correction over 2 tests)."
     )
-    assert "quiz/test after posts/test at h = 2: -50.0 [" in said and "against quiz/dev" in said
 
 
 def test_an_answer_without_an_effect_does_not_say_that_there_is_none(tmp_path):
     pair(tmp_path, BASE, BASE)
     assert answer_of(tmp_path)["sentence"].startswith(
-        "Nothing here shows that a switch hurts, nor that it does not: none of the one contrast"
+        "Nothing here shows that the switch hurts, nor that it does not: the one contrast with the "
+        "target's own task is not significant. The lowest: after 1 turn of posts/test, accuracy"
     )
 
 
@@ -327,14 +338,18 @@ def test_pairs_that_cannot_be_compared_are_named_and_the_others_compared(tmp_pat
 def test_intrusion_is_named_where_results_hold_it(tmp_path):
     write(tmp_path, BASE, BETTER, distractor=OWN)
     path = write(tmp_path, BASE, WORSE)
-    assert answer_of(tmp_path)["intrusion"] == ""
+    assert intrusion_of(tmp_path) == {"sentence": "", "rows": [], "lengths": []}
     entry = {"margin": None, "margin_by_block": [], "n": 30, "low": 0.2, "high": 0.6}
     held = {"0": entry | {"rate": 0.1}, "1": entry | {"rate": 0.4}}
     records.write_json(path, records.read_json(path) | {"intrusion_by_len": held})
-    assert (
-        "After 1 turn of posts/test, 40% [20%, 60%] of the answers to quiz/test have that task's "
-        "form, 10% without a history (n = 30" in answer_of(tmp_path)["intrusion"]
+    found = intrusion_of(tmp_path)
+    assert found["sentence"] == (
+        "After 1 turn of posts/test, 40% [20%, 60%] of the answers to quiz/test have the form of "
+        "an answer to posts/test; without a history 10% have it (n = 30)."
     )
+    [row] = found["rows"]
+    assert (row["name"], row["measure"]) == ("pair 0", "intrusion")
+    assert row["cells"] == ["10% [20%, 60%]", "40% [20%, 60%]"]
 
 
 def grid(effect, binary, seed=5, targets=30):

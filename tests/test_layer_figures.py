@@ -39,7 +39,7 @@ def result(tmp_path):
 def drawn(path: Path) -> dict:
     """Figures by measure, for a folder of one result."""
     found = layers.layer_figures(curves.load_groups([path.parents[1]]))
-    return {stem.split("__")[-1].removesuffix("_posts_test"): figure for stem, figure, _ in found}
+    return {stem.split("__")[-1].removesuffix("_posts_test"): figure for stem, figure, *_ in found}
 
 
 def draw(path: Path, plots: Path) -> int:

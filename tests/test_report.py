@@ -29,9 +29,11 @@ from test_viz import complains, edit
 
 import viz
 from core import records
-from measures import scoring
+from measures import contrasts, scoring
 from reports import explorer, tables, verdict
 from reports import page as report_page
+from reports.meanings import MEANINGS
+from run.config import parse_args
 
 ROOT = Path(viz.__file__).parent
 FLIPPED = [i for i in range(TARGETS) if len({right(i, h) for h in LENGTHS}) > 1]
@@ -70,7 +72,8 @@ def page_of(results: Path, folder: Path) -> str:
 
 
 def no_image(figure) -> dict:
-    return {"uri": "data:,", "width": 1, "height": 1, "caption": "A figure."}
+    size = {"uri": "data:,", "width": 1, "height": 1}
+    return size | {"caption": "A figure.", "measure": figure.measure}
 
 
 def embedded(page: str) -> dict:
@@ -85,7 +88,7 @@ def table_of(page: str, start: str) -> list[list[str]]:
     rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
     return [
         [
-            html.unescape(re.sub(r"<button.*?</button>|<[^>]*>", "", cell)).strip()
+            html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
             for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)
         ]
         for row in rows
@@ -193,10 +196,10 @@ def test_why_no_change_can_be_detected_is_said(tmp_path):
 def test_how_many_comparisons_can_show_a_change_is_said_for_some_all_and_none(tmp_path):
     right_at = {"some": [0, 0, 9], "all": [0, 8, 9], "none": [0, 0, 0]}  # of 20
     expected = {
-        "some": r"for 1 of 2 comparisons the smallest .* is [\d.]+ points; the other 1 has no such "
-        r"number: no score differs \(1\)\. Correction",
-        "all": r"for each of the 2 comparisons the smallest .* points, depending on the pair and h",
-        "none": r"no comparison could .* power\): no score differs \(2\)\. Every pair",
+        "some": r"at least [\d.]+ points to be found in 80% of runs with n = 20\. A smaller one is "
+        r"often missed\. 1 of 2 has no such number: no score differs \(1\)\. These",
+        "all": r"at least [\d.]+ to [\d.]+ points \(it depends on the pair and h\) to be found in",
+        "none": r"No change against h = 0 can be found reliably with n = 20: no score differs",
     }
     for name, counts in right_at.items():
         folder = tmp_path / name
@@ -223,6 +226,128 @@ def test_results_of_two_seeds_are_told_apart(tmp_path):
     assert make(tmp_path, tmp_path / "r.html") == 0
     names = [pair["name"] for pair in embedded((tmp_path / "r.html").read_text())["pairs"]]
     assert names == [f"quiz/test after posts/test (seed {seed})" for seed in (0, 1)]
+
+
+# --- the order of the questions, and what fills a part
+
+QUESTIONS = ["hurt", "why", "where", "limits", "examples", "numbers", "settings", "meanings"]
+
+
+def with_effects(examples: list[dict]) -> list[dict]:
+    """Examples with the numbers of `--effects position`."""
+    for example in examples:
+        h, i = example["config"]["history_len"], example["config"]["target_idx"]
+        if h:
+            numbers = {
+                "none": 1.0,
+                "hidden": 1.0 - 0.1 * h,
+                "filler": 0.8 - 0.1 * h,
+                "full": -0.1 * i,
+            }
+            example["effects"] = numbers
+    return examples
+
+
+def part_of(page: str, name: str) -> str:
+    """The HTML of a section."""
+    return page[page.index(f'<section id="{name}"') :].partition("</section>")[0]
+
+
+def empty_lines(page: str) -> list[list[str]]:
+    """The words of the commands in each line about a part without data."""
+    lines = re.findall(r'<p class="empty">(.*?)</p>', page, re.DOTALL)
+    return [re.findall(r"<span>(.*?)</span>", line) for line in lines]
+
+
+def test_the_page_answers_the_questions_in_their_order(page):
+    assert re.findall(r'<section id="(\w+)"', page) == QUESTIONS
+    assert re.findall(r'<a href="#(\w+)">', page.partition("</nav>")[0]) == QUESTIONS[:-1]
+    first = part_of(page, "hurt")
+    assert re.search(r'<h2>Did the switch hurt\?</h2>\s*<p class="headline">(.*?)</p>', first)
+
+
+def test_a_part_without_data_is_one_line_that_names_the_flag_that_fills_it(tmp_path):
+    examples = examples_of("quiz/test", "posts/test")
+    for example in examples:
+        del example["cosines"], example["decision_layer"]
+    write_pair(tmp_path, examples=examples)
+    page = page_of(tmp_path, tmp_path)
+    assert empty_lines(page) == [
+        ["--distractor"], ["--scoring", "both"], ["--effects", "position"],
+        ["--history", "teacher", "wrong:1", "shuffled"], ["--wording", "3"],
+        ["--effects", "block", "turn", "route", "patch", "attention"], ["--no_cosine"],
+    ]  # fmt: skip
+    for line in empty_lines(page):
+        parse_args(line if line != ["--distractor"] else [*line, "quiz"])
+    for name in ("why", "where"):
+        assert not re.search("<table|<figure|<select", part_of(page, name))
+
+
+def test_where_all_is_measured_no_line_says_what_to_run(tmp_path):
+    for distractor in ("posts/test", "quiz/dev"):
+        for history in ("teacher", "wrong:1"):
+            examples = with_effects(examples_of("quiz/test", "posts/test"))
+            folder = tmp_path / history.replace(":", "")
+            write_pair(folder, distractor=distractor, examples=examples, history=history)
+    said = empty_lines(page_of(tmp_path, tmp_path))
+    assert said.pop(1) == ["--wording", "3"]
+    assert said == [
+        ["--scoring", "both"],
+        ["--effects", "block", "turn", "route", "patch", "attention"],
+    ]
+
+
+def test_position_length_and_content_are_the_stored_ones_at_the_longest_history(tmp_path):
+    path = write_pair(tmp_path, examples=with_effects(examples_of("quiz/test", "posts/test")))
+    page = page_of(tmp_path, tmp_path)
+    head, row = table_of(page, 'id="parts"')
+    stored = records.read_json(path)["effects_by_len"]["2"]["contrasts"]
+    assert head[1:] == ["h", "Change of", "Position", "Length", "Content", "Total", "n"]
+    assert row[:2] == ["quiz/test after posts/test", "2"]
+    for name, cell in zip(("position", "length", "content", "total"), row[3:]):
+        assert float(cell.partition(" ")[0]) == pytest.approx(stored[name]["mean"], abs=0.005)
+    assert "moves by -1.55 (n = 12), of which -0.20 from position" in words_of(page)
+
+
+def test_kinds_of_history_are_compared_with_the_usual_one(tmp_path):
+    for history in ("teacher", "wrong:1"):
+        seeds = (0,) if history == "teacher" else (3,)
+        examples = examples_of("quiz/test", "posts/test", seeds=seeds)
+        for example in examples:
+            example["config"]["seed"] = 0
+        write_pair(tmp_path / history.replace(":", ""), examples=examples, history=history)
+    page = page_of(tmp_path, tmp_path)
+    rows = contrasts.contrasts(records.load_results([tmp_path]), "history", "teacher")
+    _, *shown = table_of(page, 'id="kinds"')
+    assert {(row[1], row[2], row[3]) for row in shown} == {("wrong:1", "teacher", h) for h in "12"}
+    for row in shown:
+        [one] = [each for each in rows if each["h"] == int(row[3])]
+        assert float(re.split(r"[ *]", row[4])[0]) == round(one["difference_points"], 1)
+
+
+# --- meanings
+
+
+def test_every_measure_on_the_page_opens_its_meaning(tmp_path):
+    for target in QUESTION:
+        for distractor in QUESTION:
+            write_pair(
+                tmp_path, target, distractor, examples=with_effects(examples_of(target, distractor))
+            )
+    page = page_of(tmp_path, tmp_path)
+    opened = set(re.findall(r'popovertarget="meaning-(\w+)"', page))
+    assert opened <= set(re.findall(r'<p popover id="meaning-(\w+)">', page)) == set(MEANINGS)
+    figures = re.findall(r"<figure.*?</figure>", page, re.DOTALL)
+    assert len(figures) > 10 and all("popovertarget" in figure for figure in figures)
+    counts = r"h|h = \d|Targets skipped|Layer values left out|n"
+    for head in re.findall(r'<th class="number">(.*?)</th>', page, re.DOTALL):
+        assert "popovertarget" in head or re.fullmatch(rf"({counts})(<button.*)?", head), head
+
+
+@pytest.mark.parametrize("meaning", MEANINGS.values(), ids=MEANINGS)
+def test_a_meaning_is_short(meaning):
+    assert len(meaning.sentence) <= 200 and meaning.sentence.endswith(".")
+    assert meaning.sentence.count(". ") <= 1
 
 
 # --- settings, and what was left out
@@ -539,7 +664,8 @@ def test_a_run_without_histories_has_a_page_too(tmp_path):
     assert make(tmp_path, tmp_path / "r.html") == 0
     page = (tmp_path / "r.html").read_text()
     assert "These results have no history (h = 0 only)." in page
-    for absent in ("No switch", 'href="#heat"', 'id="heat"', "What n can show"):
+    assert "no prompt has a history" in page
+    for absent in ("No switch", 'id="heat"', "must be at least"):
         assert absent not in page.partition("<script>")[0]
     assert len(embedded(page)["rows"]) == TARGETS
 

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from core import records
 from measures import scoring
 from reports import page as report_page
 from reports import tables
+from reports.meanings import MEANINGS
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -29,6 +31,7 @@ from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 DRIVER = shutil.which("chromedriver")
+AXE = Path(sys.prefix, "node_modules", "axe-core", "axe.min.js")
 pytestmark = pytest.mark.skipif(
     not (CHROMIUM and DRIVER), reason="no chromium and chromedriver: a browser shows the report"
 )
@@ -71,8 +74,8 @@ def page(driver, results, tmp_path_factory):
     dot = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
     out = tmp_path_factory.mktemp("page") / "report.html"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-        size = {"width": 860, "height": 370, "caption": "A figure."}
-        patch.setattr(report_page, "image", lambda figure: {"uri": dot, **size})
+        size = {"uri": dot, "width": 860, "height": 370, "caption": "A figure."}
+        patch.setattr(report_page, "image", lambda each: size | {"measure": each.measure})
         assert viz.main(["report", "--result_dir", str(results), "--out", str(out)]) == 0
     return out.as_uri()
 
@@ -188,13 +191,13 @@ def test_a_hostile_row_is_inert_and_shown_as_it_is(browser):
 
 def column_of(browser, name: str) -> list[str]:
     """Text of a column of the verdict table, in the rows that are shown."""
-    heads = [text.split("\xa0")[0].strip() for text in texts(browser, "#verdicts thead th")]
+    heads = [text.strip() for text in texts(browser, "#verdicts thead th")]
     place = heads.index(name) + 1
     return texts(browser, f"#verdicts tbody tr:not([hidden]) td:nth-child({place})")
 
 
 def head_of(browser, name: str):
-    return next(b for b in all_of(browser, "#verdicts thead button") if b.text.startswith(name))
+    return one(browser, f"#verdicts [aria-label='Sort by {name}']")
 
 
 @pytest.mark.parametrize(
@@ -241,13 +244,13 @@ def test_the_heat_map_follows_its_switch(browser):
 
 
 def test_the_layers_of_one_pair_are_shown_at_a_time(browser):
-    assert len(texts(browser, "[data-layers] h3")) == 1
+    assert len(texts(browser, "[data-where] h3")) == 1
     browser.execute_script(
-        "const s = document.querySelector('[data-switch=layers]');"
+        "const s = document.querySelector('[data-switch=where]');"
         "s.selectedIndex = 3; s.dispatchEvent(new Event('change'));"
     )
-    chosen = "return document.querySelector('[data-switch=layers]').selectedOptions[0].text"
-    assert texts(browser, "[data-layers] h3") == [browser.execute_script(chosen)]
+    chosen = "return document.querySelector('[data-switch=where]').selectedOptions[0].text"
+    assert texts(browser, "[data-where] h3") == [browser.execute_script(chosen)]
 
 
 # --- the explorer
@@ -285,8 +288,8 @@ def test_flipped_only_shows_those_that_the_log_says_are_flipped(browser):
     assert f"{len(FLIPPED)} of" in one(browser, "#explorer output").text
 
 
-def test_the_verdict_leads_to_the_flipped_prompts_of_its_pair(browser):
-    link = one(browser, "#verdict a[data-pair]")
+def test_the_page_leads_to_the_flipped_prompts_of_its_pair(browser):
+    link = one(browser, "#hurt a[data-pair]")
     name = link.find_element(By.XPATH, "../../th").text
     link.click()
     chosen = one(browser, "[name=pair]")
@@ -425,7 +428,7 @@ def test_answers_to_the_previous_task_are_marked_counted_and_filtered(browser):
     assert sorted(open_rows(browser)) == sorted([*INTRUDED, *INTRUDED])
     one(browser, ".list tbody tr").click()
     assert "at h = 2" in one(browser, ".conversation h3").text
-    [line] = [row for row in texts(browser, ".answers tr") if row.startswith("Task")]
+    [line] = [row for row in texts(browser, ".answers tr") if row.startswith("Intruded")]
     assert line.split("\t")[3] == "answers the previous task"
 
 
@@ -441,7 +444,7 @@ def test_at_390_pixels_only_tables_scroll_sideways(browser, scheme):
     assert len({*browser.execute_script(root)}) == 1
 
 
-@pytest.mark.parametrize("table", [".answers", "#verdict .data", "#left-out .data"])
+@pytest.mark.parametrize("table", [".answers", "#hurt .data", "#limits .data"])
 def test_at_390_pixels_what_a_row_is_stays_in_view_and_leaves_half_of_the_room(browser, table):
     resize(browser, 390)
     one(browser, ".list tbody tr").click()
@@ -456,6 +459,46 @@ def test_at_390_pixels_what_a_row_is_stays_in_view_and_leaves_half_of_the_room(b
     scrolled, heads = browser.execute_script(script, table)
     assert scrolled > 0
     assert all(abs(left) < 1 and 0.2 < share < 0.5 for left, share in heads)
+
+
+VIOLATIONS = """
+const done = arguments[0];
+axe.run(document).then(({ violations }) => done(violations.map(({ id, nodes }) =>
+  [id, ...nodes.slice(0, 3).map((node) => node.html.slice(0, 200))])));
+"""
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core: scripts/check.sh installs it with npm")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_violation(browser, width, scheme):
+    resize(browser, width)
+    emulate(browser, scheme=scheme)
+    one(browser, ".list tbody tr").click()
+    one(browser, "#hurt .meaning").click()
+    browser.execute_script(AXE.read_text(encoding="utf-8"))
+    assert browser.execute_async_script(VIOLATIONS) == []
+
+
+def test_a_measures_name_opens_its_meaning_by_mouse_and_by_keyboard(browser):
+    button = one(browser, "#hurt [popovertarget=meaning-change]")
+    meaning = one(browser, f"#{button.get_attribute('popovertarget')}")
+    assert not meaning.is_displayed()
+    button.click()
+    assert meaning.is_displayed()
+    assert meaning.text == "{}: {}".format(*MEANINGS["change"])
+    press(browser, Keys.ESCAPE)
+    assert not meaning.is_displayed()
+    press(browser, Keys.ENTER)
+    assert meaning.is_displayed()
+    box = meaning.rect
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 1280
+
+
+def test_on_paper_every_meaning_is_written_out(browser):
+    emulate(browser, media="print")
+    shown = texts(browser, "#meanings p")
+    assert shown == ["{}: {}".format(*meaning) for meaning in MEANINGS.values()]
 
 
 CONTRASTS = """
@@ -492,7 +535,7 @@ def test_on_paper_there_are_all_tables_and_the_open_example_but_no_controls(brow
     choose(browser, "pair", QUIZ)
     one(browser, ".list tbody tr:nth-child(4)").click()
     emulate(browser, media="print", scheme="dark")
-    controls = "input, select, #verdicts button, .open-head button, nav"
+    controls = "input, select, .sort, .open-head button, nav"
     assert not [each for each in all_of(browser, controls) if each.is_displayed()]
     assert len(texts(browser, ".heat caption")) == 2 * (len(LENGTHS) - 1)
     assert one(browser, ".open .turn").is_displayed()

@@ -277,7 +277,7 @@ def grids_of(folder: Path, h: int | None = None) -> dict[str, tuple]:
     """Axes of the map and of the colour bar, and the figure, by stem."""
     frame = frame_of(folder)
     drawn = grid.grid_figures(frame, grid.choose_length(frame, h))
-    return {stem: (*figure.axes, figure) for stem, figure, _ in drawn}
+    return {stem: (*figure.axes, figure) for stem, figure, *_ in drawn}
 
 
 def test_a_grid_shows_the_change_of_every_pair_at_the_longest_common_length(tmp_path):

@@ -563,7 +563,7 @@ def settings():
 def figures_of(folder: Path) -> dict:
     """Figures by the last part of their stem; for a folder of one model and target."""
     drawn = curves.metric_figures(curves.load_groups([folder]))
-    return {stem.split("__")[-1]: figure for stem, figure, _ in drawn}
+    return {stem.split("__")[-1]: figure for stem, figure, *_ in drawn}
 
 
 def test_metric_figure_shows_the_stored_values_and_intervals(tmp_path):
@@ -640,7 +640,7 @@ def test_a_distractor_looks_the_same_in_every_figure(tmp_path):
     for distractor in ("a/test", "b/test"):
         write_pair(tmp_path, "org/b", distractor=distractor)
     groups = curves.load_groups([tmp_path])
-    drawn = {stem: figure for stem, figure, _ in curves.metric_figures(groups)}
+    drawn = {stem: figure for stem, figure, *_ in curves.metric_figures(groups)}
     alone = drawn["org@a__quiz_test__metric"].axes[0].lines[0]
     second = drawn["org@b__quiz_test__change"].axes[0].lines[1]
     assert alone.get_color() == second.get_color()

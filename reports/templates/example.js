@@ -31,11 +31,12 @@ class Example {
     const head = element("tr", {}, element("th", {}, "History (turns)"), ...heads);
     const table = element("table", { class: "data answers" }, element("thead", {}, head));
     table.append(element("tbody", {}, ...this.lines()));
-    return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Answers" }, table);
+    return element("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Answers" }, table);
   }
 
   lines() {
-    const decided = this.pair.blocks ? `Decision layer (of ${this.pair.blocks} blocks)` : "Decision layer";
+    const decided = element("span", {}, term("decision_layer", "Decision layer"),
+      this.pair.blocks ? ` (of ${this.pair.blocks} blocks)` : "");
     const sought = this.row.labelled ? "single label" : "number";
     const tokens = (at) => at.top5.map((place) => JSON.stringify(this.text(place))).join("  ");
     return [
@@ -43,7 +44,7 @@ class Example {
       this.line("Text", (at) => (at.text === undefined ? null : this.said(at.text))),
       this.line(this.pair.graded ? this.pair.metric : "Right?", (at, place) => this.verdict(place)),
       this.line("Format", (at) => (at.failed ? `failed: no ${sought} in the text` : null)),
-      this.line("Task", (at, place) => (place && at.intruded ? "answers the previous task" : null)),
+      this.line(term("intrusion", "Intruded"), (at, place) => (place && at.intruded ? "answers the previous task" : null)),
       this.line("With the cue", (at) => (at.cued ? this.withCue(at.cued) : null)),
       this.row.labelled ? this.probabilities() : null,
       this.line(decided, (at) => (at.layer === undefined ? null : String(at.layer ?? "none"))),

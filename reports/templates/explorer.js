@@ -21,10 +21,10 @@ class Explorer {
     this.pair = element("select", { name: "pair" }, ...pairs, option("", "all pairs"));
     this.flip = element("input", { type: "checkbox", name: "flipped" });
     this.intruded = element("input", { type: "checkbox", name: "intruded" });
-    this.intrudedLabel = element("label", {}, this.intruded, "answers to the previous task only");
+    this.intrudedLabel = element("label", {}, this.intruded, "intruded only");
     this.reference = element("select", { name: "reference" });
     this.seed = element("select", { name: "seed" });
-    this.search = element("input", { type: "search", name: "search", placeholder: "words in prompt or answer" });
+    this.search = element("input", { type: "search", name: "search", placeholder: "prompt or answer" });
     this.count = element("output", { "aria-live": "polite" });
     const labelled = (text, control) => element("label", {}, text, control);
     this.referenceLabel = labelled("Reference ", this.reference);
@@ -37,14 +37,14 @@ class Explorer {
       if (event.target === this.pair) this.choosePair(this.pair.value);
       else this.fill();
     });
-    this.flips = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Flips" });
+    this.flips = element("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Flips" });
     this.list = element("div", { class: "scroll list" });
     this.list.addEventListener("keydown", (event) => this.keyInList(event));
     this.list.addEventListener("scroll", () => {
       const below = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight;
       if (below < 400) this.fillTo(this.list.querySelector("tbody").rows.length + 1);
     });
-    this.open = element("div", { class: "open", hidden: true, role: "region", "aria-label": "Open example" });
+    this.open = element("div", { class: "open", hidden: true, role: "group", "aria-label": "Open example" });
     this.open.addEventListener("keydown", (event) => this.keyInOpen(event));
     this.place.replaceChildren(form, this.flips, this.key(), this.list, this.open);
     for (const link of document.querySelectorAll("a[data-pair]")) {
@@ -60,7 +60,7 @@ class Explorer {
     return element("p", { class: "key" }, entry("right", "right"), entry("wrong", "wrong"),
       entry("lost", `flipped down: right at h = 0 and wrong now, or a score that fell by ${this.examples.threshold} or more`),
       entry("gained", `flipped up: wrong at h = 0 and right now, or a score that rose by ${this.examples.threshold} or more`),
-      entry("intruded", "answers the previous task"),
+      entry("intruded", "intruded: answers the previous task"),
       element("span", {}, element("kbd", {}, "↑"), " ", element("kbd", {}, "↓"), " or ", element("kbd", {}, "j"),
         " ", element("kbd", {}, "k"), " move, ", element("kbd", {}, "Enter"), " opens, ",
         element("kbd", {}, "←"), " ", element("kbd", {}, "→"), " change h, ", element("kbd", {}, "Esc"), " closes"));
@@ -93,9 +93,9 @@ class Explorer {
       ...counts.map((count) => element("td", { class: "number" }, String(count))));
     const heads = pair.lengths.map((h) => element("th", { class: "number" }, `h = ${h}`));
     this.flips.replaceChildren(element("table", { class: "data flips" },
-      element("thead", {}, element("tr", {}, element("th", {}, `Flipped examples, of all ${pair.n}`), ...heads)),
+      element("thead", {}, element("tr", {}, element("th", {}, term("flip", "Flipped"), ` examples, of all ${pair.n}`), ...heads)),
       element("tbody", {}, line("lost", "down", pair.lost), line("gained", "up", pair.gained),
-        pair.intruded ? line("intruded", "answers to the previous task (at h = 0: by chance)", pair.intruded) : null)));
+        pair.intruded ? line("intruded", "intruded: answers to the previous task (at h = 0: by chance)", pair.intruded) : null)));
   }
 
   wanted(row) {

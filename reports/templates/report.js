@@ -11,6 +11,11 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+/* A measure's name, which opens its meaning. */
+function term(measure, text) {
+  return element("button", { type: "button", class: "meaning", popovertarget: `meaning-${measure}` }, text);
+}
+
 /* Rows by a column; what has no value comes last either way. */
 function sortRows(table, column, descending) {
   const body = table.tBodies[0];
@@ -31,7 +36,7 @@ function sortRows(table, column, descending) {
 for (const table of document.querySelectorAll(".sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
-    head.querySelector("button").addEventListener("click", () => {
+    head.querySelector(".sort").addEventListener("click", () => {
       const descending = head.getAttribute("aria-sort") === "ascending";
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", descending ? "descending" : "ascending");
