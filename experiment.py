@@ -10,8 +10,10 @@ Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import compress
+from operator import not_
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from lm.interface import Model
 from measures import metrics
 from run.config import MAY_CHANGE, RunConfig, check_settings, parse_args
 from run.effects import say_left_out
-from run.examples import Query, reads_of, run_cases
+from run.examples import Query, reads_of, run_cases, work_of
 from run.histories import describe_chats, random_rows
 from run.journal import (
     CaseKey,
@@ -48,7 +50,7 @@ from run.planning import (
     result_path,
     unfinished,
 )
-from run.progress import Progress, print_table
+from run.progress import Progress, Work, print_table
 from run.team import Team, joined, rank_here
 from tasks.kinds import RANDOM
 
@@ -155,18 +157,21 @@ def run_plan(
     budgets = [held.token_budget for held in kept.values() if held.token_budget]
     lm.token_budget = min([lm.token_budget, *budgets])
     batches = in_batches(plan, config.batch_size)
-    waiting = [batch for batch in batches if any(case.key not in kept[case.pair] for case in batch)]
-    share = team.share(waiting)
-    done = sum(map(len, batches)) - sum(map(len, waiting))
-    total = done + sum(map(len, share))
+    lacking = [any(case.key not in kept[case.pair] for case in batch) for batch in batches]
+    share = team.share(list(compress(batches, lacking)))
+    done = work_in(compress(batches, map(not_, lacking)), config)
+    total = Work(*map(sum, zip(done, work_in(share, config))))
     quiet = config.quiet or not team.is_first
-    with Progress(total, done, lambda: lm.tokens_read, quiet) as progress:
+    with Progress(
+        total, done, lambda: lm.tokens_read, lambda: lm.peak_memory_mib, quiet
+    ) as progress:
         for pair, held in kept.items():
             for scores in held.scores.values():
                 for h, score in zip(config.run_lengths, scores):
                     progress.count(str(pair.target.spec), h, score)
         for batch in share:
-            progress.begin(len(batch), sum(reads_of(case, config) for case in batch))
+            reads = sum(reads_of(case, config) for case in batch)
+            progress.begin(work_in([batch], config), reads)
             for pair, entries in run_batch(batch, kept, config, lm, progress.advance).items():
                 journals[pair].append(entries)
                 for example in (entry["example"] for entry in entries if "example" in entry):
@@ -174,6 +179,12 @@ def run_plan(
                     progress.count(str(pair.target.spec), h, example["score"])
             progress.finish()
     team.wait()
+
+
+def work_in(batches: Iterable[Sequence[Case]], config: RunConfig) -> Work:
+    """The work of some batches, as progress counts it."""
+    cases = [case for batch in batches for case in batch]
+    return Work(len(cases), sum(work_of(case, config) for case in cases))
 
 
 def read_journals(

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from core import records
 from core.debug_log import Message
 from core.records import EFFECT_PARTS
 from lm.checks import check_tokens
@@ -112,10 +113,8 @@ class LanguageModel(Encoder):
 
     def facts(self) -> dict[str, Any]:
         """What a result records about the model as it was run."""
-        peak = {}
         device = input_device(self.model)
-        if device.type == "cuda":
-            peak["peak_device_memory_mib"] = torch.cuda.max_memory_allocated() // 2**20
+        peak = {"peak_device_memory_mib": self.peak_memory_mib} if device.type == "cuda" else {}
         return peak | {
             "architecture": type(self.model).__name__,
             "device": str(device),
@@ -141,6 +140,13 @@ class LanguageModel(Encoder):
     def tokens_read(self) -> int:
         """Tokens run so far, without padding."""
         return self.runtime.tokens
+
+    @property
+    def peak_memory_mib(self) -> int:
+        """The most memory taken until now (MiB): of a GPU, or else of this process."""
+        if input_device(self.model).type == "cuda":
+            return torch.cuda.max_memory_allocated() // 2**20
+        return records.peak_memory_mib()
 
     @property
     def token_budget(self) -> int:

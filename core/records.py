@@ -310,7 +310,6 @@ def provenance(started: float) -> dict[str, Any]:
     from importlib import metadata  # a twentieth of the time that --help takes
 
     changes = _git("status", "--porcelain")
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
     return {
         "version": VERSION,
         "python": platform.python_version(),
@@ -318,10 +317,16 @@ def provenance(started: float) -> dict[str, Any]:
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": None if changes is None else bool(changes),
         "platform": platform.platform(),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit,
+        "peak_memory_mib": peak_memory_mib(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
     }
+
+
+def peak_memory_mib() -> int:
+    """The most memory that this process has taken (MiB)."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def _git(*words: str) -> str | None:

@@ -22,6 +22,10 @@ class Model(Protocol):
     def tokens_read(self) -> int:
         """Tokens that were read until now."""
 
+    @property
+    def peak_memory_mib(self) -> int:
+        """The most memory taken until now (MiB): of its device, or of this process."""
+
     def as_read(self, messages: Sequence[Message]) -> Conversation:
         """The messages as the log holds them."""
 

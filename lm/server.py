@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from core import records
 from core.debug_log import Message
 from core.errors import UserError
 from lm.abilities import Abilities, find_abilities, first_tokens
@@ -172,6 +173,11 @@ class ServerModel:
     def tokens_read(self) -> int:
         """Tokens sent and written until now."""
         return self.client.tokens_in + self.client.tokens_out
+
+    @property
+    def peak_memory_mib(self) -> int:
+        """The most memory that this process has taken (MiB); the server's is not known."""
+        return records.peak_memory_mib()
 
     def release_memory(self) -> None:
         """The memory is the server's."""

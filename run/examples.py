@@ -35,6 +35,10 @@ OF_CUED = {"prompt_text", "model_prediction", "score", "label_logprobs", "scores
 OF_CUED |= {"format_failure", "generated_text", "generated_label", "generated_score"}
 OF_CUED |= {"escaped_special_tokens", "rewritten_messages", "distractor_logprobs", "intruded"}
 
+# In characters of a prompt: what a template adds to a message, and what a token of an answer costs,
+# since every one is a forward of its own
+TEMPLATE, WRITTEN = 40, 10
+
 
 @dataclass(eq=False)
 class Query:
@@ -116,6 +120,18 @@ def reads_of(case: Case, config: RunConfig) -> int:
     times = 1 + is_read_again(case, config)
     replies = len(case.history) if case.pair.kind.name == "model" else 0
     return times * lengths + cued + replies + effect_reads(config)
+
+
+def work_of(case: Case, config: RunConfig) -> float:
+    """An estimate of the tokens that are read of a case, in characters: its longest history once,
+    and its target and its answer at every length.
+    """
+    *history, target = case.conversation
+    lengths = len(config.run_lengths) * (1 + (config.switch_cue is not None))
+    answer = WRITTEN * config.answer_tokens(case.task)
+    return sum(len(each["content"]) for each in history) + lengths * (
+        TEMPLATE + len(target["content"]) + answer
+    )
 
 
 def is_read_again(case: Case, config: RunConfig) -> bool:

@@ -1,13 +1,17 @@
 """Claims about what a run shows while it runs."""
 
 import io
+import json
+import random
 
 import pytest
 import tiny
 from test_experiment import result_of, run
 
+import data
+import experiment
 from run import progress
-from run.progress import Progress
+from run.progress import Progress, Work
 
 
 class Terminal(io.StringIO):
@@ -35,7 +39,7 @@ def clock(monkeypatch):
 def batches(shown, clock, count=4, seconds=30.0):
     """Batches of two target examples and ten prompts, the prompts one by one."""
     for _ in range(count):
-        shown.begin(2, 10)
+        shown.begin(Work(2, 2.0), 10)
         for _ in range(10):
             clock.now += seconds / 10
             shown.advance(1)
@@ -46,58 +50,117 @@ def batches(shown, clock, count=4, seconds=30.0):
 
 def test_without_a_terminal_a_line_a_minute_is_written(clock):
     stream = io.StringIO()
-    tokens = iter(range(0, 10**6, 100))
-    with Progress(8, tokens=lambda: next(tokens), stream=stream) as shown:
+    with Progress(Work(8, 8.0), tokens=lambda: 100, memory=lambda: 1234, stream=stream) as shown:
         batches(shown, clock)
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2  # of 120 seconds
     assert lines[0].startswith("2 of 8 target examples, ")
     assert "01:00 passed, about 01:00 left" in lines[0]
-    assert lines[0].endswith("; quiz/test: h=0 1.000  h=1 0.000")
-    assert "tokens/s" in lines[0]
+    assert lines[0].endswith("MiB; quiz/test: h=0 1.000  h=1 0.000")
+    assert "0 tokens/s, 1,234 MiB" in lines[0]
 
 
 def test_the_time_left_counts_only_what_this_run_has_done(clock):
     stream = io.StringIO()
-    with Progress(108, 100, stream=stream) as shown:
+    with Progress(Work(108, 108.0), Work(100, 100.0), stream=stream) as shown:
         batches(shown, clock, count=2)
     [line] = stream.getvalue().splitlines()
     assert "about 01:00 left" in line  # four of the eight in a minute
 
 
 def test_prompts_that_are_read_again_do_not_count(clock):
-    shown = Progress(4, stream=io.StringIO())
-    shown.begin(2, 10)
+    shown = Progress(Work(4, 4.0), stream=io.StringIO())
+    shown.begin(Work(2, 2.0), 10)
     for _ in range(3):
         shown.advance(6)
-    assert shown._fraction() == 2
+    assert shown.share() == 0.5
     shown.finish()
-    assert shown._fraction() == 2
+    assert shown.share() == 0.5
 
 
 def test_quiet_writes_nothing(clock):
     for stream in (io.StringIO(), Terminal()):
-        with Progress(8, quiet=True, stream=stream) as shown:
+        with Progress(Work(8, 8.0), quiet=True, stream=stream) as shown:
             batches(shown, clock)
         assert stream.getvalue() == ""
 
 
 def test_a_terminal_has_a_bar_for_the_run_one_for_the_batch_and_a_line_per_target(clock):
     stream = Terminal()
-    with Progress(10, tokens=lambda: 1210, stream=stream) as shown:
+    read = iter(range(0, 10**6, 10))
+    with Progress(Work(10, 10.0), tokens=lambda: next(read), stream=stream) as shown:
         batches(shown, clock)
-        shown.begin(2, 10)
+        shown.tokens = lambda: shown.last + 100  # half of what a batch has had
+        shown.begin(Work(2, 2.0), 10)
+        shown.first = shown.last - 800
         clock.now += 1
         shown.count("posts/test", 0, 0.25)
         shown.advance(5)
         run_bar, batch, *targets = shown.bars
-        assert (run_bar.n, run_bar.total) == (9, 10)
+        assert (run_bar.n, run_bar.total) == (0.9, 1)
         assert (batch.n, batch.total) == (5, 10)
         assert [bar.desc for bar in targets] == [
             "  quiz/test: h=0 1.000  h=1 0.000",
             "  posts/test: h=0 0.250",
         ]
-    assert "8/10 target examples" in stream.getvalue() and "10 tokens/s" in stream.getvalue()
+    assert "8/10 target examples" in stream.getvalue() and " tokens/s, 0 MiB" in stream.getvalue()
+
+
+@pytest.mark.parametrize("order", ["growing", "falling", "mixed"])
+def test_the_time_left_is_right_within_a_quarter_from_a_third_on(clock, order):
+    """Batches of very different work, of which a token takes as long as any, give or take."""
+    rng = random.Random(0)
+    sizes = [rng.choice((100, 300, 3000)) for _ in range(60)]
+    sizes = {"mixed": sizes, "growing": sorted(sizes), "falling": sorted(sizes)[::-1]}[order]
+    tokens = [round(size * rng.uniform(0.9, 1.1)) for size in sizes]
+    read, begun, seen = 0, clock.now, []
+    total = Work(len(sizes), 4.0 * sum(sizes))  # in characters, say
+    with Progress(total, tokens=lambda: read, stream=io.StringIO()) as shown:
+        for size, count in zip(sizes, tokens):
+            shown.begin(Work(1, 4.0 * size), 5)
+            for _ in range(10):
+                read += count / 10
+                clock.now += count / 1000
+                seen.append((clock.now, shown.left()))
+            shown.finish()
+    whole = clock.now - begun
+    late = [(now, left) for now, left in seen if whole / 3 <= now - begun < 0.98 * whole]
+    assert len(late) > 30
+    for now, left in late:
+        assert left == pytest.approx(begun + whole - now, rel=0.25, abs=0.01 * whole)
+
+
+def test_the_estimate_of_a_run_fits_the_tokens_that_it_reads(tmp_path, monkeypatch):
+    """A run whose long questions come last, on a clock that goes by the tokens read."""
+    texts = ["word " * (5 if k < 8 else 60) for k in range(16)]
+    rows = [{"text": f"{k} {text}", "label": "ab"[k % 2]} for k, text in enumerate(texts)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = "own:\n  source: own.jsonl\n  prompt: '{text}'\n  reference: label\n  labels: [a, b]\n"
+    (tmp_path / "own.yaml").write_text(task)
+    monkeypatch.setattr(data, "target_order", lambda count, seed, limit: list(range(count)))
+    seen = []
+
+    class Timed(Progress):
+        def advance(self, prompts):
+            super().advance(prompts)
+            seen.append((self.tokens(), self.left()))
+
+    class Clock:
+        @staticmethod
+        def monotonic():
+            return shown[0].tokens() / 1000 if shown else 0.0
+
+    shown = []
+    monkeypatch.setattr(progress, "time", Clock)
+    monkeypatch.setattr(experiment, "Progress", lambda *a: shown.append(Timed(*a)) or shown[0])
+    model = tiny.save_model(tmp_path / "tiny-llama")
+    more = ["--task_file", tmp_path / "own.yaml", "--limit", 16, "--batch_size", 1]
+    assert run(tmp_path / "out", model, "own", "quiz", *more) == 0
+    end = seen[-1][0]
+    late = [(tokens, left) for tokens, left in seen if end / 3 <= tokens < 0.95 * end]
+    assert len(late) > 5
+    for tokens, left in late:
+        assert left == pytest.approx((end - tokens) / 1000, rel=0.25)
 
 
 def test_the_running_metric_ends_as_the_metric_of_the_result(tmp_path, monkeypatch, capsys):
