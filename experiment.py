@@ -10,7 +10,7 @@ Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import compress
 from operator import not_
@@ -25,9 +25,10 @@ from core.terminal import escape_unprintable, restart_in_utf_8
 from data import Case, Pair
 from lm.interface import Model
 from measures import metrics
+from run import dry_run
 from run.config import MAY_CHANGE, RunConfig, check_settings, parse_args
 from run.effects import say_left_out
-from run.examples import Query, reads_of, run_cases, work_of
+from run.examples import Query, reads_of, run_cases, work_in
 from run.histories import describe_chats, random_rows
 from run.journal import (
     CaseKey,
@@ -178,13 +179,9 @@ def run_plan(
                     h = example["config"]["history_len"]
                     progress.count(str(pair.target.spec), h, example["score"])
             progress.finish()
+    if share and team.is_first and not config.served:
+        dry_run.keep_speed(config, lm, progress.speed())
     team.wait()
-
-
-def work_in(batches: Iterable[Sequence[Case]], config: RunConfig) -> Work:
-    """The work of some batches, as progress counts it."""
-    cases = [case for batch in batches for case in batch]
-    return Work(len(cases), sum(work_of(case, config) for case in cases))
 
 
 def read_journals(
@@ -371,14 +368,6 @@ def measured(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
     return kept | {"schema_version": records.SCHEMA_VERSION}
 
 
-def print_dry_run(config: RunConfig, rank: int) -> None:
-    """Say what would be run; one process of several does."""
-    if rank == 0:
-        from run import dry_run
-
-        print(*dry_run.describe(config), sep="\n")
-
-
 def terminate(number: int, frame: object) -> None:
     """End the run as Ctrl-C does: a cluster sends SIGTERM some time before SIGKILL."""
     raise Terminated
@@ -392,7 +381,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, terminate)
     try:
         if config.dry_run:
-            print_dry_run(config, rank)
+            if rank == 0:
+                print(*dry_run.describe(config), sep="\n")
             return 0
         paths = run(config)
         if rank == 0:

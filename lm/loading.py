@@ -117,13 +117,18 @@ def load_encoder(
     return Encoder(tokenizer, config, prompt_form, open_thought)
 
 
-def weights_of(encoder: Encoder, dtype: str, device: str) -> tuple[int, str]:
-    """Bytes of a model's weights as they would be loaded, and their dtype; none is read."""
-    wanted = resolve_dtype(dtype, resolve_device(device))
+def weights_of(encoder: Encoder, dtype: str, device: str) -> tuple[int, str, str]:
+    """Bytes of a model's weights as they would be loaded, their dtype and type of device.
+
+    None is read.
+    """
+    where = resolve_device(device)
+    wanted = resolve_dtype(dtype, where)
     with torch.device("meta"), reading(encoder.tokenizer.name_or_path):
         model = AutoModelForCausalLM.from_config(encoder.config)
     chosen = wanted if wanted != "auto" else encoder.config.dtype or torch.float32
-    return model.num_parameters() * chosen.itemsize, str(chosen).removeprefix("torch.")
+    bytes_of_all = model.num_parameters() * chosen.itemsize
+    return bytes_of_all, str(chosen).removeprefix("torch."), where.type
 
 
 def set_up(device: torch.device) -> None:

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from datetime import timedelta
+from typing import TYPE_CHECKING, NamedTuple
 
 import data
 from core.errors import UserError
 from core.records import PROPORTIONS
 from data import Case, Pair
-from lm.encoder import Encoder
+from lm.interface import Model
 from lm.prefix_tree import PrefixTree
 from lm.prompts import requests_of
 from lm.regimes import regimes_of
+from lm.speeds import Speed, Way, keep, last
 from measures.stats import detectable_binary, detectable_mean
 from run.config import RunConfig, check_settings
 from run.examples import encode_case, prompts_of
@@ -26,6 +28,9 @@ from run.planning import (
     unfinished,
 )
 from tasks.kinds import RANDOM
+
+if TYPE_CHECKING:  # it imports transformers
+    from lm.encoder import Encoder
 
 COUNTED = 64  # places in the order of targets whose tokens are counted; more are extrapolated
 FLIPS, SPREAD = (
@@ -61,7 +66,7 @@ class Planned:
     """A run as far as it is known before it."""
 
     config: RunConfig
-    encoder: Encoder
+    encoder: "Encoder"
     pairs: list[Pair]
     waiting: list[Pair]  # without a result
     plan: Plan
@@ -135,7 +140,7 @@ def describe_planned(found: Planned) -> Iterator[str]:
         yield "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
     yield ""
     yield LEGEND
-    yield from notes(found, exact)
+    yield from notes(found, total, exact)
     yield from first_prompt(found)
 
 
@@ -150,7 +155,7 @@ def shown(count: Count, exact: bool) -> list[str]:
     return [f"{count.prompts:,}", *(f"{mark}{number:,}" for number in count[1:])]
 
 
-def count(plan: Plan, config: RunConfig, encoder: Encoder) -> Count:
+def count(plan: Plan, config: RunConfig, encoder: "Encoder") -> Count:
     """What these cases make a model read, in the batches of the run."""
     regimes = regimes_of(encoder.config.get_text_config())
     found = Count(0, 0, 0, 0)
@@ -181,7 +186,7 @@ def detects(found: Planned, pair: Pair) -> str:
     return "nothing" if least is None else f"{least:.0f} points"
 
 
-def notes(found: Planned, exact: bool) -> Iterator[str]:
+def notes(found: Planned, total: Count, exact: bool) -> Iterator[str]:
     """What the counts leave out, and what is known of memory and time."""
     from lm.loading import weights_of
 
@@ -194,8 +199,33 @@ def notes(found: Planned, exact: bool) -> Iterator[str]:
     extra = [f"--{name}" for name in ("effects", "sensitivity") if getattr(config, name)]
     if extra:
         yield f"What {' and '.join(extra)} read comes on top."
-    size, dtype = weights_of(found.encoder, config.dtype, config.device)
-    yield f"Weights: {size / MIB:,.0f} MiB in {dtype}. Time and whole memory: unknown before a run."
+    size, dtype, device = weights_of(found.encoder, config.dtype, config.device)
+    yield f"Weights: {size / MIB:,.0f} MiB in {dtype}."
+    speed = last(Way(config.model, config.adapter, dtype, device))
+    if speed is None:
+        yield "Time and memory in all: unknown until a first run of this model here shows them."
+    else:
+        least, most = (
+            format_time(tokens / speed.tokens_per_second)
+            for tokens in (total.tree, total.tree + total.answers)
+        )
+        yield (
+            f"Time: {least if least == most else f'{least} to {most}'} on the tree, at the "
+            f"{speed.tokens_per_second:,.0f} tokens/s of its last run here.\n"
+            f"Memory: {speed.peak_memory_mib:,} MiB were the most in that run."
+        )
+
+
+def keep_speed(config: RunConfig, lm: Model, tokens_per_second: float) -> None:
+    """Keep the speed of a run for the dry runs to come."""
+    made = lm.facts()
+    way = Way(config.model, config.adapter, made["dtype"], made["device"].partition(":")[0])
+    keep(way, Speed(tokens_per_second, lm.peak_memory_mib))
+
+
+def format_time(seconds: float) -> str:
+    """Hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 def first_prompt(found: Planned) -> Sequence[str]:

@@ -4,7 +4,7 @@ A query flows: a case, a history length and maybe a cue make its prompt, the mod
 both its example.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ from measures.intrusion import is_intruded
 from run.config import RunConfig
 from run.effects import effect_reads, effects_of
 from run.histories import Advance, with_own_words
+from run.progress import Work
 
 Sequences = dict[str, tuple[Prefix, int]]  # name of a reply -> prompt and reply, and its start
 
@@ -132,6 +133,12 @@ def work_of(case: Case, config: RunConfig) -> float:
     return sum(len(each["content"]) for each in history) + lengths * (
         TEMPLATE + len(target["content"]) + answer
     )
+
+
+def work_in(batches: Iterable[Sequence[Case]], config: RunConfig) -> Work:
+    """The work of some batches, as progress counts it."""
+    cases = [case for batch in batches for case in batch]
+    return Work(len(cases), sum(work_of(case, config) for case in cases))
 
 
 def is_read_again(case: Case, config: RunConfig) -> bool:

@@ -1,4 +1,4 @@
-"""Shared by all tests: no Hub, no bars, no verdicts, and one thread, since the models are tiny."""
+"""Shared by all tests: no Hub, no bars, no verdicts and speeds; one thread for tiny models."""
 
 import os
 import shutil
@@ -12,11 +12,13 @@ import tiny
 import torch
 import transformers
 
-from lm import verdicts
+from lm import speeds, verdicts
 
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
-verdicts.folder = lambda: Path(os.devnull, "verdicts")  # none is kept, unless a test says where
+# None is kept, unless a test says where
+verdicts.folder = lambda: Path(os.devnull, "verdicts")
+speeds.folder = lambda: Path(os.devnull, "speeds")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from test_experiment import examples_of, result_of
 
 import experiment
 from core.records import debug_path, result_path
+from lm import speeds
 from measures import stats
 from run import dry_run
 from run.config import parse_args
@@ -141,6 +142,26 @@ def test_what_cannot_be_run_or_counted_is_refused(tmp_path, bare, more, reason):
         del given[place : place + 2]
     status, error = call(experiment.main, *given, "--dry_run")
     assert status == 2 and reason in error
+
+
+def test_the_speed_of_the_last_run_says_how_long_the_next_may_take(
+    tmp_path, model, capsys, monkeypatch
+):
+    monkeypatch.setattr(speeds, "folder", lambda: tmp_path / "speeds")
+    given = flags(model, tmp_path / "out")
+    assert "Time and memory in all: unknown until" in said(capsys, *given)
+    assert experiment.main([*given, "--target", "quiz"]) == 0
+    way = speeds.Way(str(model), None, "float32", "cpu")
+    found = speeds.last(way)
+    assert found.tokens_per_second > 0 and found.peak_memory_mib > 100
+    speeds.keep(way, speeds.Speed(50.0, 1234))
+    capsys.readouterr()
+    text = said(capsys, *given)
+    tree = int(numbers(text, "all, what pairs share once")[2])
+    assert f"Time: {dry_run.format_time(tree / 50)} on the tree, at the 50 tokens/s" in text
+    assert "Memory: 1,234 MiB were the most in that run." in text
+    for other in (way._replace(dtype="bfloat16"), way._replace(model="org/other")):
+        assert speeds.last(other) is None
 
 
 def test_a_dry_run_is_no_setting_of_the_run(tmp_path, model):
