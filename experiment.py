@@ -51,9 +51,12 @@ from run.planning import (
     result_path,
     unfinished,
 )
-from run.progress import Progress, Work, print_table
+from run.progress import Progress, print_table
 from run.team import Team, joined, rank_here
 from tasks.kinds import RANDOM
+
+# Of the settings that change no number
+RECORDED = ("batch_size", "allow_pickle", "compress_logs", "device_map", "data_root", "task_file")
 
 
 def run(config: RunConfig) -> list[Path]:
@@ -161,11 +164,9 @@ def run_plan(
     lacking = [any(case.key not in kept[case.pair] for case in batch) for batch in batches]
     share = team.share(list(compress(batches, lacking)))
     done = work_in(compress(batches, map(not_, lacking)), config)
-    total = Work(*map(sum, zip(done, work_in(share, config))))
     quiet = config.quiet or not team.is_first
-    with Progress(
-        total, done, lambda: lm.tokens_read, lambda: lm.peak_memory_mib, quiet
-    ) as progress:
+    meters = (lambda: lm.tokens_read, lambda: lm.peak_memory_mib)
+    with Progress(work_in(share, config), done, *meters, quiet) as progress:
         for pair, held in kept.items():
             for scores in held.scores.values():
                 for h, score in zip(config.run_lengths, scores):
@@ -352,12 +353,7 @@ def describe_config(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
         **lm.describe(target.labels, target.max_new_tokens),
         "tasks": {"target": target.describe(), "distractor": distractor.describe()},
         **({"chats": dict(pair.distractor.facts)} if pair.distractor.facts else {}),
-        "batch_size": config.batch_size,
-        "allow_pickle": config.allow_pickle,
-        "compress_logs": config.compress_logs,
-        "device_map": config.device_map,
-        "data_root": config.data_root,
-        "task_file": config.task_file,
+        **{name: getattr(config, name) for name in RECORDED},
     }
 
 

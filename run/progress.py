@@ -42,17 +42,18 @@ class Progress:
 
     def __init__(
         self,
-        total: Work,
+        left: Work,
         done: Work = NOTHING,
         tokens: Callable[[], int] = lambda: 0,
         memory: Callable[[], int] = lambda: 0,
         quiet: bool = False,
         stream: TextIO | None = None,
     ):
-        """`total` work, of which `done` was finished before; `tokens` gives the number of tokens
+        """Work that is `left`, and what was `done` before; `tokens` gives the number of tokens
         read so far, `memory` the most that was taken (MiB).
         """
-        self.total, self.done, self.before = total, done, done
+        self.total = Work(*map(sum, zip(done, left)))
+        self.done = self.before = done
         self.tokens, self.memory = tokens, memory
         self.stream = stream or sys.stderr
         self.quiet = quiet

@@ -62,7 +62,7 @@ def test_without_a_terminal_a_line_a_minute_is_written(clock):
 
 def test_the_time_left_counts_only_what_this_run_has_done(clock):
     stream = io.StringIO()
-    with Progress(Work(108, 108.0), Work(100, 100.0), stream=stream) as shown:
+    with Progress(Work(8, 8.0), Work(100, 100.0), stream=stream) as shown:
         batches(shown, clock, count=2)
     [line] = stream.getvalue().splitlines()
     assert "about 01:00 left" in line  # four of the eight in a minute
