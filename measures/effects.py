@@ -47,6 +47,8 @@ OF = "effects"  # first in the names of columns
 # What an example has by parts
 PARTED = ("routes", "attention", "attention_by_head", "attention_if_uniform")
 
+MARGIN_SLACK = 0.01  # nats, between two roads to one margin in single precision
+
 Stats = dict[str, Any]
 
 
@@ -195,3 +197,37 @@ def _attention(group: Group, attention: Mapping[str, np.ndarray], clusters: Clus
         },
         "attention_if_uniform": {p: cleaned(values.mean(axis=0))[0] for p, values in flat.items()},
     }
+
+
+# -- a second road to the runs without history and with it
+
+
+class Margins:
+    """The margins of the label scores of prompts, which were read by the engine of the run."""
+
+    def __init__(self) -> None:
+        self.without: dict[tuple[Any, ...], float] = {}  # of a case at h = 0
+
+    def of(self, example: Mapping[str, Any]) -> dict[str, tuple[Any, float]]:
+        """What an example of a label task stores as `none` and `full` beside the margin at h = 0
+        and its own, or itself where they are the same but for rounding.
+
+        Examples come case by case, the one at h = 0 first.
+        """
+        about, scores = example["config"], dict(example.get("label_logprobs") or {})
+        if len(scores) < 2 or None in scores.values():
+            return {}
+        case = tuple(about.get(name) for name in ("target_idx", "seed", "history_number"))
+        own = scores.pop(example["expected_answer"]) - max(scores.values())
+        if not about["history_len"]:
+            self.without[case] = own
+        effects = example.get("effects")
+        if not effects:
+            return {}
+        pairs = {"none": (effects["none"], self.without[case]), "full": (effects["full"], own)}
+        return {name: (stored, _same(stored, other)) for name, (stored, other) in pairs.items()}
+
+
+def _same(stored: Any, other: float) -> Any:
+    near = isinstance(stored, float | int) and abs(stored - other) <= MARGIN_SLACK
+    return stored if near else other

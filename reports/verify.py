@@ -15,6 +15,7 @@ from core.debug_log import Example, count_labels, cut_at_messages, messages_at
 from core.errors import UserError
 from core.log_files import Conversations, LogReader
 from measures import metrics, scoring
+from measures.effects import Margins
 from measures.intrusion import Switch, is_intruded
 
 IDENTITY = ("model", "target", "distractor", "metric_name", "n")
@@ -55,7 +56,8 @@ def verify(path: Path) -> list[tuple[str, ...]]:
 
 def compare_all(result: Record, log: LogReader, table: "Comparison") -> None:
     """Compare every value of a result and its log as stored with what follows from the log."""
-    judge, examples = None, metrics.Examples()
+    judge, examples, margins = None, metrics.Examples(), Margins()
+    precise = result["environment"].get("dtype") in ("float32", "float64")
     for number, example in enumerate(log.examples()):
         if judge is None:
             metric_name = "accuracy" if "label_logprobs" in example else log.head["metric_name"]
@@ -65,6 +67,8 @@ def compare_all(result: Record, log: LogReader, table: "Comparison") -> None:
         h = str(example["config"]["history_len"])
         sides = (values_of(example), values_of(judged))
         table.add_values(h, f"of example {number}", sides)
+        for name, pair in margins.of(example).items() if precise else ():
+            table.add("effects", h, f"{name} of example {number}", pair)
     rounding = result["environment"].get("rounding")
     aggregates = metrics.aggregate_examples(examples, judge.metric_name, rounding)
     recomputed = log.head | aggregates | {"metric_name": judge.metric_name}

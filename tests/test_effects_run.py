@@ -123,6 +123,7 @@ def test_turns_without_answers_have_no_numbers_of_answers(tmp_path, model):
 def test_verify_recomputes_them_and_sees_one_changed_number(folder, tmp_path, capsys):
     path = path_of(folder, "quiz", "reviews")
     assert viz.main(["verify", "--debug_file", str(records.debug_path(path))]) == 0
+    assert "effects" in capsys.readouterr().out.replace("effects_by_len", "")
     copy = tmp_path / path.name
     copy.write_bytes(path.read_bytes())
     log = json.loads(records.debug_path(path).read_text())
@@ -130,6 +131,20 @@ def test_verify_recomputes_them_and_sees_one_changed_number(folder, tmp_path, ca
     records.debug_path(copy).write_text(json.dumps(log))
     assert viz.main(["verify", "--debug_file", str(records.debug_path(copy))]) == 1
     assert "effects_by_len" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["none", "full"])
+def test_verify_sees_a_margin_that_is_not_that_of_the_label_scores(folder, name):
+    _, log = result_and_log(folder, "quiz")
+    margins = effects.Margins()
+    for example in log["debug_examples"]:
+        found = margins.of(example)
+        assert all(stored == other for stored, other in found.values())
+        assert set(found) == ({"none", "full"} if "effects" in example else set())
+    last = log["debug_examples"][-1]
+    last["effects"][name] += 0.02
+    differ = [which for which, (stored, other) in margins.of(last).items() if stored != other]
+    assert differ == [name]
 
 
 def test_a_history_is_needed(tmp_path, model, capsys):
