@@ -80,6 +80,7 @@ def llama_reader(model: str, threads: int, dtype: str) -> Read:
     settings = xllamacpp.CommonParams()
     settings.model.path = model
     settings.n_ctx, settings.n_parallel, settings.cache_ram_mib, settings.port = 8192, 1, 0, 0
+    settings.verbosity = -1
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(settings)
 
