@@ -480,7 +480,9 @@ def test_axe_finds_no_violation(browser, width, scheme):
     assert browser.execute_async_script(VIOLATIONS) == []
 
 
-def test_a_measures_name_opens_its_meaning_by_mouse_and_by_keyboard(browser):
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_measures_name_opens_its_meaning_by_mouse_and_by_keyboard(browser, width):
+    resize(browser, width)
     button = one(browser, "#hurt [popovertarget=meaning-change]")
     meaning = one(browser, f"#{button.get_attribute('popovertarget')}")
     assert not meaning.is_displayed()
@@ -492,7 +494,24 @@ def test_a_measures_name_opens_its_meaning_by_mouse_and_by_keyboard(browser):
     press(browser, Keys.ENTER)
     assert meaning.is_displayed()
     box = meaning.rect
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 1280
+    assert box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_meaning_is_never_cut_off(browser, width):
+    resize(browser, width)
+    script = (
+        "const open = [...document.querySelectorAll('#hurt .meaning, #numbers .meaning')];"
+        "return open.map((button) => {"
+        "  const meaning = document.getElementById(button.getAttribute('popovertarget'));"
+        "  meaning.hidePopover();"
+        "  button.scrollIntoView({ block: 'center', inline: 'end' });"
+        "  button.click();"
+        "  const { left, right, width } = meaning.getBoundingClientRect();"
+        "  return [left, right, width]; });"
+    )
+    boxes = browser.execute_script(script)
+    assert boxes and all(left >= 0 and right <= width and w > 150 for left, right, w in boxes)
 
 
 def test_on_paper_every_meaning_is_written_out(browser):
