@@ -112,6 +112,12 @@ def missing_parts(results: Iterable[Record]) -> list[str]:
     return [part for part in EFFECT_PARTS if part not in there]
 
 
+def is_unrestored(result: Record) -> bool:
+    """Were states patched, without a share to draw at any length?"""
+    found = [s["restored"] for s in result["effects_by_len"].values() if "restored" in s]
+    return bool(found) and not any(map(_has_shares, found))
+
+
 def _has_shares(restored: Mapping[str, Stats]) -> bool:
     return any(share is not None for stats in restored.values() for share in stats["share"])
 

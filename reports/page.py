@@ -197,7 +197,9 @@ def inside_images(
             if pair in chosen:
                 one = [replace(group, lines={name: result})]
                 drawn = chain(effects.effect_figures(one, LOOK), layers.layer_figures(one, LOOK))
-                yield {"pair": pair, "images": [image(each) for each in drawn]}
+                unrestored = effects.is_unrestored(result)
+                images = [image(each) for each in drawn]
+                yield {"pair": pair, "images": images, "unrestored": unrestored}
 
 
 def image(drawn: style.NamedFigure) -> dict[str, Any]:

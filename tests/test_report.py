@@ -309,6 +309,22 @@ def test_position_length_and_content_are_the_stored_ones_at_the_longest_history(
     assert "moves by -1.55 (n = 12), of which -0.20 from position" in words_of(page)
 
 
+def test_where_no_share_is_restored_the_page_says_why(tmp_path):
+    for distractor, full in (("posts/test", 1.0), ("quiz/dev", -3.0)):
+        examples = with_effects(examples_of("quiz/test", "posts/test"))
+        for example in examples:
+            if "effects" in example:
+                patched = {key: [0.5, 1.0] for key in ("patched_last", "patched_target")}
+                patched |= {key: [0.5, full] for key in ("reverse_last", "reverse_target")}
+                blocks = {"windows": [[1, 1], [2, 2]], "full": full}
+                example["effects"] |= patched | blocks
+        write_pair(tmp_path, distractor=distractor, examples=examples)
+    page = page_of(tmp_path, tmp_path)
+    parts = page.split('<div data-where="')[1:]
+    assert [part.count("no share can be given") for part in parts] == [1, 0]
+    assert "meaning-effect_restored" in parts[1].partition("</section>")[0]
+
+
 def test_kinds_of_history_are_compared_with_the_usual_one(tmp_path):
     for history in ("teacher", "wrong:1"):
         seeds = (0,) if history == "teacher" else (3,)
