@@ -1,8 +1,8 @@
 """What a debug log holds: the conversations of a run, and an example for each of its prompts.
 
 A conversation is the longest of one target and history, as messages. The prompt with a history of h
-turns is its first 2h messages and its last one, the target's; an example names its conversation by
-its place in the log and its own part of it by `history_len`.
+turns is those of its first h turns and its last one, the target's; an example names its
+conversation by its place in the log and its own part of it by `history_len`.
 """
 
 from collections.abc import Sequence

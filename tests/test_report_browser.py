@@ -69,10 +69,14 @@ def driver():
 
 
 @pytest.fixture(scope="module")
-def page(driver, results, tmp_path_factory):
-    """The address of the report; figures are a white dot, since drawing them takes long."""
+def page(results, tmp_path_factory):
+    """The address of the report."""
+    return page_of(results, tmp_path_factory.mktemp("page") / "report.html")
+
+
+def page_of(results: Path, out: Path) -> str:
+    """The address of a report; figures are a white dot, since drawing them takes long."""
     dot = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
-    out = tmp_path_factory.mktemp("page") / "report.html"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         size = {"uri": dot, "width": 860, "height": 370, "caption": "A figure."}
         patch.setattr(report_page, "image", lambda each: size | {"measure": each.measure})
@@ -384,6 +388,21 @@ def test_turns_are_read_in_order_with_their_source_and_the_answer(browser, resul
     assert said[0] == "What does post 150 say?\nAnswer:"
     example = log_of(results, QUIZ)[5 * len(LENGTHS) + 2]
     assert said[-1] == example["model_prediction"]
+
+
+def test_turns_without_answers_are_read_a_message_each(driver, tmp_path):
+    examples = examples_of("quiz/test", "posts/test", count=1)
+    for example in examples:
+        example["messages"] = [each for each in example["messages"] if each["role"] == "user"]
+    write_pair(tmp_path / "results", examples=examples, history="user_only")
+    driver.get(page_of(tmp_path / "results", tmp_path / "report.html"))
+    WebDriverWait(driver, 10).until(lambda d: d.find_elements(By.CSS_SELECTOR, ".list tbody tr"))
+    one(driver, ".list tbody tr").click()
+    turns = ["user · turn 1, distractor, row 100", "user · turn 2, distractor, row 101"]
+    for h in LENGTHS:
+        all_of(driver, ".answers thead button")[h].click()
+        last = ["user · target, row 0", "assistant · the answer"]
+        assert texts(driver, ".turn h4") == [*turns[:h], *last]
 
 
 def test_answers_probabilities_and_layers_stand_side_by_side(browser, results):

@@ -114,14 +114,17 @@ class Example {
     return [element("details", {}, summary, this.exactly(pieces))];
   }
 
-  /* The first h turns, the target's prompt, and the answer to it. */
+  /* The first h turns, the target's prompt, and the answer to it. A turn begins with its user message, and may have no answer. */
   messages() {
     const { messages, target, at } = this.row;
-    const turns = messages.slice(0, 2 * this.h).map(([role, place], k) => {
-      const turn = Math.floor(k / 2) + 1;
+    const turns = [];
+    let turn = 0;
+    for (const [role, place] of messages.slice(0, -1)) {
+      turn += role === "user";
+      if (turn > this.h) break;
       const [task, index] = this.row.history[turn - 1];
-      return this.message(`${role} · turn ${turn}, ${task}, row ${index}`, place);
-    });
+      turns.push(this.message(`${role} · turn ${turn}, ${task}, row ${index}`, place));
+    }
     const asked = this.message(`user · target, row ${target}`, messages.at(-1)[1], true);
     const answer = this.message("assistant · the answer", at[this.at].answer, true);
     return [...turns, asked, answer];
