@@ -18,7 +18,7 @@ import viz
 from core import json_stream, log_files, records, spool
 from core.errors import UserError
 from core.log_files import LogReader
-from measures import metrics
+from measures import metrics, table
 from reports import explorer
 
 HEAD = {
@@ -167,6 +167,11 @@ def test_a_compressed_log_that_is_cut_off_is_refused(tmp_path):
 # --- writing
 
 
+def examples_of_many():
+    """More than one block of a table."""
+    return examples_of("quiz/test", "posts/test", count=table.BLOCK + 1)
+
+
 def failing(error):
     yield from made_up()["debug_examples"][:5]
     raise error
@@ -238,6 +243,22 @@ def test_a_number_that_was_changed_amid_a_log_is_found(tmp_path, capsys):
     [result] = records.load_results([tmp_path]).values()
     with pytest.raises(UserError, match="not those that were written"):
         explorer.make_explorer([result], ["x"])
+
+
+def test_a_temporary_file_that_cannot_be_made_is_said_in_two_lines(tmp_path, monkeypatch, capsys):
+    path = stored(tmp_path / "results")
+    monkeypatch.setattr(spool, "IN_MEMORY", 1)
+    monkeypatch.setattr(spool.tempfile, "tempdir", str(tmp_path / "missing"))
+    assert viz.main(["verify", "--debug_file", str(path)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("error: cannot use a temporary file: No such file")
+    assert "TMPDIR" in said[1] and len(said) == 2
+    kept = path.read_bytes()
+    collected = metrics.Examples()
+    with pytest.raises(UserError, match="cannot use a temporary file"):
+        log_files.write_log(path, {"debug_examples": map(collected.add, examples_of_many())})
+    assert sorted(os.listdir(path.parent)) == ["test_vs_posts_test.json", path.name]
+    assert path.read_bytes() == kept
 
 
 def test_memory_hardly_grows_with_the_examples(tmp_path, monkeypatch):
