@@ -38,6 +38,8 @@ FOLLOWS = {
 CHANGES_NOTHING = {
     *("max_len", "lengths", "on_overflow", "no_cosine", "agree", "lens", "sensitivity", "engine")
 }
+# Of these, an h-turn history is no beginning of longer ones: what it holds follows from the longest
+OF_LONGEST = {"target_first", "target_last", "shuffled"}
 
 Record = dict[str, Any]
 Row = dict[str, Any]  # of COLUMNS, and the `settings` in which results differ, of its first side
@@ -294,6 +296,8 @@ def require_comparable(first: Side, second: Side) -> None:
         names = " and ".join(side.result["metric_name"] for side in (first, second))
         raise UserError(f"{pair} cannot be compared: their metrics are {names}.")
     known = KNOWN | FOLLOWS.get(first.by, set()) | CHANGES_NOTHING | {first.by}
+    if first.by != "max_len" and not are_beginnings(*configs):
+        known -= {"max_len"}
     others = differing(configs, frozenset(known))
     if others:
         values = ", ".join(
@@ -311,6 +315,11 @@ def require_comparable(first: Side, second: Side) -> None:
             f"{pair} have other targets: {len(one - two)} of {len(one)} are not in the second, "
             f"{len(two - one)} of {len(two)} not in the first.\n{_why(first, second)}"
         )
+
+
+def are_beginnings(*configs: Record) -> bool:
+    """Are the h-turn histories of any of these results beginnings of its longer ones?"""
+    return not all({config.get("mix"), config.get("history")} & OF_LONGEST for config in configs)
 
 
 def _why(first: Side, second: Side) -> str:

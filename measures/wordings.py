@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from core.keys import WORDING, Key
-from measures.contrasts import OWN, SCORE, Side, paired_sides
+from measures.contrasts import OWN, SCORE, Side, are_beginnings, paired_sides
 
 ALIKE = ("limit", "num_histories", "max_new_tokens", "scoring")  # of two sides of a contrast
 
@@ -69,9 +69,11 @@ def _less(first: Side, own: Side) -> dict[int, float]:
 
 def _same_targets(*results: Record) -> bool:
     """Were the same targets scored in the same way, so that means can be subtracted?"""
+    configs = [result["config"] for result in results]
+    alike = ALIKE if are_beginnings(*configs) else (*ALIKE, "max_len")
     first, other = (
-        [result["n"], result["skipped_target_idx"], *(result["config"].get(each) for each in ALIKE)]
-        for result in results
+        [result["n"], result["skipped_target_idx"], *(config.get(each) for each in alike)]
+        for result, config in zip(results, configs)
     )
     return first == other
 

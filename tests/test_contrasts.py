@@ -201,6 +201,16 @@ def test_a_layer_measure_is_compared_at_a_block_in_its_own_unit(tmp_path):
         ({"limit": 30}, {"limit": 40}, "differ in more than distractor: limit .40 and 30"),
         ({}, {"prompt": "plain"}, "differ in more than distractor: prompt .plain and chat"),
         ({}, {"metric": "rouge"}, "their metrics are"),
+        (
+            {"mix": "target_first", "max_len": 3},
+            {"mix": "target_first", "max_len": 4},
+            "differ in more than distractor: max_len .4 and 3",
+        ),
+        (
+            {"history": "shuffled", "max_len": 3},
+            {"history": "shuffled", "max_len": 2},
+            "differ in more than distractor: max_len .2 and 3",
+        ),
     ],
 )
 def test_what_differs_in_more_than_what_is_compared_is_refused(tmp_path, first, second, said):
@@ -208,6 +218,16 @@ def test_what_differs_in_more_than_what_is_compared_is_refused(tmp_path, first, 
     write(tmp_path, BASE, WORSE, **second)
     with pytest.raises(UserError, match=f"(?s){said}"):
         rows_of(tmp_path)
+
+
+def test_other_longest_histories_are_compared_where_shorter_ones_are_their_beginnings(tmp_path):
+    for mix in ("distractor", "interleaved"):
+        write(tmp_path / mix, BASE, BETTER, distractor=OWN, mix=mix, max_len=3)
+        write(tmp_path / mix, BASE, WORSE, mix=mix, max_len=4)
+        assert [row["h"] for row in rows_of(tmp_path / mix)] == [1]
+    write(tmp_path / "kinds", BASE, BETTER, history="teacher", max_len=3)
+    write(tmp_path / "kinds" / "more", BASE, WORSE, history="shuffled", max_len=4)
+    assert [row["h"] for row in rows_of(tmp_path / "kinds", by="history")] == [1]
 
 
 def test_skipped_targets_are_named_where_targets_differ(tmp_path):

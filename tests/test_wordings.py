@@ -203,6 +203,13 @@ def test_means_over_other_targets_are_not_subtracted(worded):
     assert [spread.against for spread in wordings.spreads(results)] == [None, None]
 
 
+def test_means_after_histories_of_another_making_are_not_subtracted(worded):
+    results = records.load_results([worded])
+    for result in results.values():
+        result["config"] |= {"history": "shuffled", "max_len": len(result["distractor"])}
+    assert [spread.against for spread in wordings.spreads(results)] == [None, None]
+
+
 def test_table_and_report_show_the_spread(worded, tmp_path, capsys):
     for form, words in (("markdown", "| Lowest"), ("latex", "Lowest")):
         assert viz.main(["table", "--result_dir", str(worded), "--format", form]) == 0
