@@ -263,7 +263,7 @@ def fitting(
     where = f"{case.pair}, target {case.target_idx}, seed {case.seed}: {reason}"
     if config.on_overflow == "stop":
         raise UserError(
-            f"{where}. Use a smaller --max_len,\n--dtype bfloat16, or --on_overflow skip to "
+            f"{where}. Use a smaller h,\n--dtype bfloat16, or --on_overflow skip to "
             "leave out such targets at every h. What was finished is kept."
         )
     print(f"{where}; skipped", file=sys.stderr)
@@ -302,7 +302,7 @@ def finish(
         names = ", ".join(map(str, empty))
         raise UserError(
             f"not even one target fits into memory for: {names}.\n"
-            "Use a smaller --max_len or --dtype bfloat16. All other results are written."
+            "Use a smaller h or --dtype bfloat16. All other results are written."
         )
 
 

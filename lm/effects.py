@@ -96,7 +96,7 @@ class Conversation:
         if regimes.of(1) != regimes.of(longest):
             raise UserError(
                 f"--effects: this model reads a text of {longest} tokens differently from a short "
-                "one,\nso that cached keys are not those of the whole. Use a smaller --max_len."
+                "one,\nso that cached keys are not those of the whole. Use a smaller h."
             )
         self.windows = windows_of(tool.depth, width)
         longest = asked[-1].ids[: spans[-1].target[0]]

@@ -292,7 +292,7 @@ def drop_overflowing(
         raise UserError(
             f"{case.pair}, target {case.target_idx}, h = {h}: {needed} tokens, but the model's "
             f"context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too "
-            "long.\nUse a smaller --max_len, or --on_overflow skip to leave them out at every h."
+            "long.\nUse a smaller h, or --on_overflow skip to leave them out at every h."
         )
     gone = {(case.pair, case.target_idx) for case in dropped}
     kept = [[case for case in cases if (case.pair, case.target_idx) not in gone] for cases in plan]
