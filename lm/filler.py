@@ -79,7 +79,7 @@ def _passage(place: int, length: int) -> str:
 
 def _next_word(place: int) -> int:
     text = neutral_text()
-    return (re.compile(r"\s\S").search(text * 3, place).end() - 1) % len(text)
+    return (re.compile(r"\s\S").search(text * 2, place % len(text)).end() - 1) % len(text)
 
 
 @cache

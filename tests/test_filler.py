@@ -16,7 +16,7 @@ import experiment
 import viz
 from core import records
 from core.errors import UserError
-from lm.filler import neutral_text
+from lm.filler import neutral_text, neutral_turns
 from model import LanguageModel
 from run.histories import with_neutral_text
 
@@ -134,6 +134,17 @@ def test_text_longer_than_the_whole_begins_again():
     lm = lm_of(tiny.tokenizer())
     [case, *_] = with_neutral_text(plan(REVIEWS, POSTS, "filler", 30, limit=1), lm)
     assert sum(map(len, said(case))) > len(neutral_text())
+
+
+@pytest.mark.parametrize("key", "abc")
+def test_a_turn_may_be_longer_than_the_whole_many_times_over(key):
+    def count(user, answer):
+        return len(user) // 4 + len(answer) // 4
+
+    said = [("x" * 30_000, "y" * 9), ("x" * 80, "y" * 9)]
+    found = neutral_turns(said, count, key)
+    assert [count(*turn) for turn in found] == [count(*turn) for turn in said]
+    assert all(" ".join(piece.split()) in " ".join(6 * [WORDS]) for turn in found for piece in turn)
 
 
 def test_a_tokenizer_of_letters_is_refused():
