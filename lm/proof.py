@@ -67,7 +67,7 @@ def prove(name: str, runtime: Runtime) -> Proof:
     probe = Probe(runtime)
     proof = Proof(probe.batch_gap) if name == "plain" else probe.tree_proof()
     if name != "plain" and proof.refusal is None:
-        return replace(proof, shares=probe.runtime.shares)
+        return proof
     model = type(runtime.model).__name__
     if name == "tree":
         raise UserError(
@@ -81,8 +81,9 @@ def prove(name: str, runtime: Runtime) -> Proof:
 class Probe:
     """A few short prefixes that are read by each engine, and what the plain loop makes of them.
 
-    They have branches off branches at unequal depths, of unequal lengths, run in few padded
-    forwards, and answers decoded in one batch: all that the tree does and the plain loop does not.
+    They have branches off branches at unequal depths, two of them off one node, of unequal lengths,
+    run in few padded forwards, and answers decoded in one batch: all that the tree does and the
+    plain loop does not.
     """
 
     def __init__(self, runtime: Runtime):
@@ -113,8 +114,9 @@ class Probe:
         return proof
 
     def _tree_proof(self) -> Proof:
+        runtime = replace(self.runtime, forward_cost=1000)
         try:
-            tree = TreeEngine(replace(self.runtime, forward_cost=1000)).read(self.requests)
+            tree = TreeEngine(runtime).read(self.requests)
         except NoCache:
             return Proof(self.batch_gap, refusal="it keeps no keys and values for the tree engine")
         except MISFITS as error:
@@ -123,7 +125,7 @@ class Probe:
         gap = largest_gap(tree, self.plain)
         exact = gap <= self.slack and self.same_answers(tree)
         refusal = None if exact else f"the tree engine is not exact for it ({gap:.1g} nats)"
-        return Proof(self.batch_gap, gap, refusal)
+        return Proof(self.batch_gap, gap, refusal, shares=runtime.shares)
 
     def answering(self) -> str:
         """The fastest way of ANSWERING in which `generate` gives the answers of plain argmax."""
@@ -166,11 +168,11 @@ def largest_gap(first: Readings, second: Readings) -> float:
 
 def probe_requests(vocabulary: int) -> dict[Prefix, Request]:
     """What is read of a model with so many token ids."""
-    tokens = torch.randint(vocabulary, (42,), generator=torch.Generator().manual_seed(0)).tolist()
+    tokens = torch.randint(vocabulary, (45,), generator=torch.Generator().manual_seed(0)).tolist()
     trunk = tuple(tokens[:24])
     early, late = (*trunk[:4], *tokens[24:32]), (*trunk[:16], *tokens[32:37])
-    on_branch = (*early[:7], *tokens[37:])
+    on_branch, twin = (*early[:7], *tokens[37:42]), (*trunk[:4], *tokens[42:])
     return {
         prefix: Request(set(tokens), is_prompt=True, answer=3 * (prefix in (early, late)))
-        for prefix in (trunk, early, late, on_branch)
+        for prefix in (trunk, early, late, on_branch, twin)
     }

@@ -118,8 +118,10 @@ def shared_attention(cache: DynamicCache, mask: Tensor) -> Iterator[None]:
         if layer.keys is not key or layer.values is not value:
             raise NotShared
         waiting.discard(module.layer_idx)
-        as_usual = any(kwargs.get(name) is not None for name in OTHER_WAYS)
-        if as_usual or key.shape[-1] != value.shape[-1] or not plain.is_equal(made):
+        other = any(kwargs.get(name) is not None for name in OTHER_WAYS)
+        # The kernel takes the numbers of a token to lie side by side, and does not look
+        apart = any(states.stride(-1) != 1 for states in (query, key, value))
+        if other or apart or key.shape[-1] != value.shape[-1] or not plain.is_equal(made):
             return own(module, query, *layer.gathered(), made, **kwargs)
         return attention(query, layer, kwargs.get("scaling")).transpose(1, 2), None
 

@@ -113,9 +113,13 @@ def test_a_mask_is_plain_only_where_it_hides_nothing_else():
     assert not plain.is_equal(None) and not plain.is_equal(causal.float())
 
 
-def test_a_model_that_attends_elsewhere_is_found_out_and_keeps_copies(monkeypatch, capsys):
+@pytest.mark.parametrize("comes_by", [True, False])
+def test_a_model_that_attends_elsewhere_is_found_out_and_keeps_copies(
+    monkeypatch, capsys, comes_by
+):
     def elsewhere(module, query, key, value, mask, **settings):
-        return own(module, query, key.clone(), value, mask, **settings)
+        attend = ALL_ATTENTION_FUNCTIONS["sdpa"] if comes_by else own
+        return attend(module, query, key.clone(), value, mask, **settings)
 
     own = ALL_ATTENTION_FUNCTIONS["sdpa"]
     monkeypatch.setattr(
@@ -124,7 +128,7 @@ def test_a_model_that_attends_elsewhere_is_found_out_and_keeps_copies(monkeypatc
     )
     subject = runtime()
     engine, proof = choose_engine("auto", subject)
-    assert (engine.name, proof.refusal) == ("tree", None)
+    assert (engine.name, proof.refusal, proof.shares) == ("tree", None, False)
     wants = prompts_of_a_conversation()
     assert_same(engine.read(wants), PlainEngine(runtime()).read(wants))
     assert not subject.shares
@@ -147,6 +151,52 @@ def test_a_model_that_reads_otherwise_with_shared_pasts_keeps_copies(monkeypatch
     assert not again.shares  # kept with the verdict
     monkeypatch.undo()
     assert choose_engine("auto", runtime())[1].shares
+
+
+def test_the_proof_has_rows_with_one_past_and_rows_with_several(monkeypatch):
+    seen = set()
+
+    def attention(query, layer, scale):
+        seen.update((len(query), spans) for spans in layer.pasts.of_rows)
+        wrong = len(query) > len(layer.pasts.alike)  # only where rows have one past
+        return own(query, layer, scale) * (0 if wrong else 1)
+
+    own = shared_past.attention
+    monkeypatch.setattr(shared_past, "attention", attention)
+    engine, proof = choose_engine("auto", runtime())
+    assert (engine.name, proof.shares) == ("tree", False)
+    assert max(len(spans) for _, spans in seen) > 1 and max(rows for rows, _ in seen) > 2
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_states_that_torchs_kernel_would_misread_are_attended_to_as_always(
+    monkeypatch, which, calls
+):
+    """It takes the numbers of a token to lie side by side, and does not look."""
+
+    def turned(self, keys, values, *rest, **named):
+        states = [keys, values]
+        if which:
+            states[which - 1] = sideways(states[which - 1])
+        return update(self, *states, *rest, **named)
+
+    def sideways(states):
+        return states.transpose(2, 3).contiguous().transpose(2, 3)
+
+    def attend(module, query, *states, **settings):
+        query = query if which else sideways(query)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, *states, **settings)
+
+    update = shared_past.SharedLayer.update
+    monkeypatch.setattr(shared_past.SharedLayer, "update", turned)
+    monkeypatch.setattr(
+        "transformers.models.llama.modeling_llama.ALL_ATTENTION_FUNCTIONS",
+        type("Other", (), {"get_interface": lambda *a: attend})(),
+    )
+    wants = wants_with_deep_branches()
+    found = TreeEngine(runtime()).read(wants)
+    assert calls["gathered"] and not calls["attention"]
+    assert_same(found, TreeEngine(runtime(shares=False)).read(wants))
 
 
 def test_transformers_has_its_own_attention_back_after_a_forward_that_fails(monkeypatch):
