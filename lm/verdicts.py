@@ -23,7 +23,13 @@ from lm.forward import input_device
 
 # What begins the names of variables that say how torch and transformers compute
 SWITCHES = ("TRANSFORMERS_", "TORCH", "PYTORCH_", "CUBLAS_", "NVIDIA_", "DNNL_", "ONEDNN_", "MKL_")
-LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft")
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "gguf", "safetensors")
+# Those that transformers computes with where they are installed
+KERNELS = (
+    "kernels", "flash-attn", "triton", "bitsandbytes", "torchao", "gptqmodel", "autoawq",
+    "compressed-tensors", "optimum", "hqq", "fbgemm-gpu", "mamba-ssm", "causal-conv1d",
+    "flash-linear-attention",
+)  # fmt: skip
 
 
 class Verdict:
@@ -77,7 +83,8 @@ def facts_of(name: str, model, places: Iterable[Path]) -> dict[str, Any]:
         "model": [name, type(model).__name__, str(model.dtype), model.config._attn_implementation],
         "files": [_files(place) for place in places],
         "device": [str(device), _kind(device), str(getattr(model, "hf_device_map", None))],
-        "versions": [platform.python_version(), *map(_version, LIBRARIES)],
+        "versions": [platform.python_version(), *map(_version, (*LIBRARIES, *KERNELS))],
+        "torch": _hashed(map(str.encode, _how_torch_computes())),
         "settings": _hashed(
             f"{key}={value}".encode()
             for key, value in sorted(os.environ.items())
@@ -102,9 +109,16 @@ def _version(library: str) -> str | None:
         return None
 
 
+def _how_torch_computes() -> list[str]:
+    """How it was built, its threads, and the precision of its products."""
+    config = torch.__config__
+    return [config.show(), config.parallel_info(), torch.get_float32_matmul_precision()]
+
+
 def _kind(device: torch.device) -> str:
     if device.type == "cpu":
-        return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        able = json.dumps(dict(torch.cpu.get_capabilities()), sort_keys=True)  # AMX, bfloat16, ...
+        return f"{torch.backends.cpu.get_cpu_capability()} {able}"
     module = torch.get_device_module(device)
     return module.get_device_name(device) if hasattr(module, "get_device_name") else device.type
 

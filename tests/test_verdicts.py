@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+import torch
 from test_experiment import path_of, run
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -95,11 +96,13 @@ def test_another_dtype_and_recheck_check_anew(copy, probes, settings):
     assert probes == 2 * list(PROBES)
 
 
-@pytest.mark.parametrize("what", ["torch", "transformers", "code", "switch", "device"])
+@pytest.mark.parametrize(
+    "what", ["torch", "transformers", "bitsandbytes", "code", "switch", "device"]
+)
 def test_other_versions_and_other_code_check_anew(copy, probes, monkeypatch, what, tmp_path):
     monkeypatch.setattr(verdicts, "_version", lambda name: "1")
     load(copy)
-    if what in ("torch", "transformers"):
+    if what in ("torch", "transformers", "bitsandbytes"):
         other = {what: "0"}
         monkeypatch.setattr(verdicts, "_version", lambda name: other.get(name, "1"))
     if what == "code":
@@ -109,6 +112,30 @@ def test_other_versions_and_other_code_check_anew(copy, probes, monkeypatch, wha
         monkeypatch.setenv("TRANSFORMERS_SDPA_FORCE_GQA", "0")
     if what == "device":
         monkeypatch.setattr(verdicts, "_kind", lambda device: "another")
+    load(copy)
+    assert probes == 2 * list(PROBES)
+
+
+def test_another_number_of_threads_and_another_precision_check_anew(copy, probes):
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    load(copy)
+    try:
+        torch.set_num_threads(threads + 1)
+        load(copy)
+        assert probes == 2 * list(PROBES)
+        torch.set_float32_matmul_precision("medium")
+        load(copy)
+        assert probes == 3 * list(PROBES)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+    load(copy)
+    assert probes == 3 * list(PROBES)
+
+
+def test_a_processor_that_can_other_things_checks_anew(copy, probes, monkeypatch):
+    load(copy)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_tile": None})
     load(copy)
     assert probes == 2 * list(PROBES)
 
