@@ -25,6 +25,14 @@ def neutral_text() -> str:
     return FILE.read_text(encoding="utf-8")
 
 
+@cache
+def _one_line() -> str:
+    """The whole text with a space in place of each blank line, and at its end: where a blank line
+    is several tokens, no piece of the text has a length in between.
+    """
+    return " ".join(neutral_text().split()) + " "
+
+
 def neutral_turns(
     turns: Sequence[Said], count: Count, key: str, never: Collection[str] = ()
 ) -> list[Said]:
@@ -50,7 +58,7 @@ def _cut(place: int, goal: int, count: Count, never: Collection[str]) -> tuple[s
 
     One that may not be shown is passed over.
     """
-    for _ in neutral_text().split():
+    for _ in _one_line().split():
         piece = _longest(place, goal, count)
         place = _next_word(place + len(piece))
         if len(piece) > 1 and piece.lower() not in never:
@@ -73,16 +81,16 @@ def _longest(place: int, goal: int, count: Count) -> str:
 
 def _passage(place: int, length: int) -> str:
     """So many characters of the text from a place on, without space at their end."""
-    text = neutral_text()
+    text = _one_line()
     return (text * (1 + (place + length) // len(text)))[place : place + length].rstrip()
 
 
 def _next_word(place: int) -> int:
-    text = neutral_text()
-    return (re.compile(r"\s\S").search(text * 2, place % len(text)).end() - 1) % len(text)
+    text = _one_line()
+    return (re.compile(r" \S").search(text * 2, place % len(text)).end() - 1) % len(text)
 
 
 @cache
 def _sentences() -> list[int]:
     """Where sentences begin."""
-    return [0, *(found.end() for found in re.finditer(r"\.\s+(?=\S)", neutral_text()))]
+    return [0, *(found.end() for found in re.finditer(r"\. (?=\S)", _one_line()))]

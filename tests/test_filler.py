@@ -75,6 +75,16 @@ def test_a_turn_has_as_many_tokens_as_the_teachers_to_within_one_and_so_have_all
         assert abs(np.cumsum(gaps)).max() <= 1
 
 
+def test_no_blank_line_takes_tokens_that_an_answer_has_no_room_for():
+    def count(user, answer):  # every line break is a token
+        return len(re.findall(r"\n|\w+|[^\w\s]", f"{user} {answer}"))
+
+    said = [("one two three four five six seven eight nine", "ten eleven twelve thirteen")] * 4
+    for key in range(100):
+        gaps = [count(*turn) - count(*said[0]) for turn in neutral_turns(said, count, str(key))]
+        assert max(map(abs, gaps)) <= 1, key
+
+
 def test_the_rows_are_the_teachers_and_target_and_cue_are_untouched():
     teacher, lm = plan(REVIEWS, QUIZ, "teacher", H, limit=4), lm_of(tiny.tokenizer())
     filled = with_neutral_text(plan(REVIEWS, QUIZ, "filler", H, limit=4), lm)
