@@ -22,7 +22,10 @@ from lm.checks import MODEL_FILES
 from lm.forward import input_device
 
 # What begins the names of variables that say how torch and transformers compute
-SWITCHES = ("TRANSFORMERS_", "TORCH", "PYTORCH_", "CUBLAS_", "NVIDIA_", "DNNL_", "ONEDNN_", "MKL_")
+SWITCHES = (
+    "TRANSFORMERS_", "TORCH", "PYTORCH_", "USE_HUB_KERNELS", "CUBLAS_", "CUDNN_", "NVIDIA_",
+    "DNNL_", "ONEDNN_", "MKL_",
+)  # fmt: skip
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "gguf", "safetensors")
 # Those that transformers computes with where they are installed
 KERNELS = (
@@ -95,11 +98,13 @@ def facts_of(name: str, model, places: Iterable[Path]) -> dict[str, Any]:
 
 
 def _files(place: Path) -> list[list[Any]]:
-    """Name, size and time of each file of a model's folder."""
+    """Name, size and times of each file of a model's folder; whoever writes to one can set back the
+    time of the change, not the one at which he did.
+    """
     kinds = (*MODEL_FILES, ".py")
     files = sorted(file for file in place.iterdir() if file.suffix in kinds and file.is_file())
     stats = ((file.name, file.stat()) for file in files)
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+    return [[name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for name, stat in stats]
 
 
 def _version(library: str) -> str | None:
