@@ -117,7 +117,9 @@ def load_encoder(
     return Encoder(tokenizer, config, prompt_form, open_thought)
 
 
-def weights_of(encoder: Encoder, dtype: str, device: str) -> tuple[int, str, str]:
+def weights_of(
+    encoder: Encoder, dtype: str, device: str, trust_remote_code: bool = False
+) -> tuple[int, str, str]:
     """Bytes of a model's weights as they would be loaded, their dtype and type of device.
 
     None is read.
@@ -125,7 +127,9 @@ def weights_of(encoder: Encoder, dtype: str, device: str) -> tuple[int, str, str
     where = resolve_device(device)
     wanted = resolve_dtype(dtype, where)
     with torch.device("meta"), reading(encoder.tokenizer.name_or_path):
-        model = AutoModelForCausalLM.from_config(encoder.config)
+        model = AutoModelForCausalLM.from_config(
+            encoder.config, trust_remote_code=trust_remote_code
+        )
     chosen = wanted if wanted != "auto" else encoder.config.dtype or torch.float32
     bytes_of_all = model.num_parameters() * chosen.itemsize
     return bytes_of_all, str(chosen).removeprefix("torch."), where.type

@@ -199,7 +199,9 @@ def notes(found: Planned, total: Count, exact: bool) -> Iterator[str]:
     extra = [f"--{name}" for name in ("effects", "sensitivity") if getattr(config, name)]
     if extra:
         yield f"What {' and '.join(extra)} read comes on top."
-    size, dtype, device = weights_of(found.encoder, config.dtype, config.device)
+    size, dtype, device = weights_of(
+        found.encoder, config.dtype, config.device, config.trust_remote_code
+    )
     yield f"Weights: {size / MIB:,.0f} MiB in {dtype}."
     speed = last(Way(config.model, config.adapter, dtype, device))
     if speed is None:

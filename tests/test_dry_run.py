@@ -6,6 +6,7 @@ import pytest
 import tiny
 from refusals import call, unchanged
 from test_experiment import examples_of, result_of
+from transformers import dynamic_module_utils
 
 import experiment
 from core.records import debug_path, result_path
@@ -52,6 +53,32 @@ def test_a_folder_without_weights_is_enough_and_nothing_is_written(tmp_path, bar
     assert "quiz/test after reviews/test" in text and "The first prompt at h = 2 (" in text
     size = sum(p.numel() for p in tiny.model("llama").parameters()) * 4
     assert f"Weights: {size / 2**20:,.0f} MiB in float32." in text
+
+
+OWN = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class Config(LlamaConfig):
+    model_type = "own"
+
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+def test_a_model_with_code_of_its_own_that_is_trusted_is_described(
+    tmp_path, bare, capsys, monkeypatch
+):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    (bare / "own.py").write_text(OWN)
+    settings = json.loads((bare / "config.json").read_text())
+    classes = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    settings |= {"model_type": "own", "auto_map": classes}
+    (bare / "config.json").write_text(json.dumps(settings))
+    given = flags(bare, tmp_path / "out")
+    assert "MiB in float32." in said(capsys, *given, "--trust_remote_code")
+    status, error = call(experiment.main, *given, "--dry_run")
+    assert status == 2 and "brings code of its own" in error
 
 
 @pytest.mark.parametrize("more", [[], ["--switch_cue", "Now this."], ["--lengths", "2"]])
