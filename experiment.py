@@ -26,7 +26,7 @@ from data import Case, Pair
 from lm.interface import Model
 from measures import metrics
 from run import dry_run
-from run.config import MAY_CHANGE, RunConfig, check_settings, parse_args
+from run.config import RunConfig, check_settings, parse_args
 from run.effects import say_left_out
 from run.examples import Query, reads_of, run_cases, work_in
 from run.histories import describe_chats, random_rows
@@ -41,10 +41,11 @@ from run.journal import (
     skipped_entry,
 )
 from run.planning import (
+    describe_config,
     drop_overflowing,
     in_batches,
     load_pairs,
-    requested,
+    measured,
     require_different,
     require_same_model,
     require_targets,
@@ -54,9 +55,6 @@ from run.planning import (
 from run.progress import Progress, print_table
 from run.team import Team, joined, rank_here
 from tasks.kinds import RANDOM
-
-# Of the settings that change no number
-RECORDED = ("batch_size", "allow_pickle", "compress_logs", "device_map", "data_root", "task_file")
 
 
 def run(config: RunConfig) -> list[Path]:
@@ -342,26 +340,6 @@ def write_pair(
     compressed = made["config"]["compress_logs"]
     digest = log_files.write_log(records.debug_path(path, compressed), log)
     records.write_json(path, named | aggregates | made | {records.DIGEST_OF_LOG: digest})
-
-
-def describe_config(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
-    """Every resolved setting of a pair; `requested` holds what was asked for, such as `auto`."""
-    target, distractor = pair.target.spec.task, pair.distractor.spec.task
-    asked = requested(config, pair)
-    return asked | {
-        "requested": {name: asked[name] for name in ("prompt", "dtype", "engine")},
-        **lm.describe(target.labels, target.max_new_tokens),
-        "tasks": {"target": target.describe(), "distractor": distractor.describe()},
-        **({"chats": dict(pair.distractor.facts)} if pair.distractor.facts else {}),
-        **{name: getattr(config, name) for name in RECORDED},
-    }
-
-
-def measured(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
-    """The resolved settings that decide a pair's numbers, as its journal keeps them."""
-    settings = describe_config(pair, config, lm)
-    kept = {k: v for k, v in settings.items() if k not in {"requested", *MAY_CHANGE}}
-    return kept | {"schema_version": records.SCHEMA_VERSION}
 
 
 def terminate(number: int, frame: object) -> None:

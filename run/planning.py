@@ -23,6 +23,9 @@ from run.journal import refuse_other_journals
 from tasks.kinds import CHATS, OF_LABELS, Kind, caseless, parse_kind, roles
 from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
 
+# Of the settings that change no number
+RECORDED = ("batch_size", "allow_pickle", "compress_logs", "device_map", "data_root", "task_file")
+
 
 def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
     """The settings that decide a pair's numbers, as asked for (`auto` not yet resolved).
@@ -47,6 +50,26 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
         "target_cluster": task.cluster,
         "max_new_tokens": task.max_new_tokens,
     }
+
+
+def describe_config(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
+    """Every resolved setting of a pair; `requested` holds what was asked for, such as `auto`."""
+    target, distractor = pair.target.spec.task, pair.distractor.spec.task
+    asked = requested(config, pair)
+    return asked | {
+        "requested": {name: asked[name] for name in ("prompt", "dtype", "engine")},
+        **lm.describe(target.labels, target.max_new_tokens),
+        "tasks": {"target": target.describe(), "distractor": distractor.describe()},
+        **({"chats": dict(pair.distractor.facts)} if pair.distractor.facts else {}),
+        **{name: getattr(config, name) for name in RECORDED},
+    }
+
+
+def measured(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
+    """The resolved settings that decide a pair's numbers, as its journal keeps them."""
+    settings = describe_config(pair, config, lm)
+    kept = {k: v for k, v in settings.items() if k not in {"requested", *MAY_CHANGE}}
+    return kept | {"schema_version": records.SCHEMA_VERSION}
 
 
 def result_path(config: RunConfig, pair: Pair) -> Path:
