@@ -161,8 +161,9 @@ def chat_rows(path: str, length: int) -> TaskRows:
             facts["long_enough"] += 1
             facts["system_messages_left_out"] += chat.has_system
             turns += [Turn(user, (said,), line=chat.line) for user, said in chat.turns[:length]]
-    task = Task(CHATS, source=path, prompt="{user}", reference="assistant", split=Path(path).stem)
-    return TaskRows(TaskSpec(task, None, task.split), tuple(turns), facts)
+    name, split = Path(path).name, Path(path).stem
+    task = Task(CHATS, source=name, prompt="{user}", reference="assistant", split=split)
+    return TaskRows(TaskSpec(task, None, split), tuple(turns), facts)
 
 
 def require_chats(pair: Pair, config: RunConfig) -> None:

@@ -66,9 +66,12 @@ def describe_config(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
 
 
 def measured(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
-    """The resolved settings that decide a pair's numbers, as its journal keeps them."""
+    """The resolved settings that decide a pair's numbers, as its journal keeps them.
+
+    Of chats those are the rows, wherever their file lies.
+    """
     settings = describe_config(pair, config, lm)
-    kept = {k: v for k, v in settings.items() if k not in {"requested", *MAY_CHANGE}}
+    kept = {k: v for k, v in settings.items() if k not in {"requested", "chats", *MAY_CHANGE}}
     return kept | {"schema_version": records.SCHEMA_VERSION}
 
 

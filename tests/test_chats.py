@@ -1,6 +1,7 @@
 """Claims about --history chats:FILE: a history is turns of a real conversation, as said."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,26 @@ def finished(tmp_path_factory, model, file):
     out_dir = tmp_path_factory.mktemp("finished")
     assert run(out_dir, model, file) == 0
     return out_dir
+
+
+def test_a_run_goes_on_with_the_same_chats_at_another_place(
+    tmp_path, model, file, finished, monkeypatch, capsys
+):
+    run_batch, batches = experiment.run_batch, []
+
+    def interrupted(*given):
+        batches.append(given)
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return run_batch(*given)
+
+    monkeypatch.setattr(experiment, "run_batch", interrupted)
+    assert run(tmp_path / "out", model, file, "--batch_size", 1) == 130
+    assert run(tmp_path / "out", model, shutil.copy(file, tmp_path / file.name)) == 0
+    assert "Continuing: 1 target examples are finished" in capsys.readouterr().err
+    logs = [log_in(folder)["debug_examples"] for folder in (tmp_path / "out", finished)]
+    for name in ("prompt_text", "config", "score"):
+        assert [example[name] for example in logs[0]] == [example[name] for example in logs[1]]
 
 
 # --- what a run shows
