@@ -160,7 +160,7 @@ def _why(found: Guess) -> str:
     missing = sum(text is None or text in ("", "-1") for text in found.reference.texts)
     if not missing or found.reference.is_texts:
         return found.why
-    return f"{found.why}; {missing} rows have none: take them out"
+    return f"{found.why}; {missing} of {found.count} rows have none: take them out"
 
 
 def _of_labels(found: Guess) -> Lines:
@@ -172,8 +172,14 @@ def _of_labels(found: Guess) -> Lines:
             why = "the numbers themselves; name them, in this order, if they stand for words"
     lines = [f"  labels: [{names}]  # guess: {why}"]
     if found.index_from is not None:
-        lines.append(f"  index_from: {found.index_from}  # guess: numbers count the options so")
+        lines.append(f"  index_from: {found.index_from}  # guess: {_why_from(found)}")
     return lines
+
+
+def _why_from(found: Guess) -> str:
+    if found.index_from == 0 and "0" not in found.reference.texts:
+        return "no row shows whether the first option is 0 or 1; look it up"
+    return "numbers count the options so"
 
 
 def _of_texts(found: Guess) -> Lines:

@@ -112,6 +112,13 @@ def test_an_index_and_a_letter_name_an_option(capsys, answers, index_from, label
     assert [turn.references[0] for turn in found.turns] == list(named)
 
 
+@pytest.mark.parametrize(("answers", "told"), [([1, 2], False), ([1, 4], True), ([0, 2], True)])
+def test_where_an_index_begins_is_said_to_be_open_where_no_row_shows_it(capsys, answers, told):
+    rows = [{"question": f"q{i}?", "options": OPTIONS, "answer": a} for i, a in enumerate(answers)]
+    text = printed(capsys, jsonl("own.jsonl", rows))
+    assert ("no row shows whether the first option is 0 or 1" in text) == (not told)
+
+
 def test_the_text_of_an_option_is_matched_exactly(capsys):
     rows = [{"question": f"q{i}?", "choices": OPTIONS, "answer": OPTIONS[i]} for i in range(4)]
     task, found = drafted(capsys, jsonl("texts.jsonl", rows))
