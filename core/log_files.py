@@ -257,7 +257,10 @@ def trusted(result: Mapping[str, Any]) -> Iterator[LogReader]:
         raise
     log.require_whole()
     if log.digest != result[records.DIGEST_OF_LOG]:
-        raise UserError(f"{log.path} is the log of another result: its digest is another one.")
+        raise UserError(
+            f"{log.path} is the log of another result: its digest is another one.\n"
+            "Make both again: the command that made them, with --overwrite."
+        )
 
 
 def log_of(result: Mapping[str, Any]) -> Path:
@@ -268,9 +271,10 @@ def log_of(result: Mapping[str, Any]) -> Path:
     return path
 
 
-def check_log(path: Path) -> None:
-    """UserError where a log is not as it was written."""
-    LogReader(path).require_whole()
+def check_log(result: Mapping[str, Any]) -> None:
+    """UserError where the log of a result of `load_results` is not the one that was written."""
+    with trusted(result):
+        pass
 
 
 def load_examples(*folders: str | Path, flat: bool = False) -> "DataFrame":

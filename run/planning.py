@@ -273,13 +273,12 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
                 "Use another --out_dir, or --overwrite to replace it."
             )
         path = result_path(config, pair)
-        log = records.find_log(path)
-        if log is None:
+        if records.find_log(path) is None:
             raise UserError(
                 f"{records.debug_path(path)} is missing beside its result. Use --overwrite to make "
                 "both again."
             )
-        log_files.check_log(log)
+        log_files.check_log(result | {"path": str(path)})
     waiting = [pair for pair in pairs if pair not in there]
     for pair in waiting:
         asked = requested(config, pair).items()

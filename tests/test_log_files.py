@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import tracemalloc
 
 import pytest
@@ -151,7 +152,7 @@ def test_a_damaged_log_is_refused_in_one_line(tmp_path, damage, packed):
         damaged = gzip.compress(damaged)
     path.write_bytes(damaged)
     with pytest.raises(UserError, match="is damaged") as refused:
-        log_files.check_log(path)
+        LogReader(path).require_whole()
     assert len(str(refused.value).splitlines()) == 1
 
 
@@ -161,7 +162,7 @@ def test_a_compressed_log_that_is_cut_off_is_refused(tmp_path):
     for raw in (path.read_bytes()[:-30], b"no gzip at all"):
         path.write_bytes(raw)
         with pytest.raises(UserError, match="is damaged"):
-            log_files.check_log(path)
+            LogReader(path).require_whole()
 
 
 # --- writing
@@ -229,6 +230,22 @@ def test_a_run_compresses_its_logs_where_asked_and_runs_nothing_again_for_it(
     assert run(tmp_path / "packed", model, "quiz", "posts") == 0
     assert "All results exist already" in capsys.readouterr().out
     assert packed.read_bytes() == before and not list(packed.parent.glob("*_debug.json"))
+
+
+def test_the_log_of_another_result_is_no_finished_pair(model, tmp_path, capsys):
+    """As a run with --overwrite leaves it that is killed between the log and its result."""
+    for folder, more in (("here", ()), ("other", ("--max_len", "1"))):
+        assert run(tmp_path / folder, model, "quiz", "posts", *more) == 0
+    paths = {
+        folder: next((tmp_path / folder).rglob("*_debug.json")) for folder in ("here", "other")
+    }
+    shutil.copy(paths["other"], paths["here"])
+    capsys.readouterr()
+    assert run(tmp_path / "here", model, "quiz", "posts") == 2
+    said = capsys.readouterr().err
+    assert "is the log of another result" in said and "--overwrite" in said
+    assert run(tmp_path / "here", model, "quiz", "posts", "--overwrite") == 0
+    assert viz.main(["verify", "--debug_file", str(paths["here"])]) == 0
 
 
 def test_a_number_that_was_changed_amid_a_log_is_found(tmp_path, capsys):
