@@ -14,7 +14,8 @@ Tokens = tuple[int, ...]
 # A token's attention to one key, as a share of the rest of its forward: about what a small model
 # has on a CPU. It only weighs padding against the number of forwards; no result depends on it.
 KEY_COST = 1 / 1200
-# Slots of a past that a forward only has a mask for, as large as one that it has the keys of
+# Where pasts are shared, a row has a mask for each slot of its past but no keys: so many slots
+# take the memory of one token
 MASKED = 8
 
 

@@ -98,8 +98,8 @@ def facts_of(name: str, model, places: Iterable[Path]) -> dict[str, Any]:
 
 
 def _files(place: Path) -> list[list[Any]]:
-    """Name, size and times of each file of a model's folder; whoever writes to one can set back the
-    time of the change, not the one at which he did.
+    """Name, size, mtime and ctime of each file of a model's folder: an mtime can be put back, a
+    ctime not.
     """
     kinds = (*MODEL_FILES, ".py")
     files = sorted(file for file in place.iterdir() if file.suffix in kinds and file.is_file())
