@@ -24,6 +24,7 @@ NOT_SETTINGS = {
 }
 # What may change while a run is under way: settings that change no number of what is finished.
 MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
+MOST_TURNS = 10_000  # of a history; more would fill the memory before they are refused
 MIXES = ("distractor", "target_first", "target_last", "interleaved")
 AT_LEAST_1 = ("wording", "limit", "num_histories", "max_new_tokens", "batch_size", "concurrency")
 AT_LEAST_1 += ("max_tokens_total", "effect_window")
@@ -262,7 +263,7 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
         longest = max(given.get("lengths", [given.get("max_len", RunConfig.max_len)]))
         if longest < 1:
             parser.error("--position: there is no place for a turn at h = 0 alone")
-        given["history"] = [f"{AT}:{k}" for k in range(1, longest + 1)]
+        given["history"] = [f"{AT}:{k}" for k in range(1, min(longest, MOST_TURNS) + 1)]
     for name in {text.partition(":")[0] for text in given.get("history", ())} & {*REPLACING}:
         if given.setdefault("distractor", [name]) != [name]:
             parser.error(f"--history {name} replaces the distractor: leave out --distractor")
@@ -283,6 +284,9 @@ def check_settings(config: RunConfig) -> None:
     for name, value, least in numbers:
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: must be {least} or more.")
+    longest = max(config.lengths or (config.max_len,))
+    if longest > MOST_TURNS:
+        raise UserError(f"h = {longest}: a history has {MOST_TURNS} turns at most.")
     for name, value in dataclasses.asdict(config).items():
         for text in filter(lambda each: isinstance(each, str), _listed(value)):
             bare = text.replace("\n", " ") if name == "switch_cue" else text

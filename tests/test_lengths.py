@@ -134,6 +134,9 @@ def test_a_run_at_some_lengths_that_is_killed_goes_on(tmp_path, model):
         ("--lengths 0 2 2", "--lengths: each length can be given only once."),
         ("--lengths 0 --effects", "no history to hide"),
         ("--lengths 0 1 --history shuffled", "a history of one turn"),
+        ("--lengths 0 20000", "h = 20000: a history has 10000 turns at most"),
+        ("--max_len 10001", "h = 10001: a history has 10000 turns at most"),
+        ("--position --max_len 1000000000", "h = 1000000000: a history has 10000 turns at most"),
     ],
 )
 def test_a_list_that_makes_no_sense_is_refused_in_one_line(flags, words):
