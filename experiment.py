@@ -52,7 +52,7 @@ from run.planning import (
     result_path,
     unfinished,
 )
-from run.progress import Progress, print_table
+from run.progress import Progress, print_table, what_is_kept
 from run.team import Team, joined, rank_here
 from tasks.kinds import RANDOM
 
@@ -112,6 +112,8 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
 
 
 def _load(config: RunConfig) -> Model:
+    if sys.stderr.isatty() and not config.quiet and rank_here() == 0:
+        print(f"Loading {config.model} ...", file=sys.stderr)
     if config.served:
         from lm.server import connect
 
@@ -360,17 +362,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         paths = run(config)
         if rank == 0:
-            print_table(paths)
+            print_table(paths, config.out_dir)
     except UserError as error:
         print(f"{f'process {rank}: ' if rank else ''}error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stopped:
         if rank == 0:
-            print(
-                f"\ninterrupted. What was finished is kept in {config.out_dir}.\n"
-                "Run the same command to continue.",
-                file=sys.stderr,
-            )
+            print(f"\ninterrupted. {what_is_kept(config.out_dir)}", file=sys.stderr)
         return 143 if isinstance(stopped, Terminated) else 130
     return 0
 

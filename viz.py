@@ -159,6 +159,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
     status = 0
     for path in map(Path, arguments.debug_file):
         try:
+            if not path.is_file():
+                raise UserError(f"there is no debug log {path}.")
             rows = verify.verify(path)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -1,7 +1,9 @@
 """What ends a run: errors that a user is meant to see, with what their text may not hold."""
 
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 # https://name:password@host, as in HF_ENDPOINT, and the Hub's tokens
@@ -44,6 +46,14 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A sentence with the known word that is most like this one, and a space before it; "" where
+    none is.
+    """
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

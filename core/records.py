@@ -288,7 +288,7 @@ def load_results(folders: Iterable[str | Path]) -> dict[Key, dict[str, Any]]:
             raise UserError(
                 f"{first['path']} and {result['path']} hold the same {', '.join(key.fields)}, "
                 f"{_differences(first['config'], result['config'])}.\n"
-                "Give them apart, in a --result_dir for each."
+                "Name folders in --result_dir that hold only one of the two."
             )
     in_order = sorted(by_key, key=lambda key: (key[:4], by_text(key[4]), key[5:]))
     return {key: by_key[key] for key in in_order}

@@ -21,13 +21,13 @@ ROW_HEIGHT = 0.19  # inches
 EXPLAINED = (
     "Difference: {what}, on the same targets{sign}. {shared} "
     "Brackets: {confidence:.0%} intervals, which agree with the test. p (Holm) and the stars "
-    "(below {levels}) are corrected over the {tests} contrasts of this table. Detectable: the "
+    "(below {levels}) are corrected over the tests of this table ({tests}). Detectable: the "
     "smallest difference found with {power:.0%} power at an uncorrected level of {alpha}."
 )
-LEFT = "the metric on the first side less the metric on the other, in points"
-BETTER = "; below 0 the first side is worse for the target"
-SHARED = "Both sides read the same prompt at h = 0, so it is the difference in differences too."
-OTHER = "Where h = 0 is not the same, the changes against h = 0 are compared."
+DIFFERENCE = "{measure} with what column {by} names less that with what Against names"
+WORSE = "; below 0: worse for the target than Against"
+SHARED = "h = 0 is the same prompt in both, so the changes from h = 0 differ by as much."
+OTHER = "Where h = 0 is not the same, the changes from h = 0 are compared."
 
 
 def render(rows: Sequence[Row], form: str, by: str = "distractor") -> str:
@@ -42,7 +42,7 @@ def render(rows: Sequence[Row], form: str, by: str = "distractor") -> str:
 
     if form == "csv":
         return pandas.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
-    explained = explain(rows)
+    explained = explain(rows, by)
     if any(None in row.values() for row in rows):
         explained += tables.WHY_EMPTY
     cells = pandas.DataFrame([rounded(row) for row in rows])
@@ -56,12 +56,14 @@ def render(rows: Sequence[Row], form: str, by: str = "distractor") -> str:
     return f"{cells.to_markdown(index=False, disable_numparse=True)}\n\n{explained}\n"
 
 
-def explain(rows: Sequence[Row]) -> str:
+def explain(rows: Sequence[Row], by: str = "distractor") -> str:
     """What the columns of `rounded` are, and how many contrasts are corrected for."""
     unit = unit_of(rows[0])
     return EXPLAINED.format(
-        what=LEFT if unit == "points" else f"{unit} on the first side less that on the other",
-        sign=BETTER if unit == "points" else "",
+        what=DIFFERENCE.format(
+            measure="the metric, in points," if unit == "points" else unit, by=tables.heading(by)
+        ),
+        sign=WORSE if unit == "points" else "",
         shared=OTHER if any(CHANGES in row["note"] for row in rows) else SHARED,
         tests=tested(rows), levels=", ".join(f"{end}" for end, _ in reversed(tables.STARS)),
         confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core import VERSION
-from core.errors import UNPRINTABLE, UserError, is_text
+from core.errors import UNPRINTABLE, UserError, did_you_mean, is_text
 from core.records import EFFECT_PARTS
 from lm.bundled import BUNDLED
 from tasks.kinds import AT, FORMS, PLAIN, RANDOM, REPLACING, Kind, parse_kind
@@ -251,7 +251,10 @@ def _options(setting: dataclasses.Field) -> dict[str, Any]:
 def parse_args(argv: Sequence[str] | None, description: str | None = None) -> RunConfig:
     """Command line -> RunConfig; argparse exits with status 2 on an unknown flag or wrong value."""
     parser = _make_parser(description)
-    parsed = vars(parser.parse_args(argv))
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(_say_unknown(unknown))
+    parsed = vars(found)
     given = {key: value for key, value in parsed.items() if value is not None}
     if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
         parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
@@ -274,6 +277,14 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
     return RunConfig(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     )
+
+
+def _say_unknown(arguments: Sequence[str]) -> str:
+    """What is wrong with arguments that belong to no flag."""
+    flags = [f"--{setting.name}" for setting in dataclasses.fields(RunConfig)]
+    names = [text.partition("=")[0] for text in arguments if text.startswith("-")]
+    meant = did_you_mean(names[0], flags) if names else ""
+    return f"unrecognized arguments: {' '.join(arguments)}.{meant} --help lists all flags."
 
 
 def check_settings(config: RunConfig) -> None:

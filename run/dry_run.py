@@ -42,8 +42,9 @@ COLUMNS = ("", "targets", "prompts", "tokens", "tree", "answers", "detects")
 LEGEND = f"""tokens   of all prompts, each by itself
 tree     what is read of them where shared beginnings are read once
 answers  most tokens that are generated
-detects  the smallest change from h = 0 that so many targets show with 80 % power, if {FLIPS:.0%} of
-         right and wrong answers change, or the scores of texts by {SPREAD:.0f} points (SD)"""
+detects  the smallest change from h = 0 that so many targets show with 80 % power, if the history
+         turns {FLIPS:.0%} of the answers right or wrong, or moves the scores of texts by
+         {SPREAD:.0f} points (SD); nothing: these are too few targets"""
 
 Plan = list[list[Case]]
 

@@ -4,6 +4,7 @@ On a terminal a bar for the run, one for the current batch, and a line per targe
 line a minute.
 """
 
+import shlex
 import sys
 import time
 from collections import defaultdict
@@ -203,8 +204,15 @@ class Progress:
         return ", ".join([done, f"{passed} passed", *self._facts()])
 
 
-def print_table(paths: Sequence[Path]) -> None:
-    """The metric by history length of each pair, and where the results are."""
+def what_is_kept(out_dir: str) -> str:
+    """What an interrupted run has left, and how to go on."""
+    if any(Path(out_dir).rglob("*_journal*.jsonl")):
+        return f"What was finished is kept in {out_dir}.\nRun the same command to continue."
+    return "No batch was finished yet, so nothing is kept.\nRun the same command to begin again."
+
+
+def print_table(paths: Sequence[Path], out_dir: str) -> None:
+    """The metric by history length of each pair, where the results are, and what reads them."""
     results = [records.read_result(path) for path in paths]
     lengths = max((result["metric_by_len"] for result in results), key=len)
     room = max(8, *(len(result["metric_name"]) for result in results))
@@ -234,6 +242,9 @@ def print_table(paths: Sequence[Path]) -> None:
         f"\n{made('engine')} engine, {made('seconds')} s, peak memory {made('peak_memory_mib')} MiB"
     )
     print("Results (each with its debug log beside it):", *paths, sep="\n  ")
+    print("Next, for example:")
+    for command in ("contrast", "report"):
+        print(f"  python viz.py {command} --result_dir {shlex.quote(out_dir)}")
 
 
 def spread_line(spread: Spread) -> str:

@@ -67,11 +67,14 @@ def draft(source: str, config: str | None, split: str | None, data_root: str | N
 
 def compose(source: str, place: Lines, found: Guess) -> str:
     """A task file as text; `place` are the lines that say where its rows are."""
+    name = _name(source)
     return "\n".join(
         [
             f"# {source}: {found.count} rows. Every guess is marked: read it, and",
-            "# save this file here (python data.py ... > own.yaml). Then run, with your --model:",
-            f"#   python experiment.py --task_file own.yaml --target {_name(source)}",
+            "# save this file in this folder (python data.py ... > own.yaml). With your --model,",
+            "# try the task after itself and after another one; to run it, leave out --dry_run:",
+            f"#   python experiment.py --task_file own.yaml --target {name} \\",
+            f"#       --distractor {name} reviews --out_dir runs/{name} --dry_run",
             *_columns(found),
             f"{scalar(_name(source))}:",
             *place,

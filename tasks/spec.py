@@ -16,7 +16,7 @@ from unicodedata import normalize
 
 import yaml
 
-from core.errors import UNPRINTABLE, UserError, is_text
+from core.errors import UNPRINTABLE, UserError, did_you_mean, is_text
 from core.records import MAX_NEW_TOKENS, TEXT_SCORES
 from tasks.cells import OPTIONS, Field, parse_field, template_parts
 
@@ -120,7 +120,11 @@ def parse_spec(text: str, tasks: Mapping[str, Task] | None = None) -> TaskSpec:
     dataset, _, split = text.partition("/")
     name, _, subject = dataset.partition(".")
     if name not in known:
-        raise UserError(f"unknown task '{name}' in '{text}'. Known tasks: {', '.join(known)}.")
+        where = f" in '{text}'" if name != text else ""
+        raise UserError(
+            f"unknown task '{name}'{where}.{did_you_mean(name, known)} Known tasks: "
+            f"{', '.join(known)}."
+        )
     task = known[name]
     if subject and not task.subject:
         raise UserError(

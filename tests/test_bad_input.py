@@ -65,6 +65,25 @@ def test_a_flag_that_is_not_known_ends_with_2(flags, capsys):
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "meant"),
+    [("--modle x", " Did you mean --model?"), ("--batchsize=3", " Did you mean --batch_size?")],
+)
+def test_a_mistyped_flag_is_shown_the_one_that_is_meant(flags, meant, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        experiment.main(flags.split())
+    assert stopped.value.code == 2
+    assert f"unrecognized arguments: {flags}.{meant}" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_mistyped_task_is_shown_the_one_that_is_meant(refusal):
+    assert "unknown task 'revews'. Did you mean reviews? Known" in refusal(
+        *PAIR, "--target", "revews"
+    )
+    assert "unknown task 'x' in 'x/test'. Known" in refusal(*PAIR, "--target", "x/test")
+
+
 @pytest.mark.usefixtures("no_model")
 def test_a_history_longer_than_its_rows_is_refused(refusal, tmp_path):
     assert "only 144 different rows" in refusal(*PAIR, "--max_len", 144)

@@ -260,7 +260,8 @@ def test_csv_and_json_hold_the_same_numbers_under_the_same_names(tmp_path, capsy
     assert tuple(row) == tuple(same) == contrasts.COLUMNS
     assert float(row["difference_points"]) == same["difference_points"]
     text = shown(capsys, *command, "markdown")
-    assert "difference in differences too" in text and "over the 1 contrasts" in text
+    assert "column Distractor names less that with what Against names" in text
+    assert "over the tests of this table (1)" in text
     assert shown(capsys, "table", "--result_dir", tmp_path, "--contrast") == text
 
 

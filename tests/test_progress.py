@@ -163,6 +163,18 @@ def test_the_estimate_of_a_run_fits_the_tokens_that_it_reads(tmp_path, monkeypat
         assert left == pytest.approx((end - tokens) / 1000, rel=0.25)
 
 
+def test_the_end_of_a_run_names_commands_for_its_folder_and_an_early_end_says_what_is_kept(
+    tmp_path, capsys
+):
+    folder = tmp_path / "my runs"
+    assert run(folder, tiny.save_model(tmp_path / "tiny-llama"), "quiz", "reviews") == 0
+    assert f"  python viz.py report --result_dir '{folder}'\n" in capsys.readouterr().out
+    assert "nothing is kept" in progress.what_is_kept(str(folder))
+    (folder / "org@name__quiz").mkdir()
+    (folder / "org@name__quiz" / "test_vs_posts_test_journal.1.jsonl").touch()
+    assert f"kept in {folder}.\n" in progress.what_is_kept(str(folder))
+
+
 def test_the_running_metric_ends_as_the_metric_of_the_result(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "PAUSE", 0.0)
     model = tiny.save_model(tmp_path / "tiny-llama")

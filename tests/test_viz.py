@@ -440,6 +440,11 @@ def test_a_result_given_for_a_log_is_refused(tmp_path, capsys):
     assert complains(capsys, "is not a debug log")
 
 
+def test_a_log_that_is_not_there_is_named_as_it_was_given(tmp_path, capsys):
+    assert verify(tmp_path / "no_debug.json") == 2
+    assert complains(capsys, f"there is no debug log {tmp_path}/no_debug.json.")
+
+
 def test_a_damaged_file_does_not_hide_the_others(tmp_path, capsys):
     bad, wrong, good = (write_pair(tmp_path, distractor=f"{name}/test") for name in "abc")
     damage_json(bad)
