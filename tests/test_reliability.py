@@ -111,6 +111,6 @@ def test_verify_computes_it_again(written, tmp_path, capsys, name):
 
 def test_the_report_shows_it(written):
     *_, table = others.other_scores([records.read_result(written)], ["a pair"])
-    assert table["columns"][:3] == ["histories", "mean", "aptitude"]
+    assert [text for text, _ in table["columns"]][:3] == ["histories", "mean", "aptitude"]
     assert [row["h"] for row in table["rows"]] == ["0", "1", "2"]
     assert table["rows"][0]["values"][-2:] == ["0.0 [0.0, 0.0]"] * 2
