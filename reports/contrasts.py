@@ -24,8 +24,8 @@ EXPLAINED = (
     "(below {levels}) are corrected over the tests of this table ({tests}). Detectable: the "
     "smallest difference found with {power:.0%} power at an uncorrected level of {alpha}."
 )
-DIFFERENCE = "{measure} with what column {by} names less that with what Against names"
-WORSE = "; below 0: worse for the target than Against"
+DIFFERENCE = "{by} less Against, in {unit}"
+WORSE = "; below 0: the metric is lower than that of Against"
 SHARED = "h = 0 is the same prompt in both, so the changes from h = 0 differ by as much."
 OTHER = "Where h = 0 is not the same, the changes from h = 0 are compared."
 
@@ -60,9 +60,7 @@ def explain(rows: Sequence[Row], by: str = "distractor") -> str:
     """What the columns of `rounded` are, and how many contrasts are corrected for."""
     unit = unit_of(rows[0])
     return EXPLAINED.format(
-        what=DIFFERENCE.format(
-            measure="the metric, in points," if unit == "points" else unit, by=tables.heading(by)
-        ),
+        what=DIFFERENCE.format(by=tables.heading(by), unit=unit),
         sign=WORSE if unit == "points" else "",
         shared=OTHER if any(CHANGES in row["note"] for row in rows) else SHARED,
         tests=tested(rows), levels=", ".join(f"{end}" for end, _ in reversed(tables.STARS)),

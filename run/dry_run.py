@@ -220,7 +220,9 @@ def notes(found: Planned, total: Count, exact: bool) -> Iterator[str]:
 
 
 def keep_speed(config: RunConfig, lm: Model, tokens_per_second: float) -> None:
-    """Keep the speed of a run for the dry runs to come."""
+    """Keep the speed of a run for the dry runs to come, unless it has read nothing."""
+    if not tokens_per_second:
+        return
     made = lm.facts()
     way = Way(config.model, config.adapter, made["dtype"], made["device"].partition(":")[0])
     keep(way, Speed(tokens_per_second, lm.peak_memory_mib))

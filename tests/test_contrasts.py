@@ -260,7 +260,7 @@ def test_csv_and_json_hold_the_same_numbers_under_the_same_names(tmp_path, capsy
     assert tuple(row) == tuple(same) == contrasts.COLUMNS
     assert float(row["difference_points"]) == same["difference_points"]
     text = shown(capsys, *command, "markdown")
-    assert "column Distractor names less that with what Against names" in text
+    assert "Difference: Distractor less Against, in points, on" in text
     assert "over the tests of this table (1)" in text
     assert shown(capsys, "table", "--result_dir", tmp_path, "--contrast") == text
 

@@ -13,7 +13,7 @@ from core.records import debug_path, result_path
 from lm import speeds
 from measures import stats
 from run import dry_run
-from run.config import parse_args
+from run.config import RunConfig, parse_args
 
 TARGETS = ["quiz", "reviews"]
 
@@ -169,6 +169,22 @@ def test_what_cannot_be_run_or_counted_is_refused(tmp_path, bare, more, reason):
         del given[place : place + 2]
     status, error = call(experiment.main, *given, "--dry_run")
     assert status == 2 and reason in error
+
+
+def test_a_run_that_read_nothing_leaves_no_speed(tmp_path, monkeypatch):
+    monkeypatch.setattr(speeds, "folder", lambda: tmp_path / "speeds")
+
+    class Read:
+        peak_memory_mib = 5
+
+        def facts(self):
+            return {"dtype": "float32", "device": "cpu"}
+
+    way = speeds.Way("org/name", None, "float32", "cpu")
+    dry_run.keep_speed(RunConfig(model="org/name"), Read(), 0.0)
+    assert speeds.last(way) is None
+    dry_run.keep_speed(RunConfig(model="org/name"), Read(), 2.0)
+    assert speeds.last(way) == speeds.Speed(2.0, 5)
 
 
 def test_the_speed_of_the_last_run_says_how_long_the_next_may_take(
