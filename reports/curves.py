@@ -318,9 +318,9 @@ def draw_sensitivity(group: Group, styles: dict[str, Any], look: FigureStyle) ->
             named = styles[line] | {"label": label_of(line, result)}
             draw_line(axes, (lengths_of(result), mean), named, shift, ends)
     for axes in panels[:1] if look.wide else panels:
-        axes.set_ylabel("Less likely than at h = 0\n(nats per token)")
+        axes.set_ylabel("Log-likelihood lost against h = 0\n(nats per token)")
     about = "Loss of log-likelihood against h = 0 (nats per token) over history length h (turns)"
-    notes = [interval_note(group, entries[0]["interval"])]
+    notes = ["below 0: likelier than at h = 0", interval_note(group, entries[0]["interval"])]
     return _finished(figure, group, look, ("sensitivity", about), notes)
 
 
