@@ -243,8 +243,18 @@ def print_table(paths: Sequence[Path], out_dir: str) -> None:
     )
     print("Results (each with its debug log beside it):", *paths, sep="\n  ")
     print("Next, for example:")
-    for command in ("contrast", "report"):
+    for command in (*contrasts_of(rows), "report"):
         print(f"  python viz.py {command} --result_dir {shlex.quote(out_dir)}")
+
+
+def contrasts_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The commands that compare these results: by what differs between those of one target."""
+    targets = {row["target"] for row in rows}
+    by = ("distractor", "history")
+    differ = [
+        name for name in by if len({(row["target"], row[name]) for row in rows}) > len(targets)
+    ]
+    return [f"contrast --by {name}" for name in differ]
 
 
 def spread_line(spread: Spread) -> str:

@@ -188,3 +188,13 @@ def test_the_running_metric_ends_as_the_metric_of_the_result(tmp_path, monkeypat
         assert f"{target}/test: {shown}" in last
     assert run(tmp_path / "quiet", model, "quiz", "reviews", "--quiet") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_the_next_commands_compare_what_differs_between_results_of_one_target():
+    def row(target, distractor, history="teacher"):
+        return {"target": target, "distractor": distractor, "history": history}
+
+    assert progress.contrasts_of([row("a", "a"), row("b", "b")]) == []
+    assert progress.contrasts_of([row("a", "a"), row("a", "b")]) == ["contrast --by distractor"]
+    kinds = [row("a", "a"), row("a", "a", "filler")]
+    assert progress.contrasts_of(kinds) == ["contrast --by history"]
