@@ -21,6 +21,8 @@ import data
 from core import log_files, records
 from core.debug_log import Example
 from core.errors import OutOfMemory, Terminated, UserError
+from core.provenance import provenance
+from core.schema import SCHEMA_VERSION
 from core.terminal import escape_unprintable, restart_in_utf_8
 from data import Case, Pair
 from lm.interface import Model
@@ -106,7 +108,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     }
     run_plan(plan, journals, config, lm, team)
     if team.is_first:
-        environment = records.provenance(started) | lm.facts() | {"processes": team.size}
+        environment = provenance(started) | lm.facts() | {"processes": team.size}
         finish(plan, dropped, journals, config, lm, environment)
     return paths
 
@@ -309,7 +311,7 @@ def finish(
 def identity(pair: Pair, config: RunConfig) -> dict[str, Any]:
     """What both files of a pair begin with."""
     return {
-        "schema_version": records.SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION,
         "model": records.model_name(config.model),
         "target": str(pair.target.spec),
         "distractor": str(pair.distractor.spec),

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from core import records
+from core import provenance
 from core.debug_log import Message
-from core.records import EFFECT_PARTS
+from core.schema import EFFECT_PARTS
 from lm.checks import check_tokens
 from lm.effects import measure_effects
 from lm.encoder import Encoder
@@ -146,7 +146,7 @@ class LanguageModel(Encoder):
         """The most memory taken until now (MiB): of a GPU, or else of this process."""
         if input_device(self.model).type == "cuda":
             return torch.cuda.max_memory_allocated() // 2**20
-        return records.peak_memory_mib()
+        return provenance.peak_memory_mib()
 
     @property
     def token_budget(self) -> int:

@@ -17,13 +17,14 @@ from core.debug_log import Conversation, Example
 from core.errors import UserError
 from core.json_stream import BEGIN, END, members
 from core.keys import Key
+from core.schema import IDENTITY
 from core.spool import Place, Spool
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 LISTS = ("conversations", "debug_examples")  # in this order, which is that of their names too
-NEEDED = {*records.IDENTITY, "schema_version"}  # before the examples
+NEEDED = {*IDENTITY, "schema_version"}  # before the examples
 PACKED = 6  # level of compression
 
 Member = tuple[str, Any]  # name and value

@@ -10,49 +10,23 @@ import gzip
 import hashlib
 import json
 import os
-import platform
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-import numpy as np
-
-from core import VERSION, frames
+from core import frames
 from core.errors import UNPRINTABLE, UserError
 from core.json_stream import DECODER, check
 from core.keys import Key, by_text, make_keys
+from core.schema import IDENTITY, SCHEMA_VERSION, SOMETIMES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SCHEMA_VERSION = 3
-TOLERANCE = 1e-6  # largest difference between a stored number and a recomputed one
 LONGEST_NAME = 200  # bytes of a file's name; most file systems take 255, a log's has more
 REFERENCE = "_reference"  # folder in results/ of a small run to compare with
-PACKAGES = (
-    "torch", "transformers", "tokenizers", "datasets", "rouge_score", "scipy", "statsmodels",
-    "numpy",
-)  # fmt: skip
-LAYER_KEYS = (
-    *("cos_by_len", "cos_centred_by_len", "drift_by_len", "margin_by_len", "agree_by_len"),
-    *("decision_layer_by_len", "layer_stats_by_len"),
-)
-# What --effects can measure
-EFFECT_PARTS = ("position", "block", "turn", "route", "patch", "attention")
-TEXT_KEYS = ("scores_by_len", "format_failures_by_len", "reads_by_len", "bounded_labels_by_len")
-# {} where there is nothing of the kind
-OF_ANSWERS = (
-    *("cue_by_len", "ties_by_len", "sensitivity_by_len"),
-    *("effects_by_len", "intrusion_by_len", "reliability_by_len"),
-)
-SOMETIMES = (*TEXT_KEYS, *OF_ANSWERS, *LAYER_KEYS)
-IDENTITY = ("model", "target", "distractor", "metric_name")
 MADE_OF = {"result": "metric_by_len", "log": "debug_examples"}  # a key that each has
 DIGEST, DIGEST_OF_LOG = "content_sha256", "log_sha256"
 UNDIGESTED = ("environment", DIGEST)  # members that a digest is not of
@@ -303,52 +277,3 @@ def _differences(config: dict[str, Any], other: dict[str, Any]) -> str:
     """The settings in which two configs differ, in words."""
     names = [name for name in config | other if config.get(name) != other.get(name)]
     return f"and differ in {', '.join(names)}" if names else "and all settings"
-
-
-def provenance(started: float) -> dict[str, Any]:
-    """With what a run that began at `started` (seconds since 1970) was made."""
-    from importlib import metadata  # a twentieth of the time that --help takes
-
-    changes = _git("status", "--porcelain")
-    return {
-        "version": VERSION,
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": None if changes is None else bool(changes),
-        "platform": platform.platform(),
-        "peak_memory_mib": peak_memory_mib(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "seconds": round(time.time() - started, 1),
-    }
-
-
-def peak_memory_mib() -> int:
-    """The most memory that this process has taken (MiB)."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
-
-
-def _git(*words: str) -> str | None:
-    """What git says of this checkout; None where there is no git or no checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), *words]
-    try:
-        call = subprocess.run(command, capture_output=True, text=True)
-    except OSError:
-        return None
-    return call.stdout.strip() if call.returncode == 0 else None
-
-
-DECIMALS = 7  # of measures that are stored for every example
-
-
-def cleaned(values: Iterable[float]) -> list[float | None]:
-    """Values as they are stored: rounded, and None for what is not finite."""
-    return [round(float(x), DECIMALS) if np.isfinite(x) else None for x in values]
-
-
-MAX_NEW_TOKENS = 32  # of an answer, where a task says nothing else
-# Of every generated text
-TEXT_SCORES = ("rouge1", "rouge2", "rouge", "exact_match", "f1", "exact_match_strict")
-# Metrics that are 0 or 1 for an example
-PROPORTIONS = ("accuracy", "exact_match", "exact_match_strict")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from core.debug_log import Message
 from core.errors import UserError
-from core.records import cleaned
+from core.schema import cleaned
 from lm.attention import by_part, find_sinks, in_three, look, uniform
 from lm.filler import neutral_text
 from lm.interventions import Hidden, Interventions, Past, Row

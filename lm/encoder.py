@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from core.debug_log import Conversation, Message
 from core.errors import UserError
-from core.records import MAX_NEW_TOKENS
+from core.schema import MAX_NEW_TOKENS
 from lm.prefix_tree import common_length
 from lm.prompts import Longest, Prompt
 from lm.text import Renderer, nested

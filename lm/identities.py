@@ -12,7 +12,7 @@ A part of `--effects` that rests on one that fails is left out, by name.
 
 import torch
 
-from core.records import EFFECT_PARTS
+from core.schema import EFFECT_PARTS
 from lm.attention import find_sinks, look, without_sinks
 from lm.interventions import Hidden, Interventions, Past, Row
 from lm.prompts import Prefix

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.debug_log import Example, Message, Row
-from core.records import cleaned
+from core.schema import cleaned
 from lm.prefix_tree import common_length
 
 Prefix = tuple[int, ...]

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from core import records
+from core import provenance
 from core.debug_log import Message
 from core.errors import UserError
 from lm.abilities import Abilities, find_abilities, first_tokens
@@ -177,7 +177,7 @@ class ServerModel:
     @property
     def peak_memory_mib(self) -> int:
         """The most memory that this process has taken (MiB); the server's is not known."""
-        return records.peak_memory_mib()
+        return provenance.peak_memory_mib()
 
     def release_memory(self) -> None:
         """The memory is the server's."""

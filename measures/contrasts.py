@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from core import log_files, records
+from core import log_files
 from core.errors import UserError
 from core.keys import FIELDS, KNOWN, Key, dataset, differing, same_task
+from core.schema import PROPORTIONS
 from measures import layers, stats
 from measures.regression import Rows, switch_effect
 from measures.table import Names, Table
@@ -196,7 +197,7 @@ def _against(sides: Sequence[Side], by: str, against: str | None) -> Side | None
 def contrast(first: Side, second: Side) -> list[Row]:
     """Rows of one pair, `p_holm` still None; UserError where the sides cannot be compared."""
     require_comparable(first, second)
-    by, binary = first.by, first.metric in records.PROPORTIONS
+    by, binary = first.by, first.metric in PROPORTIONS
     compared = dict(_compared(first, second))
     zero = compared.pop(0)
     shared = np.array_equal(*zero)
@@ -257,7 +258,7 @@ def switch_effects(results: Mapping[Key, Record]) -> list[dict[str, Any]]:
     for (key, metric), group in groups.items():
         both = [side for side in group if _has_both(side, group)]
         if both:
-            effect = switch_effect(_rows(both), binary=metric in records.PROPORTIONS)
+            effect = switch_effect(_rows(both), binary=metric in PROPORTIONS)
             found.append({"key": key, "metric": metric} | effect)
     return found
 

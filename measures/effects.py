@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from core.debug_log import Example
-from core.records import cleaned
+from core.schema import cleaned
 from measures import paired, stats
 from measures.stats import Clusters, mean_and_interval
 from measures.table import ByLen, Group, all_have

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from core.debug_log import Example, Logprob
-from core.records import PROPORTIONS, TEXT_SCORES
+from core.schema import PROPORTIONS, TEXT_SCORES
 from measures import effects, intrusion, layers, stats, ties
 from measures.reliability import reliability_by_len
 from measures.scoring import label_score

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from core.debug_log import Example
-from core.records import TEXT_SCORES
+from core.schema import TEXT_SCORES
 from measures import texts
 from measures.quantities import Number, find_quantity
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from core.records import cleaned
+from core.schema import cleaned
 from measures import paired
 from measures.paired import ALPHA, CONFIDENCE
 

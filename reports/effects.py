@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
-from core.records import EFFECT_PARTS, PROPORTIONS
+from core.schema import EFFECT_PARTS, PROPORTIONS
 from reports import style
 from reports.curves import Group, Record, in_words
 from reports.layers import BLOCKS, colour_of

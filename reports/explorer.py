@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from core import log_files, records
+from core import log_files
 from core.debug_log import Conversation, Example, cut_at_messages, messages_at
+from core.schema import PROPORTIONS
 from reports import style
 
 FLIP = 0.5  # change of a score against h = 0 that is a flip; of right and wrong it is any change
@@ -130,7 +131,7 @@ def shortened(example: Example, conversation: Conversation) -> Example:
 
 def states_of(scores: dict[Row, list[float]], result: Record) -> dict[Row, list[str]]:
     """The `state` of each row at each history length."""
-    graded = result["metric_name"] not in records.PROPORTIONS
+    graded = result["metric_name"] not in PROPORTIONS
     return {row: [state(each, own[0], graded) for each in own] for row, own in scores.items()}
 
 
@@ -166,7 +167,7 @@ def describe_pair(result: Record, name: str, states: dict[Any, list[str]]) -> di
         "name": name,
         **{key: result[key] for key in ("model", "target", "distractor")},
         "metric": style.METRICS.get(result["metric_name"], result["metric_name"]),
-        "graded": result["metric_name"] not in records.PROPORTIONS,
+        "graded": result["metric_name"] not in PROPORTIONS,
         "n": len(states),
         "embedded": 0,
         "flipped": sum(map(flipped, states.values())),

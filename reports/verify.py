@@ -14,12 +14,14 @@ from core import records
 from core.debug_log import Example, count_labels, cut_at_messages, messages_at
 from core.errors import UserError
 from core.log_files import Conversations, LogReader
+from core.schema import SOMETIMES
 from measures import metrics, scoring
 from measures.effects import Margins
 from measures.intrusion import Switch, is_intruded
 
+TOLERANCE = 1e-6  # largest difference between a stored number and a recomputed one
 IDENTITY = ("model", "target", "distractor", "metric_name", "n")
-BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
+BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *SOMETIMES)
 # What of an example follows from what else it holds, beside its score
 OF_TEXTS = ("scores", "extracted", "format_failure", "generated_label", "generated_score")
 FOLLOWING = (*OF_TEXTS, "intruded", "rewritten_messages", "labels_shown", "cued")
@@ -74,7 +76,7 @@ def compare_all(result: Record, log: LogReader, table: "Comparison") -> None:
     recomputed = log.head | aggregates | {"metric_name": judge.metric_name}
     for name in IDENTITY:
         table.add(name, "-", "", (result[name], recomputed[name]))
-    stored = {key: {} for key in records.SOMETIMES} | result
+    stored = {key: {} for key in SOMETIMES} | result
     for name in BY_LEN:
         sides = [
             {h: {name: value} for h, value in side[name].items()} for side in (stored, recomputed)
@@ -186,7 +188,7 @@ class Comparison:
         entry = self.entries.setdefault((quantity, h), Entry())
         gap = difference(*pair)
         entry.values += 1
-        entry.wrong += gap > records.TOLERANCE
+        entry.wrong += gap > TOLERANCE
         if gap > entry.gap:
             entry.gap, entry.place, entry.pair = gap, place, pair
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from core import VERSION
 from core.errors import UNPRINTABLE, UserError, did_you_mean, is_text
-from core.records import EFFECT_PARTS
+from core.schema import EFFECT_PARTS
 from lm.bundled import BUNDLED
 from tasks.kinds import AT, FORMS, PLAIN, RANDOM, REPLACING, Kind, parse_kind
 from tasks.spec import EMBEDDED, Task

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import data
 from core.errors import UserError
-from core.records import PROPORTIONS
+from core.schema import PROPORTIONS
 from data import Case, Pair
 from lm.interface import Model
 from lm.prefix_tree import PrefixTree

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from core.debug_log import Example
-from core.records import EFFECT_PARTS
+from core.schema import EFFECT_PARTS
 from data import Case
 from lm.interface import LocalModel
 from lm.prompts import Prompt

@@ -18,7 +18,7 @@ from core.debug_log import (
     cut_at_messages,
     messages_at,
 )
-from core.records import cleaned
+from core.schema import cleaned
 from data import Case
 from lm.interface import LocalModel, Model
 from lm.prompts import Outcome, Prefix, Prompt, layer_measures

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import UserError
-from core.records import MAX_NEW_TOKENS
+from core.schema import MAX_NEW_TOKENS
 from data import Case, HistoryTurn, Pair, TaskRows, Turn, conversation
 from lm.filler import Count, neutral_turns
 from lm.interface import LocalModel, Model

@@ -13,6 +13,7 @@ from typing import Any
 import data
 from core import log_files, records
 from core.errors import UserError
+from core.schema import SCHEMA_VERSION
 from data import Case, Pair, TaskRows, Turn
 from lm.interface import LocalModel, Model
 from lm.prompts import Longest
@@ -72,7 +73,7 @@ def measured(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
     """
     settings = describe_config(pair, config, lm)
     kept = {k: v for k, v in settings.items() if k not in {"requested", "chats", *MAY_CHANGE}}
-    return kept | {"schema_version": records.SCHEMA_VERSION}
+    return kept | {"schema_version": SCHEMA_VERSION}
 
 
 def result_path(config: RunConfig, pair: Pair) -> Path:

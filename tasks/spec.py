@@ -17,7 +17,7 @@ from unicodedata import normalize
 import yaml
 
 from core.errors import UNPRINTABLE, UserError, did_you_mean, is_text
-from core.records import MAX_NEW_TOKENS, TEXT_SCORES
+from core.schema import MAX_NEW_TOKENS, TEXT_SCORES
 from tasks.cells import OPTIONS, Field, parse_field, template_parts
 
 EMBEDDED_ROWS = Path(__file__).parent

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import stored
 
-from core import records
+from core import records, schema
 from measures import metrics, scoring
 
 TARGETS = 12
@@ -121,7 +121,7 @@ def write_pair(
     """Write a result and its log; returns the path of the result."""
     examples = examples or examples_of(target, distractor)
     metric = "accuracy" if "label_logprobs" in examples[0] else "rouge"
-    identity = {"schema_version": records.SCHEMA_VERSION, "model": model}
+    identity = {"schema_version": schema.SCHEMA_VERSION, "model": model}
     identity |= {"target": target, "distractor": distractor, "metric_name": metric}
     seeds = sorted({example["config"]["seed"] for example in examples})
     config = {"seed": seeds, "history": history, "prompt": "chat", "dtype": "float32"}

@@ -13,7 +13,7 @@ import stored
 from statsmodels.stats.contingency_tables import mcnemar
 
 import viz
-from core import records
+from core import records, schema
 from core.errors import UserError
 from measures import contrasts, metrics, regression
 from reports import answer, style
@@ -48,7 +48,7 @@ def write(
             if cued is not None:
                 examples[-1]["cued"] = {"score": float(cued[h][place])}
     names = {"model": model, "target": target, "distractor": distractor, "metric_name": metric}
-    names["schema_version"] = records.SCHEMA_VERSION
+    names["schema_version"] = schema.SCHEMA_VERSION
     settings = {"history": "teacher", "seed": [seed], "prompt": "chat", "limit": None} | config
     path = records.result_path(folder, model, target, distractor)
     found = metrics.aggregate(examples, metric) | {"config": settings, "environment": {}}

@@ -8,7 +8,7 @@ import tiny
 import torch
 from transformers import AutoTokenizer
 
-from core.records import EFFECT_PARTS
+from core.schema import EFFECT_PARTS
 from data import Turn, conversation
 from lm import interventions
 from lm.attention import parts_of

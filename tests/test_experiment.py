@@ -11,7 +11,7 @@ import tiny
 
 import data
 import experiment
-from core import VERSION, records
+from core import VERSION, provenance, records, schema
 from lm import bundled
 from measures import metrics, scoring
 from run.config import DEMO_LIMIT, RunConfig, parse_args
@@ -21,7 +21,7 @@ TARGETS, DISTRACTORS = ("quiz", "posts"), ("reviews", "quiz")
 PAIRS = list(product(TARGETS, DISTRACTORS))
 LIMIT, MAX_LEN, BLOCKS = 4, 2, 3
 SMALL = f"--limit {LIMIT} --max_len {MAX_LEN} --max_new_tokens 4 --device cpu".split()
-AGGREGATES = ("n", "metric_by_len", "debug_top5_by_len", "stats_by_len", *records.SOMETIMES)
+AGGREGATES = ("n", "metric_by_len", "debug_top5_by_len", "stats_by_len", *schema.SOMETIMES)
 ROOT = Path(experiment.__file__).parent
 
 
@@ -163,7 +163,7 @@ def test_config_holds_every_setting_as_it_was_resolved(grid, model, pair):
 
 def test_environment_says_with_what_a_result_was_made(grid):
     environment = result_of(grid, "quiz", "reviews")["environment"]
-    assert set(records.PACKAGES) == set(environment["packages"])
+    assert set(provenance.PACKAGES) == set(environment["packages"])
     assert environment["device"] == "cpu"
     assert environment["version"] == VERSION
     assert {"git_commit", "git_dirty", "dtype", "attention", "engine"} <= set(environment)
@@ -246,7 +246,7 @@ def test_another_seed_gives_other_targets_and_histories(tmp_path, model, grid):
 
 def test_no_cosine_stores_none(tmp_path, model, grid):
     assert run(tmp_path, model, "posts", "quiz", "--no_cosine") == 0
-    assert all(result_of(tmp_path, "posts", "quiz")[name] == {} for name in records.LAYER_KEYS)
+    assert all(result_of(tmp_path, "posts", "quiz")[name] == {} for name in schema.LAYER_KEYS)
     found, expected = (examples_of(folder, "posts", "quiz") for folder in (tmp_path, grid))
     assert not any({"cosines", "drift", "margin"} & set(example) for example in found)
     assert [example["score"] for example in found] == [example["score"] for example in expected]

@@ -16,14 +16,14 @@ from stored import write_pair
 from test_experiment import run
 
 import viz
-from core import json_stream, log_files, records, spool
+from core import json_stream, log_files, records, schema, spool
 from core.errors import UserError
 from core.log_files import LogReader
 from measures import metrics, table
 from reports import explorer
 
 HEAD = {
-    "schema_version": records.SCHEMA_VERSION,
+    "schema_version": schema.SCHEMA_VERSION,
     "model": "org/name",
     "target": "quiz/test",
     "distractor": "posts/test",

@@ -6,7 +6,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from core import records
+from core import schema
 from measures import metrics, scoring, stats, texts
 
 
@@ -83,7 +83,7 @@ def test_rouge_is_the_f1_of_the_best_reference(prediction, references, score):
 def test_text_scores_are_what_a_hand_gets(prediction, references, expected):
     for order in (references, references[::-1]):
         found = scoring.text_scores(prediction, order)
-        assert tuple(found) == records.TEXT_SCORES
+        assert tuple(found) == schema.TEXT_SCORES
         assert tuple(found.values()) == pytest.approx((*expected, 0))
 
 
@@ -230,9 +230,9 @@ def test_numbers_are_read_right_or_are_format_failures(text, reference, score, f
     assert (found["score"], found["format_failure"]) == (score, failed)
 
 
-@pytest.mark.parametrize("name", records.TEXT_SCORES)
+@pytest.mark.parametrize("name", schema.TEXT_SCORES)
 def test_the_headline_is_the_score_that_the_metric_names(name):
-    scores = dict.fromkeys(records.TEXT_SCORES, 0.25) | {name: 0.75}
+    scores = dict.fromkeys(schema.TEXT_SCORES, 0.25) | {name: 0.75}
     assert scoring.judge_text("x", ["y"], name, scores) == {"score": 0.75, "scores": scores}
 
 
@@ -276,7 +276,7 @@ def test_rouge_is_a_plain_mean_with_an_interval_within_0_and_1():
     assert of_0["interval"] == "95% Wilson at the effective n, over targets"
 
 
-@pytest.mark.parametrize("name", records.PROPORTIONS)
+@pytest.mark.parametrize("name", schema.PROPORTIONS)
 def test_what_is_0_or_1_has_a_wilson_interval(name):
     found = of_scores([1, 0, 1], metric_name=name)["stats_by_len"]["0"]
     assert (found["low"], found["high"]) == stats.wilson(np.array([1.0, 0, 1]))
@@ -284,7 +284,7 @@ def test_what_is_0_or_1_has_a_wilson_interval(name):
 
 def test_each_score_of_texts_has_a_mean_by_length():
     def scores(value):
-        return {name: value / (1 + k) for k, name in enumerate(records.TEXT_SCORES)}
+        return {name: value / (1 + k) for k, name in enumerate(schema.TEXT_SCORES)}
 
     examples = [
         example(h, i, scores=scores(value))

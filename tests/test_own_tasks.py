@@ -17,7 +17,7 @@ from test_experiment import (
 import data
 import experiment
 import viz
-from core import records
+from core import records, schema
 from tasks import spec
 
 OWN = """
@@ -112,7 +112,7 @@ def test_every_text_has_every_score_and_the_metric_picks_the_headline(tmp_path, 
     assert run_own(tmp_path, model, "echo", "moods") == 0
     result, examples = (of(tmp_path / "out", "echo", "moods") for of in (result_of, examples_of))
     for h, scores in result["scores_by_len"].items():
-        assert list(scores) == list(records.TEXT_SCORES)
+        assert list(scores) == list(schema.TEXT_SCORES)
         assert scores["exact_match"] == result["metric_by_len"][h]
     assert all(example["score"] == example["scores"]["exact_match"] for example in examples)
     assert "Wilson" in result["stats_by_len"]["0"]["interval"]

@@ -8,25 +8,25 @@ from functools import partial
 import pytest
 from stored import write_pair
 
-from core import keys, records
+from core import keys, records, schema
 from core.errors import UserError
 
 RESULT = {
-    "schema_version": records.SCHEMA_VERSION,
+    "schema_version": schema.SCHEMA_VERSION,
     "model": "org/name",
     "target": "quiz/test",
     "distractor": "posts/test",
     "metric_name": "accuracy",
     "n": 1,
     "metric_by_len": {"0": 1.0, "1": 0.0},
-    **{key: {"0": [0.5, 1.0], "1": [0.25, None]} for key in records.SOMETIMES},
+    **{key: {"0": [0.5, 1.0], "1": [0.25, None]} for key in schema.SOMETIMES},
     "debug_top5_by_len": {"0": [[" é\n", 1]], "1": [["A", 1]]},
     "stats_by_len": {"0": {"n": 1, "percent_change": None}, "1": {"n": 1}},
     "config": {},
     "environment": {},
 }
 LOG = {
-    "schema_version": records.SCHEMA_VERSION,
+    "schema_version": schema.SCHEMA_VERSION,
     "model": "org/name",
     "target": "quiz/test",
     "distractor": "posts/test",

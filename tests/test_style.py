@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 import viz
-from core import records
+from core import records, schema
 from core.keys import make_keys
 from reports import curves, grid, layers, style, tables
 
@@ -73,9 +73,9 @@ def synthetic(lengths: int, blocks: int, seed: int) -> dict:
         sensitivity[h] = {name: {"per_token": of_reply} for name in curves.PANELS}
     by_len = dict(zip(hs, rng.multinomial(100, [1 / blocks] * blocks, lengths).tolist()))
     return {
-        "schema_version": records.SCHEMA_VERSION, "metric_name": "accuracy", "n": 100,
+        "schema_version": schema.SCHEMA_VERSION, "metric_name": "accuracy", "n": 100,
         "metric_by_len": dict(zip(hs, metric.tolist())), "stats_by_len": stats,
-        **{key: {} for key in records.SOMETIMES}, "debug_top5_by_len": {}, "environment": {},
+        **{key: {} for key in schema.SOMETIMES}, "debug_top5_by_len": {}, "environment": {},
         **{f"{name}_by_len": dict(zip(hs, rows[name[0]])) for name in MEASURES},
         "decision_layer_by_len": by_len, "layer_stats_by_len": layer_stats,
         "cue_by_len": cues, "sensitivity_by_len": sensitivity,

@@ -16,7 +16,7 @@ from stored import write_pair as store
 from test_viz import complains
 
 import viz
-from core import records
+from core import records, schema
 from measures import metrics
 from reports import grid, style, tables
 
@@ -48,7 +48,7 @@ def write(
         for h, row in enumerate(rows)
         for i, score in enumerate(row)
     ]
-    identity = {"schema_version": records.SCHEMA_VERSION, "model": model, "target": target}
+    identity = {"schema_version": schema.SCHEMA_VERSION, "model": model, "target": target}
     identity |= {"distractor": distractor, "metric_name": metric_name}
     path = records.result_path(folder, model, target, distractor)
     aggregates = metrics.aggregate(examples, metric_name)

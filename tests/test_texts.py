@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.tokenize import tokenize
 
-from core.records import TEXT_SCORES
+from core.schema import TEXT_SCORES
 from measures import scoring, texts
 
 

@@ -8,7 +8,7 @@ import torch
 from test_experiment import path_of, run
 from torch.nn.modules.module import register_module_forward_hook
 
-from core import records
+from core import records, schema
 from lm import checks, loading, proof, verdicts
 from model import load_model
 
@@ -43,7 +43,7 @@ def probes(monkeypatch):
 
 def load(folder, **settings):
     lm = load_model(str(folder), device="cpu", **settings)
-    assert lm.exact_effects == records.EFFECT_PARTS
+    assert lm.exact_effects == schema.EFFECT_PARTS
     return lm
 
 

@@ -15,7 +15,7 @@ from matplotlib.collections import FillBetweenPolyCollection, LineCollection, Pa
 from PIL import Image
 
 import viz
-from core import records
+from core import records, schema
 from core.debug_log import messages_at
 from measures import metrics, scoring
 from reports import curves, style
@@ -119,10 +119,10 @@ def write_pair(
     identity["metric_name"] = metric_of(make)
     task = {"name": "quiz", "labels": []}
     config = {"tasks": {"target": task, "distractor": task}}
-    rest = {"schema_version": records.SCHEMA_VERSION, "config": config, "environment": {}}
+    rest = {"schema_version": schema.SCHEMA_VERSION, "config": config, "environment": {}}
     path = records.result_path(out_dir, model, target, distractor)
     log = identity | {"conversations": CONVERSATIONS, "debug_examples": examples}
-    log |= {"schema_version": records.SCHEMA_VERSION}
+    log |= {"schema_version": schema.SCHEMA_VERSION}
     stored.write_pair(path, identity | aggregates | rest, log)
     return records.debug_path(path)
 
@@ -186,7 +186,7 @@ def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     text = capsys.readouterr().out
     assert "MISMATCH" not in text
     quantities = {line.split()[0] for line in text.splitlines()[1:-1]}
-    expected = {*IDENTITY, *BY_LEN, "score"} - set(records.SOMETIMES)
+    expected = {*IDENTITY, *BY_LEN, "score"} - set(schema.SOMETIMES)
     expected |= {"intruded", "rewritten_messages"}
     expected |= {records.DIGEST, records.DIGEST_OF_LOG}
     if make is label_example:
@@ -196,9 +196,7 @@ def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     if make is number_example:
         expected |= {"extracted", "format_failure", "format_failures_by_len"}
     if cosines:
-        expected |= set(records.LAYER_KEYS) - (
-            set() if make is label_example else {"margin_by_len"}
-        )
+        expected |= set(schema.LAYER_KEYS) - (set() if make is label_example else {"margin_by_len"})
     assert quantities == expected
 
 
