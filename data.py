@@ -207,16 +207,10 @@ def draw_rows(
         yield index
 
 
-def draw_chat(rows: TaskRows, seed: int, number: int, target: Turn) -> list[int]:
-    """Indices of the turns of the chat that a history is, no two numbers having the same.
-
-    UserError where every chat asks what the target asks.
-    """
-    order = _shuffled(len(rows.chats), f"chats/{seed}/{rows.spec}")
-    for place in (*order[number:], *order[:number]):
-        if all(rows.turns[index].question != target.question for index in rows.chats[place]):
-            return rows.chats[place]
-    raise UserError(f"'{rows.spec}': every chat asks what a target asks.")
+def draw_chat(pair: "Pair", seed: int, number: int) -> list[int]:
+    """Indices of the turns of the chat that a history is, no two numbers having the same."""
+    order = _shuffled(len(pair.chats), f"chats/{seed}/{pair.distractor.spec}")
+    return pair.chats[order[number]]
 
 
 @cache
@@ -265,6 +259,12 @@ class Pair:
     def fitting(self, target: Turn, key: str) -> Iterator[Fits]:
         """Which answers the turns of a history before this target may have; `key` seeds them."""
         return self.kind.fitting(self.distractor.spec.task.labels, target.references[0], key)
+
+    @cached_property
+    def chats(self) -> list[list[int]]:
+        """Of a file of chats as the distractor those that ask nothing that the target task asks."""
+        rows, asked = self.distractor, self.target.questions
+        return [of for of in rows.chats if asked.isdisjoint(rows.turns[i].question for i in of)]
 
     @cached_property
     def switch(self) -> Switch:
@@ -371,7 +371,7 @@ def _history(
     tables = {"distractor": pair.distractor, "target": pair.target}
     target = pair.target.turns[target_idx]
     if pair.kind.name == CHATS:
-        rows = draw_chat(pair.distractor, seed, number, target)[: len(shape)]
+        rows = draw_chat(pair, seed, number)[: len(shape)]
         turns = pair.distractor.turns
         return tuple(HistoryTurn("distractor", idx, turns[idx]) for idx in rows)
     asked = {target.question}

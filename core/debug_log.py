@@ -25,7 +25,7 @@ class ExampleConfig(TypedDict):
     history_len: int
     target_idx: int
     cluster: NotRequired[str]  # of a task that names a column for it
-    chat_line: NotRequired[int]  # of the file that the history's chat comes from
+    chat_line: NotRequired[int]  # or entry, of the file that the history's chat comes from
     target_dataset: str
     target_split: str
     distractor_dataset: str

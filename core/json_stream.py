@@ -1,4 +1,4 @@
-"""A JSON object that is read from a file a part at a time, whatever its layout."""
+"""A JSON object or list that is read from a file a part at a time, whatever its layout."""
 
 import json
 import re
@@ -39,8 +39,18 @@ def members(file: TextIO, lists: Collection[str]) -> Iterator[tuple[str, Any]]:
         text.take("," if more else "}")
     if not names:
         text.take("}")
-    if text.look():
-        raise ValueError("something follows behind its end")
+    text.require_end()
+
+
+def elements(file: TextIO) -> Iterator[Any]:
+    """Every element of the list that a file holds, unchecked but for keys that are there twice.
+
+    ValueError or RecursionError where the file is no JSON or no list.
+    """
+    text = _Text(file, checked=False)
+    text.take("[")
+    yield from _elements(text)
+    text.require_end()
 
 
 def _elements(text: "_Text") -> Iterator[Any]:
@@ -56,8 +66,9 @@ def _elements(text: "_Text") -> Iterator[Any]:
 class _Text:
     """The text of a file, of which what was read already is given up."""
 
-    def __init__(self, file: TextIO):
+    def __init__(self, file: TextIO, checked: bool = True):
         self.file, self.held, self.place = file, "", 0
+        self.checked, self.decoder = checked, DECODER if checked else PLAIN
 
     def _more(self) -> bool:
         """Hold at least twice as much; False where there is no more."""
@@ -65,6 +76,11 @@ class _Text:
         new = self.file.read(max(CHUNK, len(rest)))
         self.held, self.place = rest + new, 0
         return bool(new)
+
+    def require_end(self) -> None:
+        """ValueError where anything but white space is left."""
+        if self.look():
+            raise ValueError("something follows behind its end")
 
     def look(self) -> str:
         """The next character that is no white space, which is passed; "" at the end."""
@@ -84,20 +100,22 @@ class _Text:
         return True
 
     def value(self) -> Any:
-        """The next value, whole and checked."""
+        """The next value, whole."""
         self.look()
         while True:
             try:
-                found, end = DECODER.raw_decode(self.held, self.place)
+                found, end = self.decoder.raw_decode(self.held, self.place)
                 if self.held[end : end + 1] in ENDS:  # a number may go on behind what is held
                     break
             except json.JSONDecodeError as error:
                 reason = error.msg
             else:
-                reason = "a value goes on where it should end"
+                goes_on = end < len(self.held)
+                reason = "a value goes on where it should end" if goes_on else "it is cut off"
             if not self._more():
                 raise ValueError(reason)
-        check(found, self.held, self.place, end)
+        if self.checked:
+            check(found, self.held, self.place, end)
         self.place = end
         return found
 
@@ -125,4 +143,5 @@ def _refuse(constant: str) -> None:
 
 
 DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=unique_keys)
+PLAIN = json.JSONDecoder(object_pairs_hook=unique_keys)
 ENDS = set(" \t\n\r,:]}")

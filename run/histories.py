@@ -147,34 +147,40 @@ def _require_as_long(case: Case, filled: Case, lm: Model) -> None:
 def chat_rows(path: str, length: int) -> TaskRows:
     """The chats of a file with so many turns and more, each cut to as many: a pool of turns.
 
-    `facts` counts what was read. UserError where the file cannot be read.
+    Of chats with the same turns the first is taken. `facts` counts what was read. UserError where
+    the file cannot be read.
     """
     facts = {"file": path, "chats": 0, "long_enough": 0, "cut_at_a_fault": 0, "first_fault": None}
-    facts["system_messages_left_out"] = 0
-    turns: list[Turn] = []
+    facts |= {"system_messages_left_out": 0, "repeated": 0}
+    turns: dict[tuple[tuple[str, str], ...], list[Turn]] = {}
     for chat in read_chats(Path(path)):  # one by one: a file may hold a million
         facts["chats"] += 1
         if chat.fault:
             facts["cut_at_a_fault"] += 1
-            facts["first_fault"] = facts["first_fault"] or f"line {chat.line}: {chat.fault}"
-        if len(chat.turns) >= length:
+            facts["first_fault"] = facts["first_fault"] or f"{chat.where}: {chat.fault}"
+        shown = chat.turns[:length]
+        if shown in turns:
+            facts["repeated"] += 1
+        elif len(shown) == length:
             facts["long_enough"] += 1
             facts["system_messages_left_out"] += chat.has_system
-            turns += [Turn(user, (said,), line=chat.line) for user, said in chat.turns[:length]]
+            turns[shown] = [Turn(user, (said,), line=chat.line) for user, said in shown]
     name, split = Path(path).name, Path(path).stem
     task = Task(CHATS, source=name, prompt="{user}", reference="assistant", split=split)
-    return TaskRows(TaskSpec(task, None, split), tuple(turns), facts)
+    pool = tuple(turn for of_chat in turns.values() for turn in of_chat)
+    return TaskRows(TaskSpec(task, None, split), pool, facts)
 
 
 def require_chats(pair: Pair, config: RunConfig) -> None:
     """UserError where a file has fewer chats than a pair needs, each for one history."""
-    facts, needed = pair.distractor.facts, len(pair.target.turns)
+    facts, needed, there = pair.distractor.facts, len(pair.target.turns), len(pair.chats)
     needed = min(needed, config.limit or needed, config.num_histories or needed)
-    if facts["long_enough"] < needed:
+    if there < needed:
         why = f" {facts['cut_at_a_fault']} end early, the first in {facts['first_fault']}."
+        asking = " and ask nothing that the target asks" if there < facts["long_enough"] else ""
         raise UserError(
-            f"--history chats: {facts['file']}: {facts['long_enough']} of {facts['chats']} chats "
-            f"have {config.longest} turns or more, and {needed} histories need one each."
+            f"--history chats: {facts['file']}: {there} of {facts['chats']} chats have "
+            f"{config.longest} turns or more{asking}, and {needed} histories need one each."
             f"{why if facts['first_fault'] else ''}\nUse a smaller h, --limit or --num_histories."
         )
 

@@ -1,8 +1,9 @@
 """Real conversations from a local file, for `--history chats:FILE`.
 
-The file is JSONL with a chat in each line: an object whose `messages`, `conversation` or
-`conversations` lists objects with `role` and `content`, or with `from` and `value`, as the files of
-ShareGPT, WildChat and LMSYS-Chat-1M do. All other keys are passed over.
+The file is JSONL with a chat in each line, or one JSON list of them. A chat is an object whose
+`messages`, `conversation` or `conversations` lists objects with `role` and `content`, or with
+`from` and `value`, as the files of ShareGPT, WildChat and LMSYS-Chat-1M do. All other keys are
+passed over.
 
 The turns of a chat are its user and assistant messages in turn, as they are said. They end before
 the first message that is no such text. A system message before them is left out: h = 0 is one
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError, is_text
-from tasks.sources import UNREADABLE, json_lines
+from tasks.sources import UNREADABLE, json_entries
 
 LISTS = ("messages", "conversation", "conversations")
 ROLES = {"user": "user", "human": "user", "system": "system", "developer": "system"}
@@ -26,17 +27,18 @@ ROLES |= dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard"), "assista
 class Chat:
     """One conversation: user texts, each with its answer."""
 
-    line: int  # of the file, from 1
+    line: int  # of the file, or its place in the list, from 1
+    where: str  # the same in words
     turns: tuple[tuple[str, str], ...]
     has_system: bool
     fault: str | None  # which message ended the turns before the end of the chat, and why
 
 
 def read_chats(path: Path) -> Iterator[Chat]:
-    """The chats of a file in order; UserError, with the line, for what is no chat at all."""
+    """The chats of a file in order; UserError, with the place, for what is no chat at all."""
     try:
-        for line, row in json_lines(path):
-            yield _chat(line, row)
+        for word, number, row in json_entries(path):
+            yield _chat(number, f"{word} {number}", row)
     except UnicodeDecodeError as error:
         raise UserError(
             f"--history chats: {path}, line {_undecodable(path)}: not UTF-8 text. Save it as UTF-8."
@@ -56,10 +58,10 @@ def _undecodable(path: Path) -> int:
     raise AssertionError("a file that cannot be decoded has a line that cannot")
 
 
-def _chat(line: int, row: dict[str, Any]) -> Chat:
+def _chat(line: int, where: str, row: dict[str, Any]) -> Chat:
     messages = next((row[key] for key in LISTS if isinstance(row.get(key), list)), None)
     if messages is None:
-        raise ValueError(f"line {line} has no list of {', '.join(LISTS[:-1])} or {LISTS[-1]}")
+        raise ValueError(f"{where} has no list of {', '.join(LISTS[:-1])} or {LISTS[-1]}")
     has_system = bool(messages) and _is_system(messages[0])
     texts: list[str] = []
     fault = None
@@ -69,7 +71,7 @@ def _chat(line: int, row: dict[str, Any]) -> Chat:
         except ValueError as error:
             fault = f"message {place} {error}"
             break
-    return Chat(line, tuple(zip(texts[::2], texts[1::2])), has_system, fault)
+    return Chat(line, where, tuple(zip(texts[::2], texts[1::2])), has_system, fault)
 
 
 def _is_system(message: Any) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from core.errors import UserError, unique_keys
+from core.json_stream import elements
 from tasks.cells import Field, class_names, parse_field, reach
 from tasks.spec import EMBEDDED, TaskSpec
 
@@ -112,6 +113,34 @@ def json_lines(path: Path) -> Iterator[tuple[int, Row]]:
                 if not isinstance(row, dict):
                     raise ValueError(f"line {number} is not an object")
                 yield number, row
+
+
+def json_entries(path: Path) -> Iterator[tuple[str, int, Row]]:
+    """The objects of a file with one in each line, or of one that is a JSON list, one at a time;
+    each with where it stands: `line` or `entry`, and which. ValueError with that place.
+    """
+    with _open_text(path) as file:
+        while (first := file.read(1)).isspace():
+            pass
+        if first == "[":
+            file.seek(0)
+            yield from (("entry", number, row) for number, row in _json_list(file))
+            return
+    yield from (("line", number, row) for number, row in json_lines(path))
+
+
+def _json_list(file: TextIO) -> Iterator[tuple[int, Row]]:
+    number = 1
+    try:
+        for row in elements(file):
+            if not isinstance(row, dict):
+                raise ValueError("it is no object")
+            yield number, row
+            number += 1
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"entry {number}: {error}") from error
 
 
 def _read_jsonl(path: Path) -> Table:

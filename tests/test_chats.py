@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 import data
 import experiment
 import viz
-from core import records
+from core import json_stream, records
 from core.errors import UserError
 from run.config import RunConfig
 from run.histories import chat_rows, require_chats
@@ -159,7 +159,7 @@ def test_the_result_is_named_after_the_file_and_says_what_was_left_out(finished,
     assert result["config"]["history"] == "chats"
     assert result["config"]["chats"] == {
         "file": str(file), "chats": 8, "long_enough": 8, "cut_at_a_fault": 0, "first_fault": None,
-        "system_messages_left_out": 1,
+        "system_messages_left_out": 1, "repeated": 0,
     }  # fmt: skip
 
 
@@ -197,14 +197,32 @@ def test_the_draw_is_seeded_and_is_the_same_for_every_target_task(file):
     ]
 
 
-def test_a_chat_that_asks_what_the_target_asks_is_passed_over(tmp_path):
-    [first, *_] = plan(write(tmp_path / "a.jsonl", {"messages": chat(0)}), limit=1)
-    asked = [user(first.target.prompt), reply("x"), *chat(0, 1)]
-    path = write(tmp_path / "a.jsonl", {"messages": asked}, {"messages": chat(1)})
-    assert {case.history[0].turn.line for case in plan(path, limit=1, seed=0)} == {2}
-    path = write(tmp_path / "a.jsonl", {"messages": asked})
-    with pytest.raises(UserError, match="every chat asks what a target asks"):
-        plan(path, limit=1)
+def test_a_chat_that_asks_what_a_target_asks_is_no_history_and_no_other_is_two(tmp_path):
+    targets = REVIEWS.turns
+    asking = [user(targets[0].prompt), reply("x"), *chat(0, 1)]
+    rows = [{"messages": chat(k)} for k in range(len(targets))]
+    path = write(tmp_path / "a.jsonl", {"messages": asking}, *rows)
+    for seed in range(5):
+        lines = [case.history[0].turn.line for case in plan(path, seed=seed)]
+        assert sorted(lines) == list(range(2, len(targets) + 2)), seed
+
+
+def test_a_chat_that_is_there_twice_is_one_history(tmp_path):
+    rows = [{"messages": chat(k)} for k in (0, 1, 0, 2)]
+    rows.append({"messages": [*chat(1, 2), *chat(5, 1)]})  # differs behind what is shown
+    found = chat_rows(str(write(tmp_path / "a.jsonl", *rows)), 2)
+    assert [turn.line for turn in found.turns] == [1, 1, 2, 2, 4, 4]
+    assert (found.facts["chats"], found.facts["long_enough"], found.facts["repeated"]) == (5, 3, 2)
+
+
+def test_chats_that_ask_what_a_target_asks_do_not_count_as_histories(tmp_path):
+    asking = [user(REVIEWS.turns[0].prompt), reply("x"), *chat(0, 1)]
+    path = write(tmp_path / "a.jsonl", {"messages": asking}, {"messages": chat(1)})
+    config = RunConfig(history=(f"chats:{path}",), max_len=2, limit=2)
+    pair = data.Pair(REVIEWS, chat_rows(str(path), 2), parse_kind(config.history[0]))
+    said = "1 of 2 chats have 2 turns or more and ask nothing that the target asks, and 2 histories"
+    with pytest.raises(UserError, match=said):
+        require_chats(pair, config)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +317,37 @@ def test_marks_line_ends_and_empty_lines_are_passed_over(tmp_path, settings):
     assert [found.turns[0][0] for found in read_chats(path)] == [f"{k} asks 0?" for k in range(3)]
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_one_list_of_chats_is_read_as_a_line_to_each(tmp_path, indent, encoding, monkeypatch):
+    half = [user("b"), reply("\ud800"), *chat(1)]  # ends the chat, and not the run
+    rows = [{"messages": chat(0), "score": float("nan")}, {"messages": half}, {"messages": chat(2)}]
+    lines = write(tmp_path / "a.jsonl", *rows)
+    listed = tmp_path / "a.json"
+    listed.write_text("\n " + json.dumps(rows, indent=indent), encoding=encoding)
+    monkeypatch.setattr(json_stream, "CHUNK", 100)  # characters
+    found, expected = list(read_chats(listed)), list(read_chats(lines))
+    assert [each.turns for each in found] == [each.turns for each in expected]
+    assert [(each.line, each.fault) for each in found] == [(e.line, e.fault) for e in expected]
+    assert (found[1].where, expected[1].where) == ("entry 2", "line 2")
+
+
+def test_a_list_of_chats_is_never_held_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"messages": chat(k, 20)} for k in range(300)]))
+    monkeypatch.setattr(json_stream, "CHUNK", 1000)
+    held, more = [], json_stream._Text._more
+
+    def watched(text):
+        found = more(text)
+        held.append(len(text.held))
+        return found
+
+    monkeypatch.setattr(json_stream._Text, "_more", watched)
+    assert len(list(read_chats(path))) == 300
+    assert max(held) < 5000 < path.stat().st_size / 50
+
+
 GOOD = json.dumps({"messages": chat(0)})
 
 
@@ -307,7 +356,16 @@ GOOD = json.dumps({"messages": chat(0)})
     [
         (f"{GOOD}\n\n{{x\n", "line 3: Expecting property name"),
         (f"{GOOD}\n[1]\n", "line 2 is not an object"),
-        (f"[\n{GOOD}\n]", "line 1: Expecting value"),
+        (f"{GOOD}\n[\n{GOOD}]", "line 2: Expecting value"),
+        (f"[{GOOD},\n{{x}}]", "entry 2: Expecting property name"),
+        (f"[{GOOD}, [1]]", "entry 2: it is no object"),
+        (f"[{GOOD}, {{}}]", "entry 2 has no list of messages"),
+        (f"[{GOOD}, {GOOD}", "entry 2: it is cut off"),
+        (f"[{GOOD}] {GOOD}", "something follows behind its end"),
+        ('[{"messages": [], "messages": []}]', "entry 1: 'messages' is there twice"),
+        (f"[\n{GOOD}\n".encode() + b', {"messages": "\xff"}]', "line 3: not UTF-8"),
+        (f"[{GOOD.replace('0 says 1.', '')}]", "entry 1: message 4 is empty"),
+        ("[]", "0 of 0 chats"),
         (f"{GOOD}\n{{}}\n", "line 2 has no list of messages, conversation or conversations"),
         ('{"messages": "hello"}', "line 1 has no list"),
         (f"{GOOD}\n" + '{"messages": [], "messages": []}', "line 2: 'messages' is there twice"),
@@ -316,7 +374,8 @@ GOOD = json.dumps({"messages": chat(0)})
         ("", "0 of 0 chats"),
         (GOOD, "1 of 1 chats have 2 turns or more, and 4 histories need one each"),
         (GOOD.replace("asks 1", "") .replace("0 says 1.", ""), "line 1: message 4 is empty"),
-        ("[" * 100000, "line 1"),
+        ("[" * 100000, "entry 1"),
+        ('{"messages": ' + "[" * 100000, "line 1"),
         (None, "No such file"),
     ],
 )  # fmt: skip
