@@ -34,6 +34,8 @@ KERNELS = (
     "flash-linear-attention",
 )  # fmt: skip
 
+MOST_KEPT = 100  # verdicts
+
 
 class Verdict:
     """The checks of one model that were passed, each with what it found."""
@@ -62,12 +64,15 @@ class Verdict:
             self.passed[check] = found
             with suppress(UserError, ValueError):  # it is run again next time
                 write_json(self.file, {"facts": self.facts, "passed": self.passed})
+                _make_room()
         return found
 
     def _read(self) -> dict[str, Any]:
         with suppress(UserError):
             kept = read_json(self.file)
             if is_whole(kept) and kept.get("facts") == self.facts:
+                with suppress(OSError):  # on a disk that is only read
+                    os.utime(self.file)  # when it was used last
                 return kept["passed"]
         return {}
 
@@ -77,6 +82,14 @@ def folder() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "verdicts"
+
+
+def _make_room() -> None:
+    """Delete the verdicts that were used longest ago, but for MOST_KEPT."""
+    with suppress(OSError):  # another process may do so too
+        files = sorted(folder().glob(f"{'[0-9a-f]' * 32}.json"), key=os.path.getmtime)
+        for file in files[:-MOST_KEPT]:
+            file.unlink(missing_ok=True)
 
 
 def facts_of(name: str, model, places: Iterable[Path]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 import torch
@@ -171,6 +172,26 @@ def test_a_damaged_file_is_ignored(copy, probes, home, content):
     assert probes == 2 * list(PROBES)
     load(copy)  # it was written anew
     assert probes == 2 * list(PROBES)
+
+
+def test_the_verdicts_that_were_used_longest_ago_give_way(home, monkeypatch):
+    monkeypatch.setattr(verdicts, "MOST_KEPT", 3)
+    facts = [{"model": str(number)} for number in range(5)]
+
+    def checked(number, ago):
+        verdict = verdicts.Verdict(facts[number])
+        found = verdict.once("probe", lambda: "run")
+        os.utime(verdict.file, (time.time() - ago,) * 2)
+        return found
+
+    for number in range(3):
+        checked(number, ago=100 - number)
+    (home / "notes.json").write_text("{}")  # is none of ours
+    verdicts.Verdict(facts[0])  # is used again
+    checked(3, ago=0)
+    kept = [number for number, about in enumerate(facts) if verdicts.Verdict(about).passed]
+    assert kept == [0, 2, 3]
+    assert (home / "notes.json").exists()
 
 
 def test_where_nothing_can_be_written_the_checks_are_run_each_time(copy, probes, home):
