@@ -108,7 +108,7 @@ def with_neutral_text(cases: Sequence[Case], lm: Model) -> list[Case]:
         filled.append(case)
         if case.pair.kind.name == "filler":
             said = tuple(past.turn for past in case.history)
-            labels = case.pair.distractor.spec.task.labels
+            labels = (*case.labels, *case.pair.distractor.spec.task.labels)
             shown = cut(said, labels, f"{case.seed}/{case.history_number}")
             history = tuple(replace(past, turn=turn) for past, turn in zip(case.history, shown))
             filled[-1] = replace(case, history=history)
@@ -120,7 +120,7 @@ def _neutral_turns(
     count: Count, turns: Sequence[Turn], labels: Sequence[str], key: str
 ) -> list[Turn]:
     said = [(turn.prompt, turn.references[0]) for turn in turns]
-    pieces = neutral_turns(said, count, key, never=set(map(str.lower, labels)))
+    pieces = neutral_turns(said, count, key, never=labels)
     return [Turn(user, (answer,)) for user, answer in pieces]
 
 

@@ -1,5 +1,6 @@
 """Claims about --history filler: a neutral text with as many tokens as the teacher history."""
 
+import contextlib
 import re
 from functools import cache
 
@@ -109,13 +110,42 @@ def test_a_label_is_passed_over():
     once = with_neutral_text(plan(REVIEWS, QUIZ, "filler", H, limit=1), lm)[0]
     labels = tuple({answer.upper(): None for answer in shown(once)})
     [case] = plan(REVIEWS, QUIZ, "filler", H, limit=1)
-    object.__setattr__(case.pair.distractor.spec.task, "labels", labels)
-    try:
+    with labelled(case.pair.distractor.spec.task, labels):
         [again] = with_neutral_text([case], lm)
-    finally:
-        object.__setattr__(case.pair.distractor.spec.task, "labels", tuple("ABCD"))
     assert not {answer.upper() for answer in shown(again)} & set(labels)
     assert abs(np.subtract(tokens(lm, again), tokens(lm, once))).max() <= 2
+
+
+@contextlib.contextmanager
+def labelled(task, labels):
+    """A task with other labels for a while."""
+    before = task.labels
+    object.__setattr__(task, "labels", labels)
+    try:
+        yield
+    finally:
+        object.__setattr__(task, "labels", before)
+
+
+@pytest.mark.parametrize("side", ["target", "distractor"])
+def test_no_label_of_either_task_stands_in_it_as_a_word(side):
+    lm, labels = lm_of(pieces_tokenizer()), ("White", "one", "deep", "lan", "in")
+    cases = plan(REVIEWS, POSTS, "filler", 6, limit=8)
+    with labelled(getattr(cases[0].pair, side).spec.task, labels):
+        filled = with_neutral_text(cases, lm)
+    text = " ".join(piece for case in filled for piece in said(case)).lower()
+    assert not {label.lower() for label in labels} & set(re.findall(r"\w+", text))
+    gaps = [np.subtract(tokens(lm, one), tokens(lm, two)) for one, two in zip(filled, cases)]
+    assert np.abs(gaps).max() <= 1
+    words = " ".join(piece for case in with_neutral_text(cases, lm) for piece in said(case))
+    assert "white" in words.split()  # without that label it is there
+
+
+def test_labels_that_no_sentence_is_without_are_refused():
+    [case] = plan(REVIEWS, QUIZ, "filler", 1, limit=1)
+    labels = ("the", "and", "in", "is", "of")
+    with labelled(case.task, labels), pytest.raises(UserError, match="nearly every sentence"):
+        with_neutral_text([case], lm_of(tiny.tokenizer()))
 
 
 def test_a_shorter_history_is_the_beginning_of_a_longer_one():
