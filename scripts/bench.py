@@ -2,6 +2,7 @@
 
     python scripts/bench.py --data_root DIR               # mmlu/test on mmlu/test
     python scripts/bench.py --task quiz --distractor quiz # no data needed
+    python scripts/bench.py --answers                     # decoding, see bench_answers.py
     python scripts/bench.py --busy                        # beside a process that takes the cores
     python scripts/bench.py --vllm PYTHON FOLDER --llama PYTHON GGUF  # see bench_others.py
 
@@ -12,14 +13,12 @@ as many rows as the forwards of the tree have tokens.
 """
 
 import argparse
-import copy
 import os
 import re
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,149 +27,37 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import core  # isort: skip  # noqa: F401  before torch, which reads what it sets
 
 import torch
-from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import data
+from core.errors import UserError
 from data import Case, Pair, plan_cases
 from lm import bundled
 from lm.engine import PlainEngine
-from lm.lens import block_output
 from lm.loading import DTYPES
-from lm.prefix_tree import PrefixTree, run_together
-from lm.prompts import Prompt, requests_of
+from lm.prompts import Prompt
 from lm.tree_engine import TreeEngine
 from model import LanguageModel, load_model
-from run.config import RunConfig
-from run.examples import encode_case
+from scripts.bench_answers import compare_answers
 from scripts.bench_others import Other
 from scripts.bench_rows import CLOCKS, Row, measure, print_rows, ratio
+from scripts.bench_work import (
+    encode_cases,
+    first_token_row,
+    harness_row,
+    limit_rows,
+    original_loop,
+    original_tokens,
+    plain_tokens,
+    prefill,
+    products,
+    start_others,
+    tree_tokens,
+    variant,
+)
 from tasks import spec
 
-# -- what is compared
-
-
-def original_loop(lm: LanguageModel, prompts: Sequence[Prompt]) -> None:
-    """Per prompt one forward for the lens with all logits, then one forward per label."""
-    states: list[torch.Tensor] = []
-    blocks = lm.lens.parts.blocks
-    hooks = [block.register_forward_hook(lambda m, a, out: states.append(out)) for block in blocks]
-    head = lm.model.get_output_embeddings()
-    for prompt in prompts:
-        states.clear()
-        final = lm.model(lm.runtime.tensor([prompt.ids])).logits[0, -1]
-        for state in states:
-            torch.cosine_similarity(head(block_output(state)[0, -1]), final, dim=0)
-        for _, ids in prompt.labels:
-            logits = lm.model(lm.runtime.tensor([ids])).logits[0].log_softmax(-1)
-            sum(logits[k - 1, ids[k]] for k in range(prompt.start, len(ids)))
-    for hook in hooks:
-        hook.remove()
-
-
-def prefill(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> None:
-    """The backbone alone over whole rows, one at a time: no logits, no lens, nothing shared."""
-    for row in rows:
-        lm.model.base_model(lm.runtime.tensor([row]), use_cache=False)
-
-
-def limit_rows(prompts: Sequence[Prompt]) -> list[Sequence[int]]:
-    """As many tokens as the tree has nodes, in rows as long as the prompts, long and short."""
-    left = tree_tokens(prompts)
-    queue = sorted((prompt.ids for prompt in prompts), key=len)
-    rows = []
-    while left > 0 and queue:
-        row = queue.pop(-1 if len(rows) % 2 == 0 else 0)[:left]
-        rows.append(row)
-        left -= len(row)
-    return rows
-
-
-def block_weights(lm: LanguageModel) -> list[torch.Tensor]:
-    """Weights [out, in] of the linear layers in the blocks."""
-    modules = (m for block in lm.lens.parts.blocks for m in block.modules())
-    return [module.weight for module in modules if isinstance(module, nn.Linear)]
-
-
-def products(lm: LanguageModel, prompts: Sequence[Prompt]) -> None:
-    """The products alone that the tree's forwards need, with as many rows as each has tokens."""
-    states: dict[tuple[int, int], torch.Tensor] = {}
-    for tokens in forward_sizes(lm, prompts):
-        for weight in block_weights(lm):
-            shape = (tokens, weight.shape[1])
-            if shape not in states:
-                states[shape] = torch.ones(shape, dtype=weight.dtype, device=weight.device)
-            nn.functional.linear(states[shape], weight)
-
-
-def forward_sizes(lm: LanguageModel, prompts: Sequence[Prompt]) -> list[int]:
-    """Tokens of each forward of the tree over these prompts, padding not counted."""
-    tree, runtime = PrefixTree(requests_of(prompts)), lm.runtime
-    waiting, sizes = tree.in_order(), []
-    while waiting:
-        count, _ = run_together(
-            waiting, runtime.token_budget, runtime.forward_cost, shared=runtime.shares
-        )
-        sizes.append(sum(len(path.tokens) for path in waiting[:count]))
-        del waiting[:count]
-    return sizes
-
-
-def harness_row(lm: LanguageModel, prompts: Sequence[Prompt]) -> Row | None:
-    """lm-evaluation-harness on the same prompts and labels, where it is installed."""
-    try:
-        from lm_eval.api.instance import Instance
-        from lm_eval.models.huggingface import HFLM
-    except ImportError:
-        return None
-    harness = HFLM(pretrained=lm.model, tokenizer=lm.tokenizer, backend="causal", batch_size=1)
-
-    def work(prompts: Sequence[Prompt]) -> None:
-        requests = [
-            Instance("loglikelihood", {}, (prompt.text, lm.continuation(label)), k)
-            for prompt in prompts
-            for k, (label, _) in enumerate(prompt.labels)
-        ]
-        harness.loglikelihood(requests, disable_tqdm=True)
-
-    return Row("lm-evaluation-harness (no cosines)", work, lambda p: sum(len(x.ids) for x in p))
-
-
-# -- tokens
-
-
-def tree_tokens(prompts: Sequence[Prompt]) -> int:
-    """Nodes of the prefix tree of these prompts."""
-    return PrefixTree(requests_of(prompts)).size
-
-
-def plain_tokens(prompts: Sequence[Prompt]) -> int:
-    """Tokens of every prefix that has to be read, run whole."""
-    return sum(map(len, requests_of(prompts)))
-
-
-def original_tokens(prompts: Sequence[Prompt]) -> int:
-    """Tokens of one forward for the lens and one for each label."""
-    return sum(len(prompt.ids) + sum(len(ids) for _, ids in prompt.labels) for prompt in prompts)
-
-
 # -- the runs
-
-
-def encode_cases(lm: LanguageModel, cases: Sequence[Case], max_len: int) -> list[Prompt]:
-    """The different prompts of these cases at every history length."""
-    config = RunConfig(max_len=max_len)
-    encoded = (each for case in cases for each in encode_case(case, config, lm))
-    return list(dict.fromkeys(query.prompt for query in encoded))
-
-
-def variant(lm: LanguageModel, engine: type, lens: bool = True, agree: bool = False, **settings):
-    """The same loaded model, run by another engine or reading less or more of its layers."""
-    other = copy.copy(lm)
-    blocks = lm.runtime.blocks if lens else ()
-    other.runtime = replace(lm.runtime, blocks=blocks, **settings)
-    other.engine, other.lens, other.agree = engine(other.runtime), lm.lens if lens else None, agree
-    return other
 
 
 def compare_engines(lm: LanguageModel, args: argparse.Namespace, pair: Pair, max_len: int) -> None:
@@ -191,28 +78,15 @@ def compare_engines(lm: LanguageModel, args: argparse.Namespace, pair: Pair, max
         Row("prefill of as many tokens", lambda p: prefill(lm, limit_rows(p)), tree_tokens),
     ]
     rows = [row for row in rows if row and (not args.rows or row.name in args.rows)]
-    others = [other_row(lm, args, kind) for kind in ("vllm", "llama") if getattr(args, kind)]
-    rows += [row for row, _ in others]
+    others = start_others(lm, args)
+    rows += [first_token_row(other, args.clock) for other in others]
     rows.append(Row("limit: products", lambda p: products(lm, p), tree_tokens))
     print(f"\n{pair}, max_len {max_len}, {len(examples)} targets, {lm.facts()['dtype']}")
     measure(rows, examples, args.repeats, CLOCKS[args.clock])
     print_rows(rows, examples)
-    for row, other in others:
-        print(f"{row.name}: same top label in {same_labels(tree, other, examples)}")
+    for other in others:
+        print(f"{other.name}: same top label in {same_labels(tree, other, examples)}")
         other.close()
-
-
-def other_row(lm: LanguageModel, args: argparse.Namespace, kind: str) -> tuple[Row, Other]:
-    """A row of vLLM or llama.cpp, started in the environment that was named for it."""
-    python, model = getattr(args, kind)
-    other = Other(python, kind, model, torch.get_num_threads(), lm.facts()["dtype"])
-    clock = (lambda: other.cpu_seconds) if args.clock == "cpu" else None
-    name = "vLLM" if kind == "vllm" else "llama.cpp, its GGUF"
-
-    def read(prompts: Sequence[Prompt]) -> None:
-        other.read([prompt.ids for prompt in prompts])
-
-    return Row(name, read, lambda p: sum(len(x.ids) for x in p), clock), other
 
 
 def same_labels(lm: LanguageModel, other: Other, examples: Sequence[Sequence[Prompt]]) -> str:
@@ -238,7 +112,7 @@ def compare_growth(lm: LanguageModel, args: argparse.Namespace, pair: Pair) -> N
     measure(rows, [[]], args.repeats, CLOCKS[args.clock])
     medians = [statistics.median(row.seconds) for row in rows]
     print("\ngrowth: " + ", ".join(f"{r.name} {s:.2f} s" for r, s in zip(rows, medians)))
-    print("ratios: " + ", ".join(ratio(b, a) for a, b in pairwise(rows)))
+    print("ratios: " + ", ".join(ratio(b.seconds, a.seconds) for a, b in pairwise(rows)))
 
 
 def compare_grid(lm: LanguageModel, args: argparse.Namespace) -> None:
@@ -256,9 +130,12 @@ def compare_grid(lm: LanguageModel, args: argparse.Namespace) -> None:
 
     runs = [Row("grid", together, len), Row("nine runs", apart, len)]
     measure(runs, [[]], args.repeats, CLOCKS[args.clock])
-    grid, nine = (statistics.median(run.seconds) for run in runs)
+    grid, nine = (run.seconds for run in runs)
     print(f"\n{len(pairs)} pairs of {' '.join(args.grid)}, max_len {args.max_len[0]}:")
-    print(f"one grid {grid:.2f} s per target, single runs {nine:.2f} s, ratio {ratio(*runs)}")
+    seconds = (
+        f"{statistics.median(grid):.2f} s per target, single runs {statistics.median(nine):.2f}"
+    )
+    print(f"one grid {seconds} s, ratio {ratio(grid, nine)}")
 
 
 # -- beside another process
@@ -367,11 +244,25 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto", choices=("auto", *DTYPES))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--clock", default="wall", choices=CLOCKS, help="time, or the processor's")
-    parser.add_argument("--vllm", nargs=2, metavar=("PYTHON", "FOLDER"), help="its model's folder")
+    parser.add_argument(
+        "--vllm",
+        nargs="+",
+        metavar=("PYTHON", "FOLDER"),
+        help="its model's folder; behind it dtypes, a row each (that of --dtype)",
+    )
     parser.add_argument("--llama", nargs=2, metavar=("PYTHON", "GGUF"), help="its model's file")
+    parser.add_argument(
+        "--answers",
+        nargs="?",
+        const="posts",
+        metavar="TASK",
+        help="greedy answers (to posts) after each task of --grid",
+    )
     parser.add_argument("--busy", action="store_true", help="a forward beside another process")
     parser.add_argument("--throughput", action="store_true", help="bfloat16 against the peak")
     args = parser.parse_args()
+    if args.vllm and len(args.vllm) < 2:
+        parser.error("--vllm takes the environment's PYTHON and the model's FOLDER")
     if args.busy:
         return compare_waiting(args)
     if args.throughput:
@@ -381,6 +272,8 @@ def main() -> None:
     print(
         f"{args.model} on {facts['device']}, {torch.get_num_threads()} threads, {facts['engine']}"
     )
+    if args.answers:
+        return compare_answers(lm, args)
     specs = (spec.parse_spec(text) for text in (args.task, args.distractor))
     pair = Pair(*(data.load_rows(spec, args.data_root) for spec in specs))
     for max_len in args.max_len:
@@ -392,4 +285,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

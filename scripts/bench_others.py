@@ -5,22 +5,43 @@ the Python of the environment in which it is installed, and gives the likeliest 
                             torchaudio torchcodec
     --llama PYTHON GGUF     after pip install xllamacpp
 
-A line of JSON with prompts comes in, a line with their likeliest tokens and the processor time that
-was used until then goes out. What was cached before is forgotten at each line, since every round
-reads the same. Nothing of ours is imported: the process may lack all of it.
+A line of JSON with prompts comes in, a line with what follows each and the processor time that was
+used until then goes out. What was cached before is forgotten at each line, since every round reads
+the same. Nothing of ours is imported: the process may lack all of it.
 """
 
 import json
 import os
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 TOP = 20  # likeliest first tokens that are asked for
+NAMES = {"vllm": "vLLM, {dtype}", "llama": "llama.cpp, its GGUF"}
 Top = dict[str, float]  # token id, as JSON has it -> log P
-Read = Callable[[list[list[int]]], list[Top]]
+
+
+class Asked(NamedTuple):
+    """What is wanted behind prompts."""
+
+    prompts: list[list[int]]
+    most: int  # tokens of each greedy answer
+    ends: list[int]  # tokens that end one before
+    likeliest: int  # this many likeliest tokens at its first place
+
+
+class Given(NamedTuple):
+    """What follows a prompt."""
+
+    tokens: list[int]
+    top: Top
+
+
+Answer = Callable[[Asked], list[Given]]
 
 
 class Other:
@@ -28,12 +49,13 @@ class Other:
 
     def __init__(self, python: str, kind: str, model: str, threads: int, dtype: str):
         """`kind` is vllm or llama, `model` a folder, or for llama a GGUF file."""
+        self.name = NAMES[kind].format(dtype=dtype)
         quiet = {"OMP_NUM_THREADS": str(threads), "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
         self.process = subprocess.Popen(
             [python, __file__, kind, model, str(threads), dtype],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | quiet,
+            env={"VLLM_CPU_KVCACHE_SPACE": "2"} | os.environ | quiet,  # GiB, else half of all
             text=True,
         )
         self.cpu_seconds = 0.0
@@ -41,10 +63,28 @@ class Other:
 
     def read(self, prompts: Sequence[Sequence[int]]) -> list[Top]:
         """The likeliest next tokens of each prompt, TOP of them."""
-        print(json.dumps([list(ids) for ids in prompts]), file=self.process.stdin, flush=True)
-        answer = json.loads(self.process.stdout.readline() or "{}")
-        self.cpu_seconds = answer["cpu_seconds"]
-        return answer["top"]
+        return [given.top for given in self._ask(prompts, most=1, likeliest=TOP)]
+
+    def answer(
+        self, prompts: Sequence[Sequence[int]], most: int, ends: Sequence[int]
+    ) -> list[list[int]]:
+        """Greedy answers, each of `most` tokens or up to one of `ends`."""
+        return [given.tokens for given in self._ask(prompts, most, ends)]
+
+    def _ask(
+        self,
+        prompts: Sequence[Sequence[int]],
+        most: int,
+        ends: Sequence[int] = (),
+        likeliest: int = 0,
+    ) -> list[Given]:
+        asked = Asked([list(ids) for ids in prompts], most, list(ends), likeliest)
+        print(json.dumps(asked), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} has ended: see what it printed above.")
+        self.cpu_seconds, given = json.loads(line)
+        return [Given(*each) for each in given]
 
     def close(self) -> None:
         """End its process."""
@@ -52,28 +92,35 @@ class Other:
         self.process.wait()
 
 
-def vllm_reader(model: str, threads: int, dtype: str) -> Read:
+def vllm_answerer(model: str, threads: int, dtype: str) -> Answer:
     """vLLM with automatic prefix caching; no prompt of ours is cached from before."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(model, dtype=dtype, enable_prefix_caching=True, max_model_len=8192, seed=0)
-    settings = SamplingParams(max_tokens=1, temperature=0.0, logprobs=TOP, detokenize=False)
 
-    def read(prompts: list[list[int]]) -> list[Top]:
+    def answer(asked: Asked) -> list[Given]:
         llm.reset_prefix_cache()
-        asked = [{"prompt_token_ids": ids} for ids in prompts]
-        outputs = llm.generate(asked, settings, use_tqdm=False)
-        return [
-            {str(token): each.logprob for token, each in output.outputs[0].logprobs[0].items()}
-            for output in outputs
-        ]
+        settings = SamplingParams(
+            max_tokens=asked.most,
+            temperature=0.0,
+            logprobs=asked.likeliest or None,
+            stop_token_ids=asked.ends,
+            detokenize=False,
+        )
+        prompts = [{"prompt_token_ids": ids} for ids in asked.prompts]
+        outputs = llm.generate(prompts, settings, use_tqdm=False)
+        return [given(output.outputs[0]) for output in outputs]
 
-    return read
+    def given(output: Any) -> Given:
+        first = output.logprobs[0] if output.logprobs else {}
+        return Given(list(output.token_ids), {str(t): each.logprob for t, each in first.items()})
+
+    return answer
 
 
-def llama_reader(model: str, threads: int, dtype: str) -> Read:
+def llama_answerer(model: str, threads: int, dtype: str) -> Answer:
     """llama.cpp's server, one prompt after another in one slot, each from where it leaves the one
-    before.
+    before. It ends an answer at the ends that its file names.
     """
     import xllamacpp
 
@@ -84,22 +131,23 @@ def llama_reader(model: str, threads: int, dtype: str) -> Read:
     settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(settings)
 
-    def ask(ids: list[int]) -> Top:
-        asked = {"prompt": ids, "n_predict": 1, "n_probs": TOP, "cache_prompt": True}
+    def ask(ids: list[int], most: int, likeliest: int) -> Given:
+        asked = {"prompt": ids, "n_predict": most, "n_probs": likeliest, "cache_prompt": True}
         request = urllib.request.Request(
             server.listening_address + "/completion",
-            json.dumps(asked | {"temperature": 0.0}).encode(),
+            json.dumps(asked | {"temperature": 0.0, "return_tokens": True}).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request) as answer:
-            [first] = json.load(answer)["completion_probabilities"]
-        return {str(each["id"]): each["logprob"] for each in first["top_logprobs"]}
+        with urllib.request.urlopen(request) as reply:
+            found = json.load(reply)
+        first = found["completion_probabilities"][0]["top_logprobs"] if likeliest else []
+        return Given(found["tokens"], {str(each["id"]): each["logprob"] for each in first})
 
-    def read(prompts: list[list[int]]) -> list[Top]:
-        ask([5, 4, 3, 2])  # takes the place of what the slot has cached
-        return [ask(ids) for ids in prompts]
+    def answer(asked: Asked) -> list[Given]:
+        ask([5, 4, 3, 2], 1, 0)  # takes the place of what the slot has cached
+        return [ask(ids, asked.most, asked.likeliest) for ids in asked.prompts]
 
-    return read
+    return answer
 
 
 def serve(kind: str, model: str, threads: str, dtype: str) -> None:
@@ -107,11 +155,12 @@ def serve(kind: str, model: str, threads: str, dtype: str) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.path.remove(str(Path(__file__).parent))
-    read = {"vllm": vllm_reader, "llama": llama_reader}[kind](model, int(threads), dtype)
+    start = {"vllm": vllm_answerer, "llama": llama_answerer}[kind]
+    answer = start(model, int(threads), dtype)
     for line in sys.stdin:
-        top = read(json.loads(line))
-        used = sum(os.times()[:4])  # and that of processes it has waited for
-        print(json.dumps({"top": top, "cpu_seconds": used}), file=out, flush=True)
+        given = answer(Asked(*json.loads(line)))
+        used = time.process_time() + sum(os.times()[2:4])  # of processes it has waited for
+        print(json.dumps([used, given]), file=out, flush=True)
 
 
 if __name__ == "__main__":

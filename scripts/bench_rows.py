@@ -82,9 +82,9 @@ def measure(
         print(f"round {round_number} of {repeats} done", file=sys.stderr)
 
 
-def ratio(over: Row, under: Row) -> str:
-    """Seconds of one row over those of another: the median over rounds, lowest and highest."""
-    found = [a / b for a, b in zip(over.seconds, under.seconds)]
+def ratio(over: Sequence[float], under: Sequence[float]) -> str:
+    """Seconds of one over those of another: the median over rounds, lowest and highest."""
+    found = [a / b for a, b in zip(over, under)]
     return f"{statistics.median(found):.2f} ({min(found):.2f}-{max(found):.2f})"
 
 
@@ -97,8 +97,8 @@ def print_rows(rows: Sequence[Row], examples: Sequence[Sequence[Prompt]]) -> Non
     )
     for row in rows:
         tokens, seconds = sum(map(row.tokens, examples)) // len(examples), row.seconds
+        median, limit = statistics.median(seconds), ratio(rows[-1].seconds, seconds)
         print(
-            f"{row.name:36}{statistics.median(seconds):10.2f}{tokens:8}"
-            f"{tokens / statistics.median(seconds):9.0f}"
-            f"{ratio(row, tree):>18}{ratio(rows[-1], row):>18}{row.peak_mib:9}"
+            f"{row.name:36}{median:10.2f}{tokens:8}{tokens / median:9.0f}"
+            f"{ratio(seconds, tree.seconds):>18}{limit:>18}{row.peak_mib:9}"
         )
