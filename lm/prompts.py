@@ -3,7 +3,7 @@
 A prefix is a tuple of token ids, and a Request what an engine reads after it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.debug_log import Example, Message, Row
-from core.schema import cleaned
+from core.debug_log import Message, Row
 from lm.prefix_tree import common_length
 
 Prefix = tuple[int, ...]
@@ -175,47 +174,3 @@ def other_odds(prompt: Prompt, logits: Sequence[Row]) -> dict[str, tuple[float, 
         for (label, _), token, row in zip(prompt.others, tokens[count:], logits[count:])
         if token not in tokens[:count]
     }
-
-
-# -- one example
-
-
-def layer_measures(read: Layers, prediction: str, reference: str) -> Example:
-    """The layer measures of one example, as its entry in the debug log holds them."""
-    found: Example = {"cosines": cleaned(read.cosines), "drift": cleaned(read.drift)}
-    if read.cosines_centred:
-        found["cosines_centred"] = cleaned(read.cosines_centred)
-    if read.label_logits:
-        found["margin"] = margin(read.label_logits, reference)
-        found["decision_layer"] = first_kept(leads(read.label_logits, prediction))
-    if read.agree is not None:
-        found["agree"] = [int(agrees) for agrees in read.agree]
-        found.setdefault("decision_layer", first_kept(read.agree))
-    return found
-
-
-def margin(label_logits: Mapping[str, Sequence[float]], reference: str) -> Row:
-    """Lens log-odds (nats) of the reference label against the best other label at each block.
-
-    Labels part at one token, so that the difference of its logits is the difference of log P.
-    """
-    others = [row for label, row in label_logits.items() if label != reference]
-    best = np.max(np.array(others, dtype=float), axis=0)
-    return cleaned(np.array(label_logits[reference], dtype=float) - best)
-
-
-def leads(label_logits: Mapping[str, Sequence[float]], label: str) -> list[bool]:
-    """At which blocks does this label have the highest lens logit, all of them being finite?"""
-    every = np.array(list(label_logits.values()), dtype=float)  # [labels, L]
-    own = np.array(label_logits[label], dtype=float)
-    return ((own >= every) & np.isfinite(every)).all(axis=0).tolist()
-
-
-def first_kept(holds: Sequence[bool]) -> int | None:
-    """The first block from which on something holds at every block, from 1; None where it does not
-    hold at the last.
-    """
-    kept = len(holds)
-    while kept and holds[kept - 1]:
-        kept -= 1
-    return kept + 1 if kept < len(holds) else None

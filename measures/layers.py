@@ -1,15 +1,16 @@
-"""What a history changes at each layer: means over examples of what was read at each block.
+"""What is read at each layer: the measures of one example, and their means over examples.
 
 Layers are blocks 1..L. An example is one entry of a debug log; its layer measures are lists of one
 number per block, null where a hidden state was not finite. Used by the run and by viz. No torch.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from core.debug_log import Example
+from core.debug_log import Example, Row
+from core.schema import cleaned
 from measures.stats import Clusters, mean_and_interval
 from measures.table import ByLen, all_have
 
@@ -18,6 +19,39 @@ EXAMPLE_KEYS = {
     **{"cos": "cosines", "cos_centred": "cosines_centred"},
     **{name: name for name in ("drift", "margin", "agree")},
 }
+
+
+# -- one example
+
+
+def margin(label_logits: Mapping[str, Sequence[float]], reference: str) -> Row:
+    """Lens log-odds (nats) of the reference label against the best other label at each block.
+
+    Labels part at one token, so that the difference of its logits is the difference of log P.
+    """
+    others = [row for label, row in label_logits.items() if label != reference]
+    best = np.max(np.array(others, dtype=float), axis=0)
+    return cleaned(np.array(label_logits[reference], dtype=float) - best)
+
+
+def leads(label_logits: Mapping[str, Sequence[float]], label: str) -> list[bool]:
+    """At which blocks does this label have the highest lens logit, all of them being finite?"""
+    every = np.array(list(label_logits.values()), dtype=float)  # [labels, L]
+    own = np.array(label_logits[label], dtype=float)
+    return ((own >= every) & np.isfinite(every)).all(axis=0).tolist()
+
+
+def first_kept(holds: Sequence[bool]) -> int | None:
+    """The first block from which on something holds at every block, from 1; None where it does not
+    hold at the last.
+    """
+    kept = len(holds)
+    while kept and holds[kept - 1]:
+        kept -= 1
+    return kept + 1 if kept < len(holds) else None
+
+
+# -- many examples
 
 
 def columns(example: Example) -> Iterator[tuple[Hashable, Any]]:

@@ -21,8 +21,8 @@ from core.debug_log import (
 from core.schema import cleaned
 from data import Case
 from lm.interface import LocalModel, Model
-from lm.prompts import Outcome, Prefix, Prompt, layer_measures
-from measures import scoring
+from lm.prompts import Layers, Outcome, Prefix, Prompt
+from measures import layers, scoring
 from measures.intrusion import is_intruded
 from run.config import RunConfig
 from run.effects import effect_reads, effects_of
@@ -203,6 +203,20 @@ def make_example(query: Query, config: RunConfig) -> Example:
     if query.h and case.pair.distractor.spec.task.labels:
         example["labels_shown"] = count_labels(messages, case.pair.distractor.spec.task.labels)
     return example
+
+
+def layer_measures(read: Layers, prediction: str, reference: str) -> Example:
+    """The layer measures of a prompt, as its entry in the debug log holds them."""
+    found: Example = {"cosines": cleaned(read.cosines), "drift": cleaned(read.drift)}
+    if read.cosines_centred:
+        found["cosines_centred"] = cleaned(read.cosines_centred)
+    if read.label_logits:
+        found["margin"] = layers.margin(read.label_logits, reference)
+        found["decision_layer"] = layers.first_kept(layers.leads(read.label_logits, prediction))
+    if read.agree is not None:
+        found["agree"] = [int(agrees) for agrees in read.agree]
+        found.setdefault("decision_layer", layers.first_kept(read.agree))
+    return found
 
 
 def other_task(query: Query) -> Example:

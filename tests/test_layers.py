@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp
 
-from lm import prompts
 from lm.prompts import Layers
 from measures import layers, metrics
 from measures.stats import find_clusters
 from measures.table import Group
+from run.examples import layer_measures
 
 LOGITS = {"A": (1.0, 0.0, 3.0, 2.0), "B": (2.0, 1.0, 1.0, 0.5), "C": (0.0, 4.0, 1.0, 1.5)}
 nan, inf = float("nan"), float("inf")
@@ -44,14 +44,14 @@ def aggregate(group, targets=None):
 
 
 def test_the_margin_is_the_reference_against_the_best_other_label():
-    assert prompts.margin(LOGITS, "A") == [-1.0, -4.0, 2.0, 0.5]
-    assert prompts.margin(LOGITS, "C") == [-2.0, 3.0, -2.0, -0.5]
+    assert layers.margin(LOGITS, "A") == [-1.0, -4.0, 2.0, 0.5]
+    assert layers.margin(LOGITS, "C") == [-2.0, 3.0, -2.0, -0.5]
 
 
 def test_a_common_shift_of_all_logits_changes_no_margin_and_no_decision():
     shifted = {label: tuple(x - 40 for x in row) for label, row in LOGITS.items()}
-    assert prompts.margin(shifted, "B") == prompts.margin(LOGITS, "B")
-    assert prompts.leads(shifted, "A") == prompts.leads(LOGITS, "A")
+    assert layers.margin(shifted, "B") == layers.margin(LOGITS, "B")
+    assert layers.leads(shifted, "A") == layers.leads(LOGITS, "A")
 
 
 @pytest.mark.parametrize(
@@ -65,32 +65,32 @@ def test_a_common_shift_of_all_logits_changes_no_margin_and_no_decision():
     ],
 )
 def test_the_decision_layer_is_the_first_from_which_it_stays(holds, layer):
-    assert prompts.first_kept(holds) == layer
+    assert layers.first_kept(holds) == layer
 
 
 def test_an_example_of_a_label_task_has_margin_and_decision_layer():
-    found = prompts.layer_measures(read(label_logits=LOGITS), "A", "C")
-    assert found["margin"] == prompts.margin(LOGITS, "C")
+    found = layer_measures(read(label_logits=LOGITS), "A", "C")
+    assert found["margin"] == layers.margin(LOGITS, "C")
     assert found["decision_layer"] == 3
     assert "agree" not in found
 
 
 def test_the_margin_is_positive_from_the_decision_layer_on_where_the_answer_is_right():
-    found = prompts.layer_measures(read(label_logits=LOGITS), "A", "A")
+    found = layer_measures(read(label_logits=LOGITS), "A", "A")
     decided = found["decision_layer"] - 1
     assert min(found["margin"][decided:]) > 0 >= found["margin"][decided - 1]
 
 
 def test_an_answer_in_words_is_decided_where_the_lens_keeps_the_top_token():
-    found = prompts.layer_measures(read(agree=(False, True, False, True, True)), "word", "other")
+    found = layer_measures(read(agree=(False, True, False, True, True)), "word", "other")
     assert found["agree"] == [0, 1, 0, 1, 1] and found["decision_layer"] == 4
-    assert not {"margin", "decision_layer"} & prompts.layer_measures(read(), "word", "other").keys()
+    assert not {"margin", "decision_layer"} & layer_measures(read(), "word", "other").keys()
 
 
 @pytest.mark.parametrize("bad", [nan, inf, -inf])
 def test_what_is_not_finite_is_null_in_the_log(bad):
     spoiled = {**LOGITS, "A": (1.0, bad, 3.0, 2.0)}
-    found = prompts.layer_measures(read(cosines=(bad, 1.0), label_logits=spoiled), "A", "A")
+    found = layer_measures(read(cosines=(bad, 1.0), label_logits=spoiled), "A", "A")
     assert found["cosines"] == [None, 1.0]
     assert found["margin"] == [-1.0, None, 2.0, 0.5]
     assert found["decision_layer"] == 3
