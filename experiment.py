@@ -10,51 +10,35 @@ Paper: Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from itertools import compress
-from operator import not_
 from pathlib import Path
-from typing import Any
 
-import data
-from core import log_files, records
-from core.debug_log import Example
-from core.errors import OutOfMemory, Terminated, UserError
+from core import records
+from core.errors import Terminated, UserError
 from core.provenance import provenance
-from core.schema import SCHEMA_VERSION
 from core.terminal import escape_unprintable, restart_in_utf_8
 from data import Case, Pair
 from lm.interface import Model
-from measures import metrics
 from run import dry_run
+from run.batches import in_batches, run_batch
 from run.config import RunConfig, check_settings, parse_args
 from run.effects import say_left_out
-from run.examples import Query, reads_of, run_cases, work_in
+from run.examples import reads_of, work_in
 from run.histories import describe_chats, random_rows
-from run.journal import (
-    CaseKey,
-    Entry,
-    Finished,
-    Journal,
-    claimed,
-    example_entry,
-    remove_journals,
-    skipped_entry,
-)
+from run.journal import Finished, Journal, remove_journals
+from run.lock import claimed
 from run.planning import (
-    describe_config,
-    drop_overflowing,
-    in_batches,
+    Plan,
     load_pairs,
+    make_plan,
     measured,
-    require_different,
     require_same_model,
-    require_targets,
     result_path,
     unfinished,
 )
 from run.progress import Progress, print_table, what_is_kept
+from run.results import write_results
 from run.team import Team, joined, rank_here
 from tasks.kinds import RANDOM
 
@@ -78,14 +62,13 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
         pool = random_rows(lm, config.longest, config.seed[0], config.max_new_tokens)
     with team.first_alone():  # what is wrong is said once
         pairs = load_pairs(config, pool)
-        paths = [result_path(config, pair) for pair in pairs]
-        require_different(pairs, paths)
         waiting = unfinished(pairs, config)
         for pair in waiting:
             records.check_writable(result_path(config, pair).parent, make=False)
         for pair in pairs:
             if team.is_first and pair not in waiting:  # left by a run that was killed at its end
                 remove_journals(result_path(config, pair))
+    paths = [result_path(config, pair) for pair in pairs]
     if not waiting:
         if team.is_first:
             print("All results exist already, with the same settings. --overwrite runs them again.")
@@ -96,10 +79,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
         for line in describe_chats(waiting):
             print(line, file=sys.stderr)
     require_same_model([path for path in paths if path.exists()], config, lm)
-    settings = (config.longest, config.seed, config.limit, config.num_histories, config.mix)
-    plan = data.plan_cases(waiting, *settings)
-    plan, dropped = drop_overflowing(plan, lm, config)
-    require_targets(plan, waiting, lm)
+    plan = make_plan(waiting, lm, config)
     journals = {
         pair: Journal(
             result_path(config, pair), measured(pair, config, lm), config.run_lengths, team.rank
@@ -109,7 +89,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     run_plan(plan, journals, config, lm, team)
     if team.is_first:
         environment = provenance(started) | lm.facts() | {"processes": team.size}
-        finish(plan, dropped, journals, config, lm, environment)
+        write_results(plan, journals, config, lm, environment)
     return paths
 
 
@@ -148,11 +128,7 @@ def _load(config: RunConfig) -> Model:
 
 
 def run_plan(
-    plan: Sequence[Sequence[Case]],
-    journals: Mapping[Pair, Journal],
-    config: RunConfig,
-    lm: Model,
-    team: Team,
+    plan: Plan, journals: Mapping[Pair, Journal], config: RunConfig, lm: Model, team: Team
 ) -> None:
     """Run what is not in the journals yet, a batch of target examples at a time.
 
@@ -162,17 +138,18 @@ def run_plan(
     kept = read_journals(journals, config, team)
     budgets = [held.token_budget for held in kept.values() if held.token_budget]
     lm.token_budget = min([lm.token_budget, *budgets])
-    batches = in_batches(plan, config.batch_size)
-    lacking = [any(case.key not in kept[case.pair] for case in batch) for batch in batches]
-    share = team.share(list(compress(batches, lacking)))
-    done = work_in(compress(batches, map(not_, lacking)), config)
-    quiet = config.quiet or not team.is_first
+
+    def is_finished(batch: Sequence[Case]) -> bool:
+        return all(case.key in kept[case.pair] for case in batch)
+
+    batches = in_batches(plan.places, config.batch_size)
+    share = team.share([batch for batch in batches if not is_finished(batch)])
+    done = work_in(filter(is_finished, batches), config)
     meters = (lambda: lm.tokens_read, lambda: lm.peak_memory_mib)
+    quiet = config.quiet or not team.is_first
     with Progress(work_in(share, config), done, *meters, quiet) as progress:
-        for pair, held in kept.items():
-            for scores in held.scores.values():
-                for h, score in zip(config.run_lengths, scores):
-                    progress.count(str(pair.target.spec), h, score)
+        for pair, h, score in finished_scores(kept, config):
+            progress.count(str(pair.target.spec), h, score)
         for batch in share:
             reads = sum(reads_of(case, config) for case in batch)
             progress.begin(work_in([batch], config), reads)
@@ -212,138 +189,14 @@ def read_journals(
     return kept
 
 
-def run_batch(
-    batch: Sequence[Case],
-    kept: Mapping[Pair, Finished],
-    config: RunConfig,
-    lm: Model,
-    advance: Callable[[int], None],
-) -> dict[Pair, list[Entry]]:
-    """Run some cases together; returns the entries that the journals lack."""
-    budget = lm.token_budget
-    cases = [case for case in batch if case.key not in kept[case.pair].skipped]
-    queries, skipped = fitting(cases, kept, config, lm, advance)
-    entries: dict[Pair, list[Entry]] = {}
-    for query in queries:
-        case = query.case
-        if case.key not in kept[case.pair]:
-            conversation = query.conversation if query.h == config.longest else None
-            entry = example_entry(query.example, conversation)
-            entries.setdefault(case.pair, []).append(entry)
-    for case, reason in skipped.items():
-        entries.setdefault(case.pair, []).append(skipped_entry(case.key, reason))
-    if lm.token_budget < budget:  # a run that goes on need not find that out again
-        for lines in entries.values():
-            lines.append({"token_budget": lm.token_budget})
-    return entries
-
-
-def fitting(
-    cases: Sequence[Case],
-    kept: Mapping[Pair, Finished],
-    config: RunConfig,
-    lm: Model,
-    advance: Callable[[int], None],
-) -> tuple[list[Query], dict[Case, str]]:
-    """The queries of cases, and the cases with a prompt that does not fit into memory even alone.
-
-    UserError for the first such case, unless --on_overflow is skip.
-    """
-    try:
-        return run_cases(cases, config, lm, advance), {}
-    except OutOfMemory as error:
-        reason = str(error)
-    lm.release_memory()  # behind the except: the error holds on to what the failed forward held
-    if len(cases) > 1:
-        missing = [case for case in cases if case.key not in kept[case.pair]]
-        middle = len(missing) // 2  # 0 where one is missing: that is tried by itself
-        halves = [half for half in (missing[:middle], missing[middle:]) if half]
-        parts = [fitting(half, kept, config, lm, advance) for half in halves]
-        found = [query for queries, _ in parts for query in queries]
-        return found, {case: why for _, gone in parts for case, why in gone.items()}
-    [case] = cases
-    where = f"{case.pair}, target {case.target_idx}, seed {case.seed}: {reason}"
-    if config.on_overflow == "stop":
-        raise UserError(
-            f"{where}. Use a smaller h,\n--dtype bfloat16, or --on_overflow skip to "
-            "leave out such targets at every h. What was finished is kept."
-        )
-    print(f"{where}; skipped", file=sys.stderr)
-    return [], {case: reason}
-
-
-def finish(
-    plan: Sequence[Sequence[Case]],
-    dropped: Sequence[Case],
-    journals: Mapping[Pair, Journal],
-    config: RunConfig,
-    lm: Model,
-    environment: dict[str, Any],
-) -> None:
-    """Write the results of all journals, then delete the journals.
-
-    UserError at the end for pairs of which no target fits into memory.
-    """
-    empty = []
-    for pair, journal in journals.items():
-        cases = [case for place in plan for case in place if case.pair is pair]
-        kept = journal.read_all([case.key for case in cases])
-        gone = {target_idx for target_idx, _ in kept.skipped}  # under one seed, so under all
-        keys = [case.key for case in cases if case.target_idx not in gone]
-        if not keys:
-            empty.append(pair)
-            continue
-        skipped = sorted({case.target_idx for case in dropped if case.pair is pair} | gone)
-        counts = {"n_skipped": len(skipped), "skipped_target_idx": skipped}
-        made = {"config": describe_config(pair, config, lm), "environment": environment}
-        write_pair(result_path(config, pair), identity(pair, config), kept, keys, counts | made)
-    for pair in journals:
-        if pair not in empty:
-            remove_journals(result_path(config, pair))
-    if empty:
-        names = ", ".join(map(str, empty))
-        raise UserError(
-            f"not even one target fits into memory for: {names}.\n"
-            "Use a smaller h or --dtype bfloat16. All other results are written."
-        )
-
-
-def identity(pair: Pair, config: RunConfig) -> dict[str, Any]:
-    """What both files of a pair begin with."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model": records.model_name(config.model),
-        "target": str(pair.target.spec),
-        "distractor": str(pair.distractor.spec),
-        "metric_name": pair.target.spec.task.metric,
-    }
-
-
-def write_pair(
-    path: Path,
-    named: dict[str, Any],
-    kept: Finished,
-    keys: Sequence[CaseKey],
-    made: dict[str, Any],
-) -> None:
-    """Write the debug log of some target examples and then its result, so that no result is without
-    its log; a prompt at a time.
-    """
-    collected, aggregates = metrics.Examples(), {}
-
-    def examples() -> Iterator[Example]:
-        for place, key in enumerate(keys):
-            for example in kept.examples[key]:
-                collected.add(example)
-                yield example | {"conversation": place}
-        rounding = made["environment"].get("rounding")
-        aggregates.update(metrics.aggregate_examples(collected, named["metric_name"], rounding))
-
-    conversations = (kept.conversations[key] for key in keys)
-    log = named | {"conversations": conversations, "debug_examples": examples()}
-    compressed = made["config"]["compress_logs"]
-    digest = log_files.write_log(records.debug_path(path, compressed), log)
-    records.write_json(path, named | aggregates | made | {records.DIGEST_OF_LOG: digest})
+def finished_scores(
+    kept: Mapping[Pair, Finished], config: RunConfig
+) -> Iterator[tuple[Pair, int, float]]:
+    """Pair, history length and score of every prompt that was finished before."""
+    for pair, held in kept.items():
+        for scores in held.scores.values():
+            for h, score in zip(config.run_lengths, scores):
+                yield pair, h, score
 
 
 def terminate(number: int, frame: object) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
-import data
 from core.errors import UserError
 from core.schema import PROPORTIONS
 from data import Case, Pair
@@ -15,28 +14,19 @@ from lm.prompts import requests_of
 from lm.regimes import regimes_of
 from lm.speeds import Speed, Way, keep, last
 from measures.stats import detectable_binary, detectable_mean
+from run.batches import in_batches
 from run.config import RunConfig, check_settings
 from run.examples import encode_case, prompts_of
 from run.histories import describe_chats, with_neutral_text
-from run.planning import (
-    drop_overflowing,
-    in_batches,
-    load_pairs,
-    require_different,
-    require_targets,
-    result_path,
-    unfinished,
-)
+from run.planning import Plan, load_pairs, make_plan, unfinished
 from tasks.kinds import RANDOM
 
 if TYPE_CHECKING:  # it imports transformers
     from lm.encoder import Encoder
 
 COUNTED = 64  # places in the order of targets whose tokens are counted; more are extrapolated
-FLIPS, SPREAD = (
-    0.25,
-    30.0,
-)  # assumed: share of answers that change, SD of changes of a score (points)
+# Assumed: share of answers that change, SD of changes of a score (points)
+FLIPS, SPREAD = 0.25, 30.0
 MIB = 2**20
 COLUMNS = ("", "targets", "prompts", "tokens", "tree", "answers", "detects")
 LEGEND = f"""tokens   of all prompts, each by itself
@@ -45,8 +35,6 @@ answers  most tokens that are generated
 detects  the smallest change from h = 0 that so many targets show with 80 % power, if the history
          turns {FLIPS:.0%} of the answers right or wrong, or moves the scores of texts by
          {SPREAD:.0f} points (SD); nothing: these are too few targets"""
-
-Plan = list[list[Case]]
 
 
 class Count(NamedTuple):
@@ -72,13 +60,9 @@ class Planned:
     waiting: list[Pair]  # without a result
     plan: Plan
 
-    def cases(self, *pairs: Pair) -> list[Case]:
-        """The cases of these pairs."""
-        return [case for place in self.plan for case in place if case.pair in pairs]
-
     def count(self, *pairs: Pair) -> tuple[Count, bool]:
         """What is read of these pairs, and whether that is counted to the last token."""
-        places = [[case for case in place if case.pair in pairs] for place in self.plan]
+        places = [[case for case in place if case.pair in pairs] for place in self.plan.places]
         places = [place for place in places if place]
         counted, total = sum(map(len, places[:COUNTED])), sum(map(len, places))
         found = count(places[:COUNTED], self.config, self.encoder)
@@ -110,7 +94,6 @@ def plan_run(config: RunConfig) -> Planned:
     from lm.loading import load_encoder
 
     pairs = load_pairs(config)
-    require_different(pairs, [result_path(config, pair) for pair in pairs])
     waiting = unfinished(pairs, config)
     encoder = load_encoder(
         config.model,
@@ -119,11 +102,7 @@ def plan_run(config: RunConfig) -> Planned:
         open_thought=config.open_thought,
         trust_remote_code=config.trust_remote_code,
     )
-    plan: Plan = []
-    if waiting:
-        settings = (config.longest, config.seed, config.limit, config.num_histories, config.mix)
-        plan, _ = drop_overflowing(data.plan_cases(waiting, *settings), encoder, config)
-        require_targets(plan, waiting, encoder)
+    plan = make_plan(waiting, encoder, config) if waiting else Plan([], [])
     return Planned(config, encoder, pairs, waiting, plan)
 
 
@@ -147,7 +126,7 @@ def describe_planned(found: Planned) -> Iterator[str]:
 
 def targets_of(found: Planned, pair: Pair) -> set[int]:
     """Rows of the targets of a pair."""
-    return {case.target_idx for case in found.cases(pair)}
+    return {case.target_idx for case in found.plan.cases(pair)}
 
 
 def shown(count: Count, exact: bool) -> list[str]:
@@ -156,11 +135,11 @@ def shown(count: Count, exact: bool) -> list[str]:
     return [f"{count.prompts:,}", *(f"{mark}{number:,}" for number in count[1:])]
 
 
-def count(plan: Plan, config: RunConfig, encoder: "Encoder") -> Count:
+def count(places: Sequence[Sequence[Case]], config: RunConfig, encoder: "Encoder") -> Count:
     """What these cases make a model read, in the batches of the run."""
     regimes = regimes_of(encoder.config.get_text_config())
     found = Count(0, 0, 0, 0)
-    for batch in in_batches(plan, config.batch_size):
+    for batch in in_batches(places, config.batch_size):
         batch = with_neutral_text(batch, encoder)
         queries = [query for case in batch for query in encode_case(case, config, encoder)]
         asked = [each for query in queries for each in (query, query.cued) if each]
@@ -235,7 +214,7 @@ def format_time(seconds: float) -> str:
 
 def first_prompt(found: Planned) -> Sequence[str]:
     """The first prompt at the longest history."""
-    [case] = with_neutral_text(found.cases(found.waiting[0])[:1], found.encoder)
+    [case] = with_neutral_text(found.plan.cases(found.waiting[0])[:1], found.encoder)
     text = found.encoder.render(case.messages(found.config.longest))
     title = f"The first prompt at h = {found.config.longest} ({case.pair}, row {case.target_idx}):"
     return ["", title, text]

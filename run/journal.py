@@ -12,21 +12,16 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, SoftFileLock, Timeout
-
 from core import records
 from core.debug_log import Conversation, Example
 from core.errors import UserError
-from core.records import check_writable
 
 CaseKey = tuple[int, int]  # row and seed: what makes a target example of a pair
 # {"example": ...}, that of the longest history with "conversation"; {"skipped": ...}; or
@@ -34,7 +29,6 @@ CaseKey = tuple[int, int]  # row and seed: what makes a target example of a pair
 Entry = dict[str, Any]
 LATE_LINES = 90  # seconds; network file systems look at a folder again after a minute at the latest
 CHECKSUM = ', "crc32": '  # behind what it is of, as the last key of a line
-
 
 Line = tuple[Path, int]  # a journal, and where a line of it begins
 
@@ -347,52 +341,3 @@ def _cut_torn_line(path: Path) -> None:
 def _write_all(descriptor: int, text: bytes) -> None:
     while text:
         text = text[os.write(descriptor, text) :]
-
-
-LOCK = ".lock"  # in an out_dir, while a run writes there
-
-
-@contextlib.contextmanager
-def claimed(out_dir: str | Path) -> Iterator[None]:
-    """Within this context no other process can claim the folder; UserError where one has.
-
-    A missing folder is made, and removed again if nothing was written into it.
-    """
-    folder = Path(out_dir).absolute()
-    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
-    check_writable(folder)
-    lock = folder / LOCK
-    holder = FileLock(lock, timeout=0)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of a file system without locks
-            holder.acquire()
-    except Timeout as error:
-        raise UserError(
-            f"--out_dir {out_dir} is in use by {_said_in(lock)}.\n"
-            f"Use another --out_dir or wait. If that run is certainly over, delete {lock}."
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot lock {lock}: {error.strerror}.") from error
-    # Where there are no locks, the file itself is one: filelock writes it, and takes it away.
-    native = not isinstance(holder, SoftFileLock)
-    try:
-        if native:
-            with contextlib.suppress(OSError):  # on a full disk the lock holds without a name
-                lock.write_text(f"process {os.getpid()} on {platform.node()}", encoding="utf-8")
-        yield
-    finally:
-        if native:
-            with contextlib.suppress(OSError):
-                lock.unlink()
-        holder.release()
-        with contextlib.suppress(OSError):  # where there is something in it
-            for path in made:
-                path.rmdir()
-
-
-def _said_in(lock: Path) -> str:
-    """Who holds a lock, as far as that can be read."""
-    try:
-        return lock.read_text(encoding="utf-8") or "another process"
-    except (OSError, ValueError):
-        return "another process"

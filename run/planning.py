@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import data
 from core import log_files, records
@@ -87,6 +87,17 @@ def result_path(config: RunConfig, pair: Pair) -> Path:
     return records.result_path(folder, config.model, target, distractor)
 
 
+class Plan(NamedTuple):
+    """What a run asks of a model."""
+
+    places: list[list[Case]]  # in the order of targets: the cases of each place there
+    dropped: list[Case]  # that are too long for the model
+
+    def cases(self, *pairs: Pair) -> list[Case]:
+        """The cases of these pairs."""
+        return [case for place in self.places for case in place if case.pair in pairs]
+
+
 def known_tasks(config: RunConfig) -> dict[str, Task]:
     """Built-in tasks and those of --task_file; with --max_new_tokens where that is given."""
     known = dict(builtin_tasks())
@@ -132,6 +143,7 @@ def load_pairs(config: RunConfig, pool: TaskRows | None = None) -> list[Pair]:
     ]
     for pair in pairs:
         require_rows(pair, config)
+    require_different(pairs, config)
     return pairs
 
 
@@ -234,10 +246,11 @@ def require_wrong_answers(kind: Kind, table: TaskRows) -> None:
         )
 
 
-def require_different(pairs: Sequence[Pair], paths: Sequence[Path]) -> None:
+def require_different(pairs: Sequence[Pair], config: RunConfig) -> None:
     """UserError where two pairs share a result file: `foo/bar_test` and `foo_bar/test`."""
     at: dict[Path, Pair] = {}
-    for pair, path in zip(pairs, paths):
+    for pair in pairs:
+        path = result_path(config, pair)
         if at.setdefault(path, pair) is not pair:
             raise UserError(
                 f"'{at[path]}' and '{pair}' would have the same result file, {path}.\n"
@@ -288,46 +301,44 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
     return waiting
 
 
-def in_batches(plan: Sequence[Sequence[Case]], size: int) -> list[list[Case]]:
-    """All cases, at most `size` of them together, or all of one place.
-
-    Those of a place stay together: h = 0 is then read once for all its distractors and seeds, and
-    is the same number for all of them to the last digit.
+def make_plan(pairs: Sequence[Pair], lm: Model, config: RunConfig) -> Plan:
+    """What is asked about these pairs; UserError where a prompt is too long for the model, or under
+    `--on_overflow skip` where none is left of a pair.
     """
-    batches: list[list[Case]] = [[]]
-    for place in plan:
-        if len(batches[-1]) + len(place) > size:
-            batches.append([])
-        batches[-1] += place
-    return [batch for batch in batches if batch]
+    places = data.plan_cases(
+        pairs, config.longest, config.seed, config.limit, config.num_histories, config.mix
+    )
+    plan = drop_overflowing(places, lm, config)
+    require_targets(plan, pairs, lm)
+    return plan
 
 
-def drop_overflowing(
-    plan: list[list[Case]], lm: Model, config: RunConfig
-) -> tuple[list[list[Case]], list[Case]]:
-    """The plan without cases too long for the model, and these; UserError under `stop`.
+def drop_overflowing(places: list[list[Case]], lm: Model, config: RunConfig) -> Plan:
+    """The plan without the cases that are too long for the model; UserError under `stop`.
 
     A target that is too long under one seed goes under all of them.
     """
     longest = config.longest
-    dropped = [case for cases in plan for case in cases if _overflows(case, longest, config, lm)]
+    dropped = [case for cases in places for case in cases if _overflows(case, longest, config, lm)]
     if dropped and config.on_overflow == "stop":
         case = dropped[0]
         h = next(h for h in config.run_lengths if _overflows(case, h, config, lm))
         needed = lm.tokens_needed(_longest(case, h, config))
         raise UserError(
             f"{case.pair}, target {case.target_idx}, h = {h}: {needed} tokens, but the model's "
-            f"context is {lm.context}. {len(dropped)} of {sum(map(len, plan))} targets are too "
+            f"context is {lm.context}. {len(dropped)} of {sum(map(len, places))} targets are too "
             "long.\nUse a smaller h, or --on_overflow skip to leave them out at every h."
         )
     gone = {(case.pair, case.target_idx) for case in dropped}
-    kept = [[case for case in cases if (case.pair, case.target_idx) not in gone] for cases in plan]
-    return kept, dropped
+    return Plan(
+        [[case for case in cases if (case.pair, case.target_idx) not in gone] for cases in places],
+        dropped,
+    )
 
 
-def require_targets(plan: Sequence[Sequence[Case]], pairs: Sequence[Pair], lm: Model) -> None:
+def require_targets(plan: Plan, pairs: Sequence[Pair], lm: Model) -> None:
     """UserError for a pair of which no case is left."""
-    left = {case.pair for cases in plan for case in cases}
+    left = {case.pair for place in plan.places for case in place}
     for pair in pairs:
         if pair not in left:
             raise UserError(

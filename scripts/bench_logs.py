@@ -117,12 +117,12 @@ def make(path: Path, n: int, max_len: int) -> Journal:
 
 def finish(path: Path, n: int, max_len: int) -> None:
     """Finish the pair of that journal, as a run does at its end; prints the memory before."""
-    import experiment
+    from run.results import write_pair
 
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     keys = [(target, 0) for target in range(n)]
     kept = Journal(path, {}, range(max_len + 1)).read_all(keys)
-    experiment.write_pair(path, NAMED, kept, keys, MADE)
+    write_pair(path, NAMED, kept, keys, MADE)
 
 
 def measured(*command: object) -> str:

@@ -19,7 +19,7 @@ from test_experiment import (
 import data
 import experiment
 from core.errors import OutOfMemory
-from run import journal, planning
+from run import batches, journal
 from tasks import spec
 
 ENGINES = ("tree", "plain")
@@ -120,7 +120,7 @@ def interrupted_before_results(monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "finish", interrupt)
+    monkeypatch.setattr(experiment, "write_results", interrupt)
 
 
 def test_what_memory_showed_is_in_the_journal_and_not_tried_again(
@@ -212,13 +212,13 @@ def test_a_batch_counts_target_examples_and_keeps_those_of_one_place_together(si
     rows = [data.load_rows(spec.parse_spec(name)) for name in names]
     pairs = [data.Pair(target, distractor) for target in rows for distractor in rows]
     plan = data.plan_cases(pairs, 2, [0, 1, 2], limit=5)
-    batches = planning.in_batches(plan, size)
-    assert [case for batch in batches for case in batch] == [c for place in plan for c in place]
-    assert len(batches[0]) == places * 27
+    found = batches.in_batches(plan, size)
+    assert [case for batch in found for case in batch] == [c for place in plan for c in place]
+    assert len(found[0]) == places * 27
 
 
 def test_where_a_batch_does_not_fit_its_halves_are_tried(tmp_path, model, monkeypatch, grid):
-    ran, work = [], experiment.run_cases
+    ran, work = [], batches.run_cases
 
     def short(cases, *rest):
         ran.append(len(cases))
@@ -226,7 +226,7 @@ def test_where_a_batch_does_not_fit_its_halves_are_tried(tmp_path, model, monkey
             raise OutOfMemory("out of memory on a single prompt")
         return work(cases, *rest)
 
-    monkeypatch.setattr(experiment, "run_cases", short)
+    monkeypatch.setattr(batches, "run_cases", short)
     flags = ["--batch_size", 2 * LIMIT]
     assert run(tmp_path, model, "quiz", ["reviews", "posts"], *flags) == 0
     assert ran == [8, 4, 2, 2, 4, 2, 2]

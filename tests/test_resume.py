@@ -19,7 +19,7 @@ from victims import Victim
 import experiment
 from core import records
 from core.errors import UserError
-from run import journal
+from run import journal, lock
 
 KILLS = 20  # at random times, and as many at random moments at which files change
 TARGETS = ("quiz", "posts")
@@ -131,7 +131,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_says_how_to_go_on(
     assert victim.wait() == status
     assert f"kept in {out_dir}.\nRun the same command to continue." in victim.said()
     assert "Traceback" not in victim.said()
-    assert not list(out_dir.rglob("*.json")) and not (out_dir / journal.LOCK).exists()
+    assert not list(out_dir.rglob("*.json")) and not (out_dir / lock.LOCK).exists()
     again = Victim(argv(model, out_dir), tmp_path / "log")
     assert again.wait() == 0
     assert "Continuing: " in again.said()
@@ -149,7 +149,7 @@ def begun(tmp_path_factory, model):
     assert victim.wait() == -signal.SIGKILL
     assert any(finished(folder / "out").values())
     assert not list((folder / "out").rglob("*.json"))
-    (folder / "out" / journal.LOCK).unlink()  # so that files can be compared
+    (folder / "out" / lock.LOCK).unlink()  # so that files can be compared
     return folder / "out"
 
 
@@ -289,7 +289,7 @@ def test_a_journal_that_does_not_say_its_settings_is_refused(copy, model, capsys
 
 def test_a_second_run_on_an_out_dir_stops_and_names_the_first(tmp_path, model, capsys):
     out_dir = tmp_path / "out"
-    with journal.claimed(out_dir):
+    with lock.claimed(out_dir):
         before = contents(out_dir)
         second = Victim(argv(model, out_dir), tmp_path / "log")
         assert second.wait() == 2
@@ -307,16 +307,16 @@ def test_a_file_system_without_locks_has_a_lock_file_that_a_dead_run_does_not_ke
 
     monkeypatch.setattr("fcntl.flock", none)
     with (
-        journal.claimed(tmp_path),
+        lock.claimed(tmp_path),
         pytest.raises(UserError, match="is in use by"),
-        journal.claimed(tmp_path),
+        lock.claimed(tmp_path),
     ):
         pass
     assert list(tmp_path.iterdir()) == []
     dead = subprocess.Popen(["true"])
     dead.wait()
-    (tmp_path / journal.LOCK).write_text(f"{dead.pid}\n{platform.node()}\n")
-    with journal.claimed(tmp_path):
+    (tmp_path / lock.LOCK).write_text(f"{dead.pid}\n{platform.node()}\n")
+    with lock.claimed(tmp_path):
         pass
     assert list(tmp_path.iterdir()) == []
 

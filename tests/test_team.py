@@ -15,7 +15,7 @@ from victims import Victim, free_port, team
 
 import experiment
 from core import records
-from run import journal
+from run import lock
 
 ROOT = Path(experiment.__file__).parent
 
@@ -108,7 +108,7 @@ def test_what_one_process_began_several_finish(tmp_path, model, one):
 
 
 def test_a_second_team_on_an_out_dir_stops(tmp_path, model):
-    with journal.claimed(tmp_path / "out"):
+    with lock.claimed(tmp_path / "out"):
         before = contents(tmp_path / "out")
         statuses, said = run_team(model, tmp_path, 2)
         assert statuses == [2, 2]
