@@ -173,6 +173,6 @@ def probe_requests(vocabulary: int) -> dict[Prefix, Request]:
     early, late = (*trunk[:4], *tokens[24:32]), (*trunk[:16], *tokens[32:37])
     on_branch, twin = (*early[:7], *tokens[37:42]), (*trunk[:4], *tokens[42:])
     return {
-        prefix: Request(set(tokens), is_prompt=True, answer=3 * (prefix in (early, late)))
+        prefix: Request(set(tokens), is_prompt=True, answer=3 * (prefix in (trunk, early, late)))
         for prefix in (trunk, early, late, on_branch, twin)
     }

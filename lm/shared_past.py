@@ -47,67 +47,170 @@ def can_share(model: nn.Module) -> bool:
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """A stretch of a table that rows read together, some of them perhaps not to its end."""
+
+    part: int  # which part of their attention it is, from 1
+    rows: slice | Tensor
+    start: int
+    lengths: Tensor  # of what each row reads
+
+    @cached_property
+    def end(self) -> int:
+        """The row of the table behind it."""
+        return self.start + int(self.lengths.max())
+
+    @cached_property
+    def _beyond(self) -> Tensor | None:
+        """What each row does not read of it [R, length]; None: nothing."""
+        beyond = torch.arange(self.end - self.start) >= self.lengths[:, None]
+        return beyond if beyond.any() else None
+
+    def hidden(self, times: int, dtype: torch.dtype) -> Tensor | None:
+        """Additive mask [1, 1, R * times, length] for so many queries of each row, or None."""
+        if self._beyond is None:
+            return None
+        return _hiding(self._beyond.repeat_interleave(times, dim=0), dtype)[None, None]
+
+
+@dataclass(frozen=True)
 class Pasts:
-    """What stands before the new tokens of each row: spans of a table, in the order of its text."""
+    """What stands before the new tokens of each row: spans of a table, in the order of its text,
+    and, where answers go on, what the row has of its own.
+    """
 
     of_rows: Sequence[Spans]
+    gaps: Sequence[int] | None = (
+        None  # slots before what each row has of its own; None: it has none
+    )
+
+    def of(self, rows: Sequence[int]) -> "Pasts":
+        """Those of some rows."""
+        gaps = self.gaps and [self.gaps[row] for row in rows]
+        return Pasts([self.of_rows[row] for row in rows], gaps)
 
     @cached_property
-    def depths(self) -> list[int]:
-        """Number of tokens in each row's past."""
-        return [sum(end - start for start, end in spans) for spans in self.of_rows]
+    def stretches(self) -> list[Stretch]:
+        """What is read together: a stretch from one place that is as long in all its rows.
 
-    @cached_property
-    def alike(self) -> list[tuple[Spans, slice | Tensor]]:
-        """Each past, and the rows that have it."""
-        found: dict[Spans, list[int]] = {}
+        The one new token of an answer reads so little that fewer calls save more than is lost to
+        a mask: there stretches are no more than half as long again as the shortest.
+        """
+        found: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
         for row, spans in enumerate(self.of_rows):
-            found.setdefault(spans, []).append(row)
+            for part, (start, end) in enumerate(spans, start=1):
+                length = end - start
+                alike = length if self.gaps is None else length.bit_length()
+                found.setdefault((part, start, alike), []).append((row, length))
         return [
-            (spans, torch.tensor(rows) if len(rows) > 1 else slice(rows[0], rows[0] + 1))
-            for spans, rows in found.items()
+            Stretch(
+                part, _index([row for row, _ in read]), start, torch.tensor([n for _, n in read])
+            )
+            for (part, start, _), read in found.items()
         ]
 
 
-class SharedLayer(DynamicLayer):
-    """A cache layer that holds new keys and values only, behind a past that stays in a table."""
+def _index(rows: Sequence[int]) -> slice | Tensor:
+    return torch.tensor(rows) if len(rows) > 1 else slice(rows[0], rows[0] + 1)
 
-    def __init__(self, tables: tuple[Tensor, Tensor], pasts: Pasts):
-        """`tables` of keys and values, each [size, K, d]."""
+
+def _hiding(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores, so that these slots are not seen."""
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
+
+
+class RoomyLayer(DynamicLayer):
+    """A cache layer that starts from rows of a table and grows in place instead of being copied."""
+
+    def __init__(self, tables: tuple[Tensor, Tensor], rows: Tensor, room: int):
+        """`tables` of keys and values, each [size, K, d]; `rows` [R, P] of them; room for more."""
         super().__init__()
-        self.tables, self.pasts, self.past_length = tables, pasts, max(pasts.depths)
+        self.length = rows.shape[1]
+        self._keys, self._values = (_with_room(table, rows, room) for table in tables)
         self.dtype, self.device, self.is_initialized = tables[0].dtype, tables[0].device, True
+        self._show()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Keep new states [R, K, q, d], and return these alone."""
-        self.keys, self.values = key_states, value_states
-        return key_states, value_states
+        """Append new states [R, K, q, d] and return all of them, [R, K, length, d]."""
+        end = self.length + key_states.shape[2]
+        self._keys[:, :, self.length : end] = key_states
+        self._values[:, :, self.length : end] = value_states
+        self.length = end
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with these rows alone."""
+        self._keys, self._values = self._keys[indices], self._values[indices]
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (t[:, :, : self.length] for t in (self._keys, self._values))
+
+
+def _with_room(table: Tensor, rows: Tensor, room: int) -> Tensor:
+    """Table rows [N, K, d] of nodes [R, P] -> [R, K, P + room, d], the room still to be filled."""
+    count, length = rows.shape
+    states = table.new_empty(count, table.shape[1], length + room, table.shape[2])
+    states[:, :, :length] = table[rows].transpose(1, 2)
+    return states
+
+
+class SharedLayer(RoomyLayer):
+    """A cache layer that holds what its rows have of their own, behind pasts left in a table."""
+
+    def __init__(self, tables: tuple[Tensor, Tensor], pasts: Pasts, own: Tensor, room: int):
+        """`own` [R, P'] are the rows of the tables that a row has a copy of."""
+        super().__init__(tables, own, room)
+        self.tables, self.pasts = tables, pasts
+        gaps = pasts.gaps or [0] * len(pasts.of_rows)
+        depths = (sum(end - start for start, end in spans) for spans in pasts.of_rows)
+        longest = max(depth + self.length - gap for depth, gap in zip(depths, gaps))
+        self.not_held = longest - self.length  # slots of a row that this layer does not hold
 
     def get_seq_length(self) -> int:
-        """Slots before the new tokens, padding on the left included."""
-        return self.past_length
+        """Slots before the next tokens, padding on the left included."""
+        return self.not_held + self.length
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Go on with these rows alone."""
+        super().batch_select_indices(indices)
+        self.pasts = self.pasts.of(indices.tolist())
+
+    def hidden(self, dtype: torch.dtype) -> Tensor | None:
+        """Additive mask [R, 1, 1, P'] over what the rows of answers have of their own; None: they
+        have new tokens only, which are seen causally.
+        """
+        if self.pasts.gaps is None:
+            return None
+        gaps = torch.tensor(self.pasts.gaps)
+        return _hiding(torch.arange(self.length) < gaps[:, None], dtype)[:, None, None]
 
     def gathered(self) -> list[Tensor]:
         """All keys, and all values, [R, K, P + q, d], as a cache without sharing holds them."""
-        new = (self.keys, self.values)
-        return [torch.cat([self._past(t), states], dim=2) for t, states in zip(self.tables, new)]
+        return [self._whole(*each) for each in zip(self.tables, (self.keys, self.values))]
 
-    def _past(self, table: Tensor) -> Tensor:
-        """The past of all rows [R, K, P, d], with zeros on the left."""
-        rows = table.new_zeros(len(self.pasts.of_rows), self.past_length, *table.shape[1:])
-        for row, spans, depth in zip(rows, self.pasts.of_rows, self.pasts.depths):
-            if spans:
-                row[-depth:] = torch.cat([table[start:end] for start, end in spans])
-        return rows.transpose(1, 2)
+    def _whole(self, table: Tensor, own: Tensor) -> Tensor:
+        """What all rows read [R, K, P + q, d], with zeros on the left."""
+        whole = table.new_zeros(len(own), self.get_seq_length(), *table.shape[1:])
+        for row, spans in enumerate(self.pasts.of_rows):
+            gap = self.pasts.gaps[row] if self.pasts.gaps else 0
+            held = own[row, :, gap:].transpose(0, 1)
+            text = torch.cat([*(table[start:end] for start, end in spans), held])
+            whole[row, -len(text) :] = text
+        return whole.transpose(1, 2)
 
 
 @contextmanager
 def shared_attention(cache: DynamicCache, mask: Tensor) -> Iterator[None]:
     """Within it `sdpa` attends over a cache of shared layers; `mask` [R, P + q] tells their slots
-    from padding. NotShared where a layer attended otherwise.
+    from padding. NotShared where a layer attended otherwise. Nothing changes for another cache.
     """
+    if not any(isinstance(layer, SharedLayer) for layer in cache.layers):
+        yield
+        return
     own, plain = ALL_ATTENTION_FUNCTIONS[KERNEL], PlainMask(mask, cache.get_seq_length())
     waiting = set(range(len(cache.layers)))
 
@@ -120,7 +223,7 @@ def shared_attention(cache: DynamicCache, mask: Tensor) -> Iterator[None]:
         waiting.discard(module.layer_idx)
         other = any(kwargs.get(name) is not None for name in OTHER_WAYS)
         # The kernel takes the numbers of a token to lie side by side, and does not look
-        apart = any(states.stride(-1) != 1 for states in (query, key, value))
+        apart = query.stride(-1) != 1
         if other or apart or key.shape[-1] != value.shape[-1] or not plain.is_equal(made):
             return own(module, query, *layer.gathered(), made, **kwargs)
         return attention(query, layer, kwargs.get("scaling")).transpose(1, 2), None
@@ -149,27 +252,35 @@ class PlainMask:
         for other, equal in self.known:
             if other is made:
                 return equal
-        equal = made is not None and made.dtype == torch.bool and torch.equal(made, self.expected)
+        if made is None:  # all is seen, where a row has one new token
+            equal = bool(self.expected.all())
+        else:
+            equal = made.dtype == torch.bool and torch.equal(made, self.expected)
         self.known.append((made, equal))
         return equal
 
 
 def attention(query: Tensor, layer: SharedLayer, scale: float | None) -> Tensor:
-    """Queries [R, H, q, d] over the pasts of their rows and, causally, over the new tokens."""
+    """Queries [R, H, q, d] over the pasts of their rows and what these have of their own."""
     kernel = getattr(torch.ops.aten, KERNEL_OF_TORCH)
     # All queries that meet one head of keys are one row of a product: [R, K, H / K * q, d]
     queries = query.reshape(len(query), layer.keys.shape[1], -1, query.shape[-1])
+    times = queries.shape[2]
+    hidden = layer.hidden(query.dtype)
+    asked = query if hidden is None else queries
+    own, weight = kernel(
+        asked, layer.keys, layer.values, 0.0, hidden is None, attn_mask=hidden, scale=scale
+    )
     parts = 1 + max(map(len, layer.pasts.of_rows))
-    own, weight = kernel(query, layer.keys, layer.values, 0.0, True, scale=scale)
     states = own.new_zeros(parts, *queries.shape)
     weights = weight.new_full(states.shape[:-1], -torch.inf)
     states[0], weights[0] = own.reshape(queries.shape), weight.reshape(queries.shape[:-1])
-    for spans, rows in layer.pasts.alike:
-        together = queries[rows].transpose(0, 1).flatten(1, 2)[None]  # [1, K, rows * ..., d]
-        for part, (start, end) in enumerate(spans, start=1):
-            past = (table[start:end].transpose(0, 1)[None] for table in layer.tables)
-            found = kernel(together, *past, 0.0, False, scale=scale)
-            for kept, new in zip((states, weights), found):
-                kept[part, rows] = new[0].unflatten(1, (-1, queries.shape[2])).transpose(0, 1)
+    for each in layer.pasts.stretches:
+        together = queries[each.rows].transpose(0, 1).flatten(1, 2)[None]  # [1, K, rows * ..., d]
+        past = (t[each.start : each.end].transpose(0, 1)[None] for t in layer.tables)
+        mask = each.hidden(times, query.dtype)
+        found = kernel(together, *past, 0.0, False, attn_mask=mask, scale=scale)
+        for kept, new in zip((states, weights), found):
+            kept[each.part, each.rows] = new[0].unflatten(1, (-1, times)).transpose(0, 1)
     whole = (states * weights.softmax(dim=0)[..., None]).sum(dim=0)
     return whole.to(query.dtype).reshape(query.shape)

@@ -8,19 +8,18 @@ own masks, causal, sliding or ALiBi, from the two-dimensional one that says whic
 
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from lm.engine import Advance, Engine, Runtime, padded, rows_within
 from lm.forward import Position, Reading, picked_logits, read_forward
+from lm.key_values import KeyValueStore
 from lm.prefix_tree import Path, PrefixTree, run_together
 from lm.prompts import Prefix, Request
-from lm.shared_past import NotShared, Pasts, SharedLayer, Spans, shared_attention
+from lm.shared_past import NotShared, shared_attention
 
 
 class NoCache(Exception):
@@ -44,7 +43,7 @@ class TreeEngine(Engine):
         at = {tree.node_of(prefix): prefix for prefix in requests}
         answered = [node for node, prefix in at.items() if requests[prefix].answer]
         kept = [prefix for prefix in requests if requests[prefix].keep]
-        store = KeyValueStore(tree, [*answered, *map(tree.node_of, kept)])
+        store = KeyValueStore(tree, answered, [tree.node_of(prefix) for prefix in kept])
         readings: dict[Prefix, Reading] = {}
 
         def run_paths(paths: Sequence[Path]) -> list[tuple[Prefix, Reading]]:
@@ -61,11 +60,15 @@ class TreeEngine(Engine):
         def answer(prefixes: Sequence[Prefix]) -> list[Prefix]:
             begun = [list(readings[prefix].top_tokens[:1]) for prefix in prefixes]
             nodes = [tree.node_of(prefix) for prefix in prefixes]
-            cache = store.copied(nodes, room=max(requests[p].answer for p in prefixes))
-            return self._decode(cache, prefixes, begun, [requests[p].answer for p in prefixes])
+            limits = [requests[prefix].answer for prefix in prefixes]
+            cache_of = store.shared_by_answers if runtime.shares else store.copied
+            return self._decode(cache_of(nodes, room=max(limits)), prefixes, begun, limits)
+
+        def width(prefix: Prefix) -> int:
+            held = store.own_length(tree.node_of(prefix)) if runtime.shares else len(prefix)
+            return held + requests[prefix].answer
 
         runtime = self.runtime
-        longest_first = sorted((at[node] for node in answered), key=len, reverse=True)
         level = runtime.regimes.fixed_slots(2 * max(map(len, requests), default=0))
 
         def plan(waiting: Sequence[Path], budget: int) -> tuple[int, int]:
@@ -79,8 +82,8 @@ class TreeEngine(Engine):
         for prefixes, found in runtime.batches(kept, rows_within(len), store.of_prefixes):
             for prefix, keys_and_values in zip(prefixes, found):
                 readings[prefix] = replace(readings[prefix], kept=keys_and_values)
-        widths = rows_within(lambda p: len(p) + requests[p].answer, alone=level)
-        for prefixes, answers in runtime.batches(longest_first, widths, answer):
+        widest_first = sorted((at[node] for node in answered), key=width, reverse=True)
+        for prefixes, answers in runtime.batches(widest_first, rows_within(width, level), answer):
             for prefix, text in zip(prefixes, answers):
                 readings[prefix] = replace(readings[prefix], answer=text)
         return readings
@@ -88,7 +91,7 @@ class TreeEngine(Engine):
     def _forward(
         self,
         tree: PrefixTree,
-        store: "KeyValueStore",
+        store: KeyValueStore,
         paths: Sequence[Path],
         positions: list[Position],
     ) -> list[Reading]:
@@ -97,14 +100,14 @@ class TreeEngine(Engine):
         depths = [path.depth for path in paths]
         whole = [[*([0] * (max(depths) - d)), *([1] * d), *now] for d, now in zip(depths, mask)]
         spans = [range(path.depth, path.depth + len(path.tokens)) for path in paths]
-        inputs = self._inputs(ids, whole, spans)
+        inputs = self._inputs(ids, torch.tensor(whole), spans)
         runtime = self.runtime
         sharing = runtime.shares and max(depths) > 0
-        parents = [path.parent for path in paths]
-        cache = store.shared(parents) if sharing else store.copied(parents, room=len(ids[0]))
+        cache_of = store.shared if sharing else store.copied
+        cache = cache_of([path.parent for path in paths], room=len(ids[0]))
         inputs |= {"past_key_values": cache, "use_cache": True}
         try:
-            with shared_attention(cache, runtime.tensor(whole)) if sharing else nullcontext():
+            with shared_attention(cache, torch.tensor(whole)):
                 got = read_forward(runtime.model, runtime.blocks, positions, **inputs)
         except NotShared:
             runtime.shares = False
@@ -127,21 +130,22 @@ class TreeEngine(Engine):
         Those that have ended leave it once they are half of its rows; until then they stand still.
         """
         decoding = self.runtime.decoding
-        _, mask = padded(prefixes, left=True)
+        mask = torch.tensor(padded(prefixes, left=True)[1])
         rows, step = list(range(len(prefixes))), 0  # of the batch: which prefix each continues
         while alive := [
             i for i, row in enumerate(rows) if not decoding.ended(answers[row], limits[row])
         ]:
             if 2 * len(alive) <= len(rows):
                 cache.batch_select_indices(self.runtime.tensor(alive))
-                rows, mask = [rows[i] for i in alive], [mask[i] for i in alive]
+                rows, mask = [rows[i] for i in alive], mask[alive]
                 alive = list(range(len(rows)))
-            mask = [[*row, 1] for row in mask]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             depths = [len(prefixes[row]) + min(step, limits[row] - 1) for row in rows]
             spans = [range(depth, depth + 1) for depth in depths]
             inputs = self._inputs([answers[row][-1:] for row in rows], mask, spans)
             self.runtime.tokens += len(alive)
-            with torch.inference_mode(), picked_logits(self.runtime.model):
+            sharing = shared_attention(cache, mask)
+            with torch.inference_mode(), picked_logits(self.runtime.model), sharing:
                 logits = self.runtime.model(past_key_values=cache, use_cache=True, **inputs).logits
             found = logits[:, -1].argmax(-1).tolist()
             for i in alive:
@@ -149,121 +153,17 @@ class TreeEngine(Engine):
             step += 1
         return [decoding.cut(answer) for answer in answers]
 
-    def _inputs(self, ids: list, mask: list, spans: Sequence[range]) -> dict[str, Tensor]:
-        """Arguments of a forward over rows of new tokens at these positions.
+    def _inputs(self, ids: list, mask: Tensor, spans: Sequence[range]) -> dict[str, Tensor]:
+        """Arguments of a forward over rows of new tokens at these positions; `mask` [R, P + q]
+        tells slots from padding.
 
         Padding behind them stands at the last one: rotary embeddings may depend on the longest.
         """
         inputs = {"input_ids": self.runtime.tensor(ids)}
-        if not all(map(all, mask)):
-            inputs["attention_mask"] = self.runtime.tensor(mask)
+        if not mask.all():
+            inputs["attention_mask"] = mask.to(inputs["input_ids"].device)
         if self.takes_positions:
             width = len(ids[0])
             rows = [[*span, *[span[-1]] * (width - len(span))] for span in spans]
             inputs["position_ids"] = self.runtime.tensor(rows)
         return inputs
-
-
-class KeyValueStore:
-    """Keys and values of the nodes that later rows continue from, one row of a table per node."""
-
-    def __init__(self, tree: PrefixTree, answered: Sequence[int]):
-        """`answered` are the nodes that will be continued further, or whose text is kept."""
-        self.tree = tree
-        self.kept = {path.first: 0 for path in tree.paths}  # tokens of each path that are kept
-        for node in [*(path.parent for path in tree.paths if path.parent >= 0), *answered]:
-            first = tree.path_of(node).first
-            self.kept[first] = max(self.kept[first], node - first + 1)
-        self.rows = torch.zeros(tree.size, dtype=torch.long)  # node -> row of the tables
-        self.size = 0
-        for first, count in self.kept.items():
-            self.rows[first : first + count] = torch.arange(self.size, self.size + count)
-            self.size += count
-        self.tables: list[tuple[Tensor, Tensor]] = []  # per layer: keys, values, each [size, H, d]
-
-    def keep(self, cache: DynamicCache, paths: Sequence[Path], before: int) -> None:
-        """Store what a forward over these paths has put into its cache behind so many slots."""
-        positions = [(r, c) for r, path in enumerate(paths) for c in range(self.kept[path.first])]
-        if not positions:
-            return
-        row, column = torch.tensor(positions).T
-        target = self.rows[torch.tensor([paths[r].first + c for r, c in positions])]
-        if not self.tables:
-            self.tables = [
-                (_table(layer.keys, self.size), _table(layer.values, self.size))
-                for layer in cache.layers
-            ]
-        for layer, tables in zip(cache.layers, self.tables):
-            for states, table in zip((layer.keys, layer.values), tables):  # states [R, H, P+Q, d]
-                table[target] = states.transpose(1, 2)[row, before + column]
-
-    def copied(self, nodes: Sequence[int], room: int) -> DynamicCache:
-        """A cache whose rows hold a text each, up to a node (-1: nothing), padded on the left, with
-        room for more tokens.
-        """
-        cache = DynamicCache()  # made without the config, so that no layer drops keys
-        past, _ = padded([self.tree.lineage(node) for node in nodes], left=True)
-        if past[0]:
-            rows = self.rows[torch.tensor(past)]
-            cache.layers = [_RoomyLayer(keys, values, rows, room) for keys, values in self.tables]
-        return cache
-
-    def of_prefixes(self, prefixes: Sequence[Prefix]) -> list[tuple[tuple[Tensor, Tensor], ...]]:
-        """Keys and values of each text, at each block [1, H, t, d]."""
-        caches = [self.copied([self.tree.node_of(prefix)], room=0) for prefix in prefixes]
-        return [tuple((layer.keys, layer.values) for layer in cache.layers) for cache in caches]
-
-    def shared(self, nodes: Sequence[int]) -> DynamicCache:
-        """The same without room, whose rows leave their texts where they are."""
-        pasts = Pasts([self._spans(node) for node in nodes])
-        cache = DynamicCache()
-        cache.layers = [SharedLayer(tables, pasts) for tables in self.tables]
-        return cache
-
-    def _spans(self, node: int) -> Spans:
-        pieces = self.tree.pieces(node)
-        starts = (self.rows[piece.start].item() for piece in pieces)
-        return tuple((start, start + len(piece)) for start, piece in zip(starts, pieces))
-
-
-def _table(states: Tensor, size: int) -> Tensor:
-    """Zeros, since a masked slot still takes part in a product: it must not hold a NaN."""
-    return states.new_zeros(size, states.shape[1], states.shape[3])
-
-
-class _RoomyLayer(DynamicLayer):
-    """A cache layer that starts from rows of a table and grows in place instead of being copied."""
-
-    def __init__(self, keys: Tensor, values: Tensor, rows: Tensor, room: int):
-        super().__init__()
-        self.length = rows.shape[1]
-        self._keys, self._values = (_with_room(table, rows, room) for table in (keys, values))
-        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
-        self._show()
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        """Append new states [R, H, q, d] and return all of them, [R, H, length, d]."""
-        end = self.length + key_states.shape[2]
-        self._keys[:, :, self.length : end] = key_states
-        self._values[:, :, self.length : end] = value_states
-        self.length = end
-        self._show()
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Go on with these rows alone."""
-        self._keys, self._values = self._keys[indices], self._values[indices]
-        self._show()
-
-    def _show(self) -> None:
-        self.keys, self.values = (t[:, :, : self.length] for t in (self._keys, self._values))
-
-
-def _with_room(table: Tensor, rows: Tensor, room: int) -> Tensor:
-    """Table rows [N, H, d] of nodes [R, P] -> [R, H, P + room, d], the room still to be filled."""
-    count, length = rows.shape
-    states = table.new_empty(count, table.shape[1], length + room, table.shape[2])
-    states[:, :, :length] = table[rows].transpose(1, 2)
-    return states

@@ -1,9 +1,11 @@
 """Rows that share their past where it lies are read as rows with a copy of it each."""
 
+import dataclasses
+
 import pytest
 import tiny
 import torch
-from test_engine import assert_same, prompts_of_a_conversation, runtime, tokens
+from test_engine import DECODING, assert_same, prompts_of_a_conversation, runtime, tokens
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lm import shared_past
@@ -58,6 +60,41 @@ def test_shared_pasts_are_read_as_copies_are(family, calls):
     assert calls["attention"] >= 2 * 3 and not calls["gathered"]  # two generations, three blocks
 
 
+@pytest.mark.parametrize("family", [*PLAIN, *WINDOWED])
+def test_answers_over_shared_pasts_are_those_over_copies(family):
+    """Answers off a trunk and off branches, some with nothing of their own, that end at different
+    times and are decoded together.
+    """
+    wants = wants_with_deep_branches()
+    for k, request in enumerate(wants.values()):
+        request.answer = 1 + 5 * k % 7
+    endless = dataclasses.replace(DECODING, eos_ids=())
+    copied = TreeEngine(runtime(family, shares=False, decoding=endless)).read(wants)
+    subject = runtime(family, decoding=endless)
+    assert_same(TreeEngine(subject).read(wants), copied)
+    assert subject.shares
+
+
+def test_what_answers_share_takes_no_place_in_their_batch():
+    """The budget holds three copies of the trunk, and all that the answers have of their own."""
+    trunk = tokens(200)
+    wants = {(*trunk[:n], *tokens(5, n)): Request(is_prompt=True, answer=2) for n in (90, 150, 199)}
+    wants |= {(*trunk[: n + 1], *tokens(5, n)): each for n, each in zip((91, 151), wants.values())}
+    endless = dataclasses.replace(DECODING, eos_ids=())
+    rows = {shares: rows_of_decoding(wants, shares, endless) for shares in (True, False)}
+    assert rows == {True: [5], False: [3, 2]}
+
+
+def rows_of_decoding(wants, shares, decoding):
+    engine, rows = TreeEngine(runtime(token_budget=630, shares=shares, decoding=decoding)), []
+    decode = engine._decode
+    engine._decode = lambda cache, prefixes, *rest: (
+        rows.append(len(prefixes)) or decode(cache, prefixes, *rest)
+    )
+    engine.read(wants)
+    return rows
+
+
 @pytest.mark.parametrize("family", sorted(EAGER))
 def test_models_whose_attention_is_their_own_keep_copies(family):
     assert not runtime(family, layers=False).shares
@@ -85,7 +122,8 @@ def test_attention_over_shared_pasts_is_that_over_whole_rows():
     torch.manual_seed(0)
     tables = torch.randn(2, 40, 2, 8).double()
     pasts = shared_past.Pasts([((3, 20),), (), ((0, 5), (20, 31)), ((3, 20),)])
-    layer = shared_past.SharedLayer(tuple(tables), pasts)
+    none = torch.zeros(4, 0, dtype=torch.long)
+    layer = shared_past.SharedLayer(tuple(tables), pasts, none, room=5)
     query = torch.randn(4, 6, 5, 8).double()
     layer.update(*torch.randn(2, 4, 2, 5, 8).double())
     found = shared_past.attention(query, layer, 0.3)
@@ -102,6 +140,42 @@ def test_attention_over_shared_pasts_is_that_over_whole_rows():
             torch.testing.assert_close(found[row, head], expected)
 
 
+def test_one_token_of_each_answer_attends_to_what_is_shared_and_to_its_own():
+    """Spans of one place and unequal length, some read in one call under a mask, and gaps."""
+    torch.manual_seed(0)
+    tables = torch.randn(2, 60, 2, 8).double()
+    own = [[40, 41, 42], [0, 0, 43], [0, 0, 0], [0, 44, 45]]  # rows of the tables, gaps first
+    pasts = shared_past.Pasts(
+        [((3, 20),), ((3, 30), (50, 52)), ((3, 28),), ((3, 5),)], gaps=[0, 2, 3, 1]
+    )
+    layer = shared_past.SharedLayer(tuple(tables), pasts, torch.tensor(own), room=2)
+    assert len(pasts.stretches) == 3
+    texts = [
+        [*(k for a, b in spans for k in range(a, b)), *row[gap:]]
+        for spans, row, gap in zip(pasts.of_rows, own, pasts.gaps)
+    ]
+    assert layer.get_seq_length() == max(map(len, texts)) == 30
+    kept = [0, 1, 2, 3]
+    new = torch.randn(2, 2, 4, 2, 1, 8).double()  # two steps of keys and values
+    for step in (0, 1):
+        if step:
+            layer.batch_select_indices(torch.tensor([1, 3]))
+            kept = [1, 3]
+        layer.update(*new[step][:, kept])
+        query = torch.randn(len(kept), 6, 1, 8).double()
+        found, gathered = shared_past.attention(query, layer, 0.3), layer.gathered()
+        for place, row in enumerate(kept):
+            keys, values = (
+                torch.cat([table[texts[row]], *states[: step + 1, row].transpose(1, 2)])
+                for table, states in zip(tables, new.transpose(0, 1))
+            )
+            torch.testing.assert_close(gathered[0][place, :, -len(keys) :].transpose(0, 1), keys)
+            assert not gathered[0][place, :, : -len(keys)].any()
+            for head in range(6):
+                weights = (0.3 * query[place, head] @ keys[:, head // 3].T).softmax(-1)
+                torch.testing.assert_close(found[place, head], weights @ values[:, head // 3])
+
+
 def test_a_mask_is_plain_only_where_it_hides_nothing_else():
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 0]])
     plain = shared_past.PlainMask(mask, past_length=3)
@@ -111,6 +185,8 @@ def test_a_mask_is_plain_only_where_it_hides_nothing_else():
     windowed[0, 0, 1, 0] = False
     assert not plain.is_equal(windowed)
     assert not plain.is_equal(None) and not plain.is_equal(causal.float())
+    assert not shared_past.PlainMask(mask, past_length=4).is_equal(None)
+    assert shared_past.PlainMask(mask[:1], past_length=4).is_equal(None)  # one token sees all
 
 
 @pytest.mark.parametrize("comes_by", [True, False])
@@ -158,7 +234,8 @@ def test_the_proof_has_rows_with_one_past_and_rows_with_several(monkeypatch):
 
     def attention(query, layer, scale):
         seen.update((len(query), spans) for spans in layer.pasts.of_rows)
-        wrong = len(query) > len(layer.pasts.alike)  # only where rows have one past
+        pasts = layer.pasts.of_rows
+        wrong = len(pasts) > len(set(pasts))  # only where rows have one past
         return own(query, layer, scale) * (0 if wrong else 1)
 
     own = shared_past.attention
@@ -169,23 +246,19 @@ def test_the_proof_has_rows_with_one_past_and_rows_with_several(monkeypatch):
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_states_that_torchs_kernel_would_misread_are_attended_to_as_always(
-    monkeypatch, which, calls
-):
-    """It takes the numbers of a token to lie side by side, and does not look."""
+def test_states_that_lie_otherwise_are_read_as_copies_are(monkeypatch, which, calls):
+    """The kernel takes the numbers of a token to lie side by side, and does not look."""
 
-    def turned(self, keys, values, *rest, **named):
-        states = [keys, values]
-        if which:
-            states[which - 1] = sideways(states[which - 1])
-        return update(self, *states, *rest, **named)
+    def turned(self, *states, **named):
+        return update(self, *(sideways(each, k + 1) for k, each in enumerate(states)), **named)
 
-    def sideways(states):
+    def sideways(states, number):
+        if number != which or not torch.is_tensor(states):
+            return states
         return states.transpose(2, 3).contiguous().transpose(2, 3)
 
     def attend(module, query, *states, **settings):
-        query = query if which else sideways(query)
-        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, *states, **settings)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, sideways(query, 0), *states, **settings)
 
     update = shared_past.SharedLayer.update
     monkeypatch.setattr(shared_past.SharedLayer, "update", turned)
@@ -195,7 +268,7 @@ def test_states_that_torchs_kernel_would_misread_are_attended_to_as_always(
     )
     wants = wants_with_deep_branches()
     found = TreeEngine(runtime()).read(wants)
-    assert calls["gathered"] and not calls["attention"]
+    assert bool(calls["gathered"]) == (which == 0)
     assert_same(found, TreeEngine(runtime(shares=False)).read(wants))
 
 
