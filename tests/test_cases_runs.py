@@ -3,9 +3,9 @@
 import hub
 import pytest
 import tiny
+from runs import examples_of, listed, result_of
+from runs import run as run_builtin
 from test_cases_data import refused, task_of, write_jsonl
-from test_experiment import examples_of, listed, result_of
-from test_experiment import run as run_builtin
 from test_histories import draw_history
 
 import data

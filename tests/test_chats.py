@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fake_server import MODEL, serving
-from test_experiment import SMALL
+from runs import SMALL
 from test_kinds import QUIZ, REVIEWS
 from transformers import AutoTokenizer
 

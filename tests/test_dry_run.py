@@ -5,7 +5,7 @@ import json
 import pytest
 import tiny
 from refusals import call, unchanged
-from test_experiment import examples_of, result_of
+from runs import examples_of, result_of
 from transformers import dynamic_module_utils
 
 import experiment

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_experiment import path_of, run
+from runs import path_of, run
 
 import viz
 from core import records

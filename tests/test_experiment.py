@@ -8,6 +8,16 @@ from pathlib import Path
 
 import pytest
 import tiny
+from runs import (
+    LIMIT,
+    MAX_LEN,
+    assert_same_examples,
+    contents,
+    examples_of,
+    path_of,
+    result_of,
+    run,
+)
 
 import data
 import experiment
@@ -19,8 +29,7 @@ from tasks import spec
 
 TARGETS, DISTRACTORS = ("quiz", "posts"), ("reviews", "quiz")
 PAIRS = list(product(TARGETS, DISTRACTORS))
-LIMIT, MAX_LEN, BLOCKS = 4, 2, 3
-SMALL = f"--limit {LIMIT} --max_len {MAX_LEN} --max_new_tokens 4 --device cpu".split()
+BLOCKS = 3
 AGGREGATES = ("n", "metric_by_len", "debug_top5_by_len", "stats_by_len", *schema.SOMETIMES)
 ROOT = Path(experiment.__file__).parent
 
@@ -31,54 +40,6 @@ def grid(tmp_path_factory, model):
     out_dir = tmp_path_factory.mktemp("grid")
     assert run(out_dir, model, TARGETS, DISTRACTORS) == 0
     return out_dir
-
-
-def run(out_dir, model, target, distractor, *flags):
-    """Exit status of one run."""
-    spec = ["--target", *listed(target), "--distractor", *listed(distractor)]
-    flags = ["--model", model, "--out_dir", out_dir, *spec, *SMALL, *flags]
-    return experiment.main([str(flag) for flag in flags])
-
-
-def listed(names):
-    return [names] if isinstance(names, str) else names
-
-
-def path_of(out_dir, target, distractor):
-    return out_dir / f"tiny-llama__{target}" / f"test_vs_{distractor}_test.json"
-
-
-def result_of(out_dir, target, distractor):
-    return records.read_result(path_of(out_dir, target, distractor))
-
-
-def examples_of(out_dir, target, distractor):
-    log = records.read_debug(records.debug_path(path_of(out_dir, target, distractor)))
-    return log["debug_examples"]
-
-
-def contents(folder):
-    """Every file below a folder with its bytes."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def without_numbers(examples):
-    """What of the examples is no number computed by a model."""
-    return [
-        {key: example[key] for key in ("prompt_text", "config", "expected_answer")}
-        for example in examples
-    ]
-
-
-def assert_same_examples(found, expected):
-    """The same prompts and predictions, with numbers as equal as float32 lets them be."""
-    assert without_numbers(found) == without_numbers(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert (one["top5"], one["score"]) == (other["top5"], other["score"])
-        assert one["model_prediction"] == other["model_prediction"]
-        assert one["cosines"] == pytest.approx(other["cosines"], abs=1e-5)
-        if "label_logprobs" in other:
-            assert one["label_logprobs"] == pytest.approx(other["label_logprobs"], abs=1e-5)
 
 
 # --- the files

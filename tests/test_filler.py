@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import tiny
-from test_experiment import run
+from runs import run
 from test_kinds import POSTS, QUIZ, REVIEWS, examples_in, plan, shown
 from test_templates import FIT, subject
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

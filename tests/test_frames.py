@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas
 import pytest
-from test_experiment import result_of, run
+from runs import result_of, run
 
 import viz
 from core import log_files, records

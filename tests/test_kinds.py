@@ -4,7 +4,7 @@ import dataclasses
 from collections import Counter
 
 import pytest
-from test_experiment import result_of, run
+from runs import result_of, run
 
 import data
 import viz

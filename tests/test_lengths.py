@@ -4,7 +4,7 @@ import signal
 
 import pytest
 import victims
-from test_experiment import contents, path_of, result_of
+from runs import contents, path_of, result_of
 from victims import Victim
 
 import experiment

@@ -12,8 +12,8 @@ import tracemalloc
 
 import pytest
 from pages import examples_of, log_of
+from runs import run
 from stored import write_pair
-from test_experiment import run
 
 import viz
 from core import json_stream, log_files, records, schema, spool

@@ -7,14 +7,7 @@ import json
 import pytest
 import tiny
 import torch
-from test_experiment import (
-    LIMIT,
-    assert_same_examples,
-    examples_of,
-    path_of,
-    result_of,
-    run,
-)
+from runs import LIMIT, assert_same_examples, examples_of, path_of, result_of, run
 
 import data
 import experiment

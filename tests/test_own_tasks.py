@@ -5,14 +5,7 @@ import re
 import hub
 import pandas
 import pytest
-from test_experiment import (
-    assert_same_examples,
-    examples_of,
-    listed,
-    path_of,
-    result_of,
-    run,
-)
+from runs import assert_same_examples, examples_of, listed, path_of, result_of, run
 
 import data
 import experiment

@@ -2,7 +2,7 @@
 
 import pytest
 import tiny
-from test_experiment import examples_of, path_of, run
+from runs import examples_of, path_of, run
 from test_kinds import POSTS, QUIZ, REVIEWS, plan
 
 import data

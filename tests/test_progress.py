@@ -6,7 +6,7 @@ import random
 
 import pytest
 import tiny
-from test_experiment import result_of, run
+from runs import result_of, run
 
 import data
 import experiment

@@ -13,7 +13,7 @@ import time
 import pytest
 import tiny
 import victims
-from test_experiment import contents
+from runs import contents, without_times
 from victims import Victim
 
 import experiment
@@ -26,7 +26,6 @@ TARGETS = ("quiz", "posts")
 LIMIT, MAX_LEN = 6, 2
 FLAGS = f"--distractor reviews quiz --limit {LIMIT} --max_len {MAX_LEN} --max_new_tokens 4"
 FLAGS = [*FLAGS.split(), "--batch_size", 2, "--device", "cpu", "--target", *TARGETS]
-MADE_WITH = ("started", "seconds", "peak_memory_mib", "processes")  # of `environment`
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,17 +46,6 @@ def whole(tmp_path_factory, model):
 
 def argv(model, out_dir, *flags):
     return ["--model", model, "--out_dir", out_dir, *FLAGS, *flags]
-
-
-def without_times(folder):
-    """Every file below a folder, as text, without what no two runs have in common."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = json.loads(path.read_text())
-        for name in MADE_WITH:
-            content.get("environment", {}).pop(name, None)
-        found[str(path.relative_to(folder))] = json.dumps(content)
-    return found
 
 
 def finished(out_dir):

@@ -13,7 +13,7 @@ from pathlib import Path
 import fake_server
 import pytest
 from fake_server import ALPHABET, MODEL, cut, score, serving
-from test_resume import without_times
+from runs import without_times
 
 import experiment
 import viz

@@ -7,16 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+from runs import LIMIT, MAX_LEN, SMALL, assert_same_examples, examples_of, path_of, result_of
 from test_data import rows
-from test_experiment import (
-    LIMIT,
-    MAX_LEN,
-    SMALL,
-    assert_same_examples,
-    examples_of,
-    path_of,
-    result_of,
-)
 
 import data
 import experiment

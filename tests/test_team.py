@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import victims
-from test_resume import argv, contents, finished, without_times
+from runs import contents, without_times
+from test_resume import argv, finished
 from victims import Victim, free_port, team
 
 import experiment

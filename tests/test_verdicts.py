@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from test_experiment import path_of, run
+from runs import path_of, run
 from torch.nn.modules.module import register_module_forward_hook
 
 from core import records, schema

@@ -4,8 +4,7 @@ import json
 import re
 
 import pytest
-from test_experiment import assert_same_examples, path_of, run
-from test_resume import without_times
+from runs import assert_same_examples, path_of, run, without_times
 
 import viz
 from core import records
