@@ -16,7 +16,7 @@ from lm import speeds, verdicts
 
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
-pytest.register_assert_rewrite("runs")  # else its assertions do not say what differs
+pytest.register_assert_rewrite("runs", "small_results")  # else they do not say what differs
 # None is kept, unless a test says where
 verdicts.folder = lambda: Path(os.devnull, "verdicts")
 speeds.folder = lambda: Path(os.devnull, "speeds")

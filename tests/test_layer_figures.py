@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_viz import (
+from small_results import (
     BLOCKS,
     LENS,
     TARGETS,
@@ -16,7 +16,7 @@ from test_viz import (
     seal,
     text_example,
 )
-from test_viz import write_pair as write
+from small_results import write_pair as write
 
 import viz
 from core import records

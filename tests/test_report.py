@@ -25,7 +25,7 @@ from pages import (
     write_grid,
     write_pair,
 )  # fmt: skip
-from test_viz import complains, edit
+from small_results import complains, edit
 
 import viz
 from core import records

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_viz import LENS, TARGETS, draw, label_example, verify, write_pair
+from small_results import LENS, TARGETS, draw, label_example, verify, write_pair
 
 from core import records
 from reports import curves, style

@@ -11,9 +11,9 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
+from small_results import complains
 from statsmodels.stats.multitest import multipletests
 from stored import write_pair as store
-from test_viz import complains
 
 import viz
 from core import records, schema
