@@ -42,12 +42,6 @@ def refusal(tmp_path):
     return refused
 
 
-@pytest.fixture
-def no_model(monkeypatch):
-    """Whoever loads a model fails."""
-    monkeypatch.setattr(experiment, "_load", lambda config: pytest.fail("a model was loaded"))
-
-
 # --- flags, tasks and folders: found before a model is looked for
 
 

@@ -216,12 +216,6 @@ def test_no_cosine_stores_none(tmp_path, model, grid):
 # --- a second run
 
 
-@pytest.fixture
-def no_model(monkeypatch):
-    """Whoever loads a model fails."""
-    monkeypatch.setattr(experiment, "_load", lambda config: pytest.fail("a model was loaded"))
-
-
 SAME = [
     "",
     "--batch_size 1",

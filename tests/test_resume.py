@@ -158,11 +158,11 @@ OTHER = {
 }
 
 
+@pytest.mark.usefixtures("no_model")
 @pytest.mark.parametrize("flags", OTHER)
 def test_a_journal_of_other_settings_is_refused_before_a_model_is_loaded(
-    copy, model, capsys, monkeypatch, flags
+    copy, model, capsys, flags
 ):
-    monkeypatch.setattr(experiment, "_load", lambda config: pytest.fail("a model was loaded"))
     before = contents(copy)
     assert experiment.main([*map(str, argv(model, copy)), *flags.split()]) == 2
     said = capsys.readouterr().err

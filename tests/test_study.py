@@ -1,13 +1,18 @@
-"""Claims about what a study varies, from flags to files: seeds, mixes, histories, cues, reads."""
+"""Claims about what a study varies, from flags to files: seeds, mixes, and histories of nothing."""
 
-import json
-import shutil
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
-import tiny
-from runs import LIMIT, MAX_LEN, SMALL, assert_same_examples, examples_of, path_of, result_of
+from runs import LIMIT, MAX_LEN, SMALL, examples_of, path_of, result_of
+from studies import (
+    CUE,
+    LENGTHS,
+    assert_same_numbers,
+    assert_verified,
+    history_of,
+    made_up,
+    mismatches,
+    of_h,
+    run_study,
+)
 from test_data import rows
 
 import data
@@ -15,92 +20,12 @@ import experiment
 from core import records
 from core.debug_log import messages_at
 from core.errors import UserError
-from data import Case, HistoryTurn, Pair, TaskRows, Turn, conversation
+from data import Case, Pair, conversation
 from lm.text import Renderer
-from measures import metrics, scoring, stats
-from model import LanguageModel
-from reports import verify
+from measures import metrics
 from run import planning
 from run.config import MIXES, RunConfig, parse_args
 from run.examples import run_cases
-from run.histories import random_rows, with_model_replies
-from tasks.kinds import parse_kind
-from tasks.spec import Task, TaskSpec
-
-LENGTHS = [str(h) for h in range(MAX_LEN + 1)]
-CUE = "Now for something else."
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory, model):
-    """Folder of a run with these flags; each is made once."""
-    made = {}
-
-    def studied(flags=""):
-        if flags not in made:
-            made[flags] = tmp_path_factory.mktemp("study")
-            assert run(made[flags], model, flags) == 0
-        return made[flags]
-
-    return studied
-
-
-def run(out_dir, model, flags=""):
-    """Exit status of one run, by default of two targets after reviews."""
-    flags = flags.split("|")
-    tasks = [] if "--target" in flags[0] else ["--target", "quiz", "posts"]
-    if "--distractor" not in flags[0] and "--history random" not in flags[0]:
-        tasks += ["--distractor", "reviews"]
-    cue = ["--switch_cue", flags[1]] if len(flags) > 1 else []
-    flags = [*tasks, *SMALL, "--no_cosine", *flags[0].split(), *cue]
-    return experiment.main(["--model", str(model), "--out_dir", str(out_dir), *flags])
-
-
-@pytest.fixture(scope="module")
-def lm(model):
-    """The saved model, as a run loads it."""
-    return experiment._load(RunConfig(model=str(model), no_cosine=True, device="cpu"))
-
-
-@pytest.fixture
-def no_model(monkeypatch):
-    """Whoever loads a model fails."""
-    monkeypatch.setattr(experiment, "_load", lambda config: pytest.fail("a model was loaded"))
-
-
-def of_h(examples, *lengths):
-    return [example for example in examples if example["config"]["history_len"] in lengths]
-
-
-def history_of(example, tables):
-    """The turns that a log says stand in the history of an example."""
-    config = example["config"]
-    places = zip(config["history_role"], config["history_idx"], strict=True)
-    return [tables[role].turns[idx] for role, idx in places]
-
-
-def assert_same_numbers(found, expected):
-    """The same examples, of runs that read no layers."""
-    assert_same_examples(*([e | {"cosines": []} for e in each] for each in (found, expected)))
-
-
-def assert_verified(path):
-    assert {row[-1] for row in verify.verify(records.debug_path(path))} == {"ok"}
-
-
-def mismatches(folder, tmp_path, edit):
-    """The quantities of quiz after reviews that do not verify once an edit has been made.
-
-    The digests are left out: any edit changes them.
-    """
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    log = records.debug_path(path_of(tmp_path, "quiz", "reviews"))
-    content = json.loads(log.read_text())
-    edit(content["debug_examples"])
-    log.write_text(json.dumps(content))
-    wrong = [row for row in verify.verify(log) if row[-1] != "ok"]
-    return {row[0].split()[0] for row in wrong} - {records.DIGEST, records.DIGEST_OF_LOG}
-
 
 # --- conversations
 
@@ -193,7 +118,7 @@ def test_the_pooled_result_is_that_of_the_single_logs_together(study, model, lm,
 
 @pytest.mark.usefixtures("no_model")
 def test_one_seed_twice_is_refused(tmp_path, model, capsys):
-    assert run(tmp_path, model, "--seed 1 2 1") == 2
+    assert run_study(tmp_path, model, "--seed 1 2 1") == 2
     assert "--seed: each seed can be given only once" in capsys.readouterr().err
 
 
@@ -230,7 +155,7 @@ def test_too_few_rows_for_a_mix_are_refused(
     tmp_path, model, capsys, target, distractor, mix, max_len
 ):
     flags = f"--target {target} --distractor {distractor} --mix {mix} --max_len {max_len}"
-    assert run(tmp_path, model, flags) == 2
+    assert run_study(tmp_path, model, flags) == 2
     said = capsys.readouterr().err
     assert f"h = {max_len}: 'reviews/test' has only 144 different rows" in said
     assert "a history of 144 of its turns needs at least 145" in said
@@ -246,433 +171,6 @@ def test_a_mix_needs_of_each_task_one_row_more_than_its_own_turns(mix):
         planning.require_rows(Pair(many, few), RunConfig(max_len=5, mix=mix))
     with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
         planning.require_rows(Pair(few, few), RunConfig(max_len=3, mix=mix))
-
-
-# --- replies of the model's own
-
-
-@pytest.mark.parametrize("flags", ["--history model", "--history model --mix interleaved"])
-@pytest.mark.parametrize("target", ["quiz", "posts"])
-def test_every_reply_in_a_prompt_is_what_the_model_says_to_that_conversation(
-    study, lm, target, flags
-):
-    tables = {"target": rows(target), "distractor": rows("reviews")}
-    shown = set()
-    for example in examples_of(study(flags), target, "reviews"):
-        past = []
-        for turn in history_of(example, tables):
-            [said] = lm.run([lm.encode(conversation(turn, past), max_new_tokens=4)])
-            past.append(Turn(turn.prompt, (said.text,)))
-            shown.add(said.text)
-        asked = tables["target"].turns[example["config"]["target_idx"]]
-        assert example["prompt_text"] == lm.render(conversation(asked, past))
-    assert len(shown) > LIMIT
-    assert_verified(path_of(study(flags), target, "reviews"))
-
-
-def test_replies_of_its_own_change_nothing_without_a_history_and_no_row(study):
-    for target in ("quiz", "posts"):
-        found, expected = (
-            examples_of(study(flags), target, "reviews") for flags in ("--history model", "")
-        )
-        for example in (*found, *expected):
-            del example["config"]["history_kind"]
-        assert_same_numbers(of_h(found, 0), of_h(expected, 0))
-        rows_of = [[e["config"]["history_idx"] for e in each] for each in (found, expected)]
-        assert rows_of[0] == rows_of[1]
-        texts = [[e["prompt_text"] for e in of_h(each, 1, 2)] for each in (found, expected)]
-        assert not set(texts[0]) & set(texts[1])
-
-
-def test_longer_conversations_with_own_replies_begin_as_the_shorter_ones(study):
-    examples = examples_of(study("--history model"), "quiz", "reviews")
-    for index in {e["config"]["target_idx"] for e in examples}:
-        zero, one, two = [e["prompt_text"] for e in examples if e["config"]["target_idx"] == index]
-        assert one.endswith(zero) and two.endswith(zero)
-        assert two.startswith(one.removesuffix(zero))
-
-
-class Parrot:
-    """Stands for a model: keeps what it was asked, and says how often it was."""
-
-    def __init__(self):
-        self.asked = []
-
-    def encode(self, messages, max_new_tokens):
-        return tuple(message["content"] for message in messages), max_new_tokens
-
-    def run(self, prompts):
-        self.asked += prompts
-        number = len(self.asked) - len(prompts)
-        return [SimpleNamespace(text=f"reply {number + k}") for k in range(len(prompts))]
-
-
-def made_up(name, texts, most=8):
-    task = Task(name, "a file", "{x}", "y", max_new_tokens=most)
-    turns = tuple(Turn(text, ("reference",)) for text in texts)
-    return TaskRows(TaskSpec(task, None, "test"), turns)
-
-
-def case_of(target, distractor, *indices):
-    past = tuple(HistoryTurn("distractor", i, distractor.turns[i]) for i in indices)
-    return Case(Pair(target, distractor), 0, 0, 0, past)
-
-
-def test_equal_beginnings_are_answered_once():
-    target, other = made_up("target", ["t"]), made_up("other", "abc")
-    cases = [case_of(target, other, *place) for place in ((0, 1), (0, 1), (0, 2), (1, 0))]
-    parrot = Parrot()
-    replied = with_model_replies(cases, parrot)
-    assert [texts for texts, _ in parrot.asked] == [
-        ("a",), ("b",),
-        ("a", "reply 0", "b"), ("a", "reply 0", "c"), ("b", "reply 1", "a"),
-    ]  # fmt: skip
-    contents = [[m["content"] for m in case.messages(2)] for case in replied]
-    assert contents == [
-        ["a", "reply 0", "b", "reply 2", "t"], ["a", "reply 0", "b", "reply 2", "t"],
-        ["a", "reply 0", "c", "reply 3", "t"], ["b", "reply 1", "a", "reply 4", "t"],
-    ]  # fmt: skip
-    assert [case.history_idx for case in replied] == [case.history_idx for case in cases]
-
-
-def test_a_reply_may_be_as_long_as_the_task_of_its_turn_allows():
-    target = made_up("target", ["t"])
-    tables = [made_up("short", "ab", 3), made_up("long", "ab", 7)]
-    parrot = Parrot()
-    replied = with_model_replies([case_of(target, table, 0, 1) for table in tables], parrot)
-    assert [most for _, most in parrot.asked] == [3, 7, 3, 7]
-    assert [case.messages(1)[1]["content"] for case in replied] == ["reply 0", "reply 1"]
-
-
-def test_no_cases_and_no_turns_ask_nothing():
-    parrot, table = Parrot(), made_up("target", ["t"])
-    assert with_model_replies([], parrot) == []
-    [alone] = with_model_replies([case_of(table, table)], parrot)
-    assert (alone.history, parrot.asked) == ((), [])
-
-
-# --- sampled turns
-
-RANDOM = "--history random"
-
-
-@pytest.fixture(scope="module")
-def pool(lm):
-    """The turns that a run with the first seed 0 draws from."""
-    return random_rows(lm, MAX_LEN, 0, 4)
-
-
-def test_sampled_turns_stand_in_the_history_and_come_from_the_pool(study, lm, pool):
-    for target in ("quiz", "posts"):
-        path = study(RANDOM) / f"tiny-llama__{target}" / "test_vs_random_model.json"
-        result, log = records.read_result(path), records.read_debug(records.debug_path(path))
-        assert (result["distractor"], result["config"]["distractor"]) == ("random/model",) * 2
-        assert result["config"]["distractor_rows"] == pool.fingerprint
-        tables = {"target": rows(target), "distractor": pool}
-        for example in log["debug_examples"]:
-            asked = tables["target"].turns[example["config"]["target_idx"]]
-            history = history_of(example, tables)
-            assert example["prompt_text"] == lm.render(conversation(asked, history))
-        assert_verified(path)
-
-
-def test_a_pool_follows_its_seed(lm, pool):
-    assert random_rows(lm, MAX_LEN, 0, 4) == pool
-    other = random_rows(lm, MAX_LEN, 1, 4)
-    assert not {turn.prompt for turn in pool.turns} & {turn.prompt for turn in other.turns}
-
-
-def test_sampled_turns_are_different_and_answered_by_the_model(lm, pool):
-    assert pool.distinct == len(pool.turns) == 20
-    for turn in pool.turns[:4]:
-        [said] = lm.run([lm.encode(conversation(turn), max_new_tokens=4)])
-        assert turn.references == (said.text,)
-
-
-def test_a_pool_has_more_turns_than_the_longest_history(monkeypatch, lm):
-    monkeypatch.setattr(lm, "sample", lambda count, most, seed: [f"t{k}" for k in range(count)])
-    assert [random_rows(lm, h, 0, 1).distinct for h in (0, 19, 20, 30)] == [20, 20, 21, 31]
-    monkeypatch.setattr(lm, "sample", lambda count, most, seed: ["a", "", "b", "a"])
-    assert [turn.prompt for turn in random_rows(lm, 1, 0, 1).turns] == ["a", "b"]
-    with pytest.raises(UserError, match="too few different texts"):
-        random_rows(lm, 2, 0, 1)
-
-
-def test_a_distractor_beside_sampled_turns_is_refused(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        experiment.main(["--history", "random", "--distractor", "reviews"])
-    assert stopped.value.code == 2
-    assert "leave out --distractor" in capsys.readouterr().err
-
-
-# --- a cue at the switch
-
-CUED = f"|{CUE}"
-OF_CUE = ("prompt_text", "model_prediction", "score")
-
-
-@pytest.mark.parametrize("target", ["quiz", "posts"])
-def test_a_cue_stands_before_the_target_prompt_and_nowhere_else(study, target):
-    for example in examples_of(study(CUED), target, "reviews"):
-        assert ("cued" in example) == (example["config"]["history_len"] > 0)
-        assert CUE not in example["prompt_text"]
-        if "cued" in example:
-            asked = rows(target).turns[example["config"]["target_idx"]].prompt
-            before, _, behind = example["prompt_text"].rpartition(asked)
-            assert example["cued"]["prompt_text"] == f"{before}{CUE}\n{asked}{behind}"
-            assert set(OF_CUE) < set(example["cued"])
-
-
-@pytest.mark.parametrize("target", ["quiz", "posts"])
-def test_a_cue_changes_nothing_of_the_run_without_it(study, target):
-    found, expected = (examples_of(study(flags), target, "reviews") for flags in (CUED, ""))
-    bare = [{k: v for k, v in e.items() if k != "cued"} for e in found]
-    assert_same_numbers(bare, expected)
-    assert list(map(list, bare)) == list(map(list, expected))
-    results = [result_of(study(flags), target, "reviews") for flags in (CUED, "")]
-    assert results[0]["stats_by_len"] == results[1]["stats_by_len"]
-    assert results[1]["cue_by_len"] == {}
-
-
-@pytest.mark.parametrize("target", ["quiz", "posts"])
-def test_what_a_cue_changes_is_what_a_hand_gets(study, target):
-    examples, result = (read(study(CUED), target, "reviews") for read in (examples_of, result_of))
-    found = result["cue_by_len"]
-    assert list(found) == LENGTHS and found["0"] == {}
-    for h in (1, 2):
-        group = sorted(of_h(examples, h), key=lambda e: e["config"]["target_idx"])
-        without, with_cue = ([e["score"] for e in each] for each in (group, cued_of(group)))
-        entry = found[str(h)]
-        assert entry["metric"] == pytest.approx(np.mean(with_cue))
-        change = np.subtract(with_cue, without)
-        assert entry["change_points"] == pytest.approx(100 * change.mean())
-        assert (entry["n"], entry["clusters"]["count"]) == (LIMIT, LIMIT)
-    p_values = [found[h]["p_value"] for h in ("1", "2")]
-    assert [found[h]["p_holm"] for h in ("1", "2")] == stats.holm(p_values)
-    assert_verified(path_of(study(CUED), target, "reviews"))
-
-
-def cued_of(group):
-    return [example["cued"] for example in group]
-
-
-def test_the_change_by_a_cue_is_paired_with_the_same_history():
-    scores = {1: [(1, 0), (1, 0), (0, 0), (1, 1)], 2: [(0, 1), (0, 0), (0, 0), (0, 0)]}
-    examples = []
-    for h in (0, 1, 2):
-        for index in range(4):
-            config = {"history_len": h, "target_idx": index}
-            before, behind = scores[h][index] if h else (1, None)
-            example = {"config": config, "score": before, "top5": []}
-            examples.append(example | ({"cued": {"score": behind}} if h else {}))
-    found = metrics.aggregate(examples[::-1], "accuracy")["cue_by_len"]
-    assert [found[h]["metric"] for h in "12"] == [0.25, 0.25]
-    assert [found[h]["change_points"] for h in "12"] == [-50, 25]
-    mid_p = [0.25, 0.5]  # 2 of 2 lost; 1 of 1 gained
-    assert [found[h]["p_value"] for h in "12"] == pytest.approx(mid_p)
-    assert [found[h]["p_holm"] for h in "12"] == pytest.approx([0.5, 0.5])
-    assert found["1"]["percent_change"] == pytest.approx(100 * -2 / 3)
-
-
-def test_an_edited_cued_score_does_not_verify(study, tmp_path):
-    def edit(examples):
-        cued = of_h(examples, 2)[1]["cued"]
-        cued["score"] = 1 - cued["score"]
-
-    assert "cued" in mismatches(study(CUED), tmp_path, edit)
-
-
-@pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize("cue", ["", "  "])
-def test_an_empty_cue_is_refused(tmp_path, model, capsys, cue):
-    assert run(tmp_path, model, f"|{cue}") == 2
-    assert "--switch_cue: the sentence is empty" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("no_model")
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        ("--switch_cue Now. --max_len 0", "no history to switch from"),
-        ("--effect_window 2", "of --effects"),
-        ("--effect_lengths all", "where --effects"),
-        ("--lens raw --no_cosine", "--lens raw reads layers"),
-        ("--max_tokens_total 9", "needs --server"),
-    ],
-)
-def test_a_setting_that_would_change_nothing_is_refused(tmp_path, model, capsys, flags, words):
-    assert run(tmp_path, model, flags) == 2
-    assert words in capsys.readouterr().err
-
-
-# --- labels read from text
-
-LETTERS, MOODS = ("A", "B", "C", "D"), ("negative", "positive")
-FOUND = [
-    ("B", LETTERS, "B"),
-    ("B.", LETTERS, "B"),
-    ("(B)", LETTERS, "B"),
-    ("**B**", LETTERS, "B"),
-    ("B. Saturn", LETTERS, "B"),
-    ("The answer is:\nC", LETTERS, "C"),
-    ("B, yes, B", LETTERS, "B"),
-    ("b", LETTERS, None),
-    ("It is a C", LETTERS, "C"),
-    ("A or B", LETTERS, None),
-    ("A B C D", LETTERS, None),
-    ("Because", LETTERS, None),
-    ("B2", LETTERS, None),
-    ("_B_", LETTERS, None),
-    ("", LETTERS, None),
-    ("none of them", LETTERS, None),
-    ("positive", MOODS, "positive"),
-    ("Positive!", MOODS, "positive"),
-    ("NEGATIVE", MOODS, "negative"),
-    ("positively", MOODS, None),
-    ("nonpositive", MOODS, None),
-    ("non-positive", MOODS, "positive"),
-    ("negative, not positive", MOODS, None),
-    ("so it is negative. Negative.", MOODS, "negative"),
-    ("It is not likely.", ("likely", "not likely"), "not likely"),
-    ("Likely", ("likely", "not likely"), "likely"),
-    ("likely or not likely", ("likely", "not likely"), None),
-    ("yes", ("Yes", "yes"), "yes"),
-    ("YES", ("Yes", "yes"), None),
-    ("C++", ("C++", "C#"), "C++"),
-    ("a.b", ("a.b", "axb"), "a.b"),
-]
-
-
-@pytest.mark.parametrize(("text", "labels", "label"), FOUND)
-def test_the_label_of_a_text(text, labels, label):
-    assert scoring.find_label(text, labels) == label
-    assert scoring.find_label(text, labels[::-1]) == label
-
-
-LOGPROBS = {"A": -1.0, "B": -2.0}
-WRITTEN = {
-    "B": {"generated_label": "B", "generated_score": 1.0, "format_failure": False},
-    "A": {"generated_label": "A", "generated_score": 0.0, "format_failure": False},
-    "A, B": {"generated_label": None, "generated_score": 0.0, "format_failure": True},
-}
-
-
-@pytest.mark.parametrize("text", WRITTEN)
-def test_the_three_reads_of_one_example(text):
-    likeliest = {"model_prediction": "A", "score": 0.0}
-    written = WRITTEN[text] | {"generated_text": text}
-    assert scoring.judge_labels(LOGPROBS, "B", "likelihood", text) == likeliest
-    assert scoring.judge_labels(LOGPROBS, "B") == likeliest
-    assert scoring.judge_labels(LOGPROBS, "B", "both", text) == likeliest | written
-    shown = {"model_prediction": written["generated_label"] or text}
-    scored = {"score": written["generated_score"]}
-    assert scoring.judge_labels(LOGPROBS, "B", "generate", text) == shown | scored | written
-
-
-def test_the_reads_side_by_side_are_what_a_hand_gets():
-    cases = [("A", "A", "A"), ("A", "A", "B"), ("B", "B", "?"), ("B", "A", "B")]
-    examples = []
-    for h in (0, 1):
-        for index, (best, expected, text) in enumerate(cases if h else cases[:1] * 4):
-            scores = {"A": -1.0, "B": -1.5 if best == "A" else -0.5}
-            example = {
-                "config": {"history_len": h, "target_idx": index},
-                "top5": [],
-                "expected_answer": expected,
-                "label_logprobs": scores,
-            }
-            examples.append(example | scoring.judge_labels(scores, expected, "both", text))
-    found = metrics.aggregate(examples, "accuracy")
-    assert found["reads_by_len"] == {
-        "0": {"likelihood": 1, "generate": 1, "format_failure_rate": 0},
-        "1": {"likelihood": 0.75, "generate": 0.25, "format_failure_rate": 0.25},
-    }
-    assert found["format_failures_by_len"] == {"0": 0, "1": 1}
-    assert found["metric_by_len"] == {"0": 1, "1": 0.75}
-
-
-@pytest.fixture(scope="module")
-def reads(tmp_path_factory, model):
-    """Folders of the three reads, by a model whose every other text holds a label."""
-    patch = pytest.MonkeyPatch()
-    plain = LanguageModel._text
-    patch.setattr(LanguageModel, "_text", lambda lm, ids: f"{plain(lm, ids)} {'AB?'[sum(ids) % 3]}")
-    folders = {}
-    for read in ("likelihood", "generate", "both"):
-        folders[read] = tmp_path_factory.mktemp(read)
-        assert run(folders[read], model, f"--scoring {read}|{CUE}") == 0
-    patch.undo()
-    return folders
-
-
-def test_both_has_the_scores_of_likelihood_and_the_texts_of_generate(reads):
-    logs = [examples_of(reads[read], "quiz", "reviews") for read in reads]
-    for likelihood, generate, both in zip(*logs, strict=True):
-        pairs = [(likelihood, generate, both)]
-        if "cued" in both:
-            pairs.append((likelihood["cued"], generate["cued"], both["cued"]))
-        for of_scores, of_texts, of_both in pairs:
-            for name in ("prompt_text", "score", "model_prediction", "label_logprobs"):
-                assert of_both[name] == of_scores[name]
-            for name in ("generated_text", "generated_label", "generated_score"):
-                assert of_both[name] == of_texts[name]
-            assert of_both["format_failure"] == of_texts["format_failure"]
-            assert of_texts["score"] == of_texts["generated_score"]
-            assert "generated_text" not in of_scores
-
-
-def test_the_accuracy_of_each_read_is_what_a_hand_gets(reads):
-    logs = {read: examples_of(reads[read], "quiz", "reviews") for read in reads}
-    results = {read: result_of(reads[read], "quiz", "reviews") for read in reads}
-    labels = set()
-    for h in range(MAX_LEN + 1):
-        likeliest = np.mean([example["score"] for example in of_h(logs["likelihood"], h)])
-        texts = [example["generated_text"] for example in of_h(logs["both"], h)]
-        found = [scoring.find_label(text, LETTERS) for text in texts]
-        expected = [example["expected_answer"] for example in of_h(logs["both"], h)]
-        written = np.mean([one == other for one, other in zip(found, expected)])
-        failures = found.count(None)
-        for read in ("generate", "both"):
-            assert results[read]["reads_by_len"][str(h)] == {
-                "likelihood": likeliest,
-                "generate": written,
-                "format_failure_rate": failures / LIMIT,
-            }
-            assert results[read]["format_failures_by_len"][str(h)] == failures
-        metric = [results[read]["metric_by_len"][str(h)] for read in reads]
-        assert metric == [likeliest, written, likeliest]
-        labels |= set(found)
-    assert None in labels and len(labels) > 1
-    assert results["likelihood"]["reads_by_len"] == {}
-    assert results["likelihood"]["format_failures_by_len"] == {}
-
-
-def test_a_generation_task_is_read_the_same_by_every_read(reads):
-    logs = [examples_of(reads[read], "posts", "reviews") for read in reads]
-    assert logs[0] == logs[1] == logs[2]
-
-
-def test_every_read_verifies(reads):
-    for folder in reads.values():
-        for target in ("quiz", "posts"):
-            assert_verified(path_of(folder, target, "reviews"))
-
-
-EDITS = {
-    "generated_text": "Not one label",
-    "generated_label": "D",
-    "generated_score": 0.5,
-    "format_failure": None,
-}
-
-
-@pytest.mark.parametrize(("read", "key"), [*zip(["generate", "both"] * 2, EDITS)])
-def test_an_edited_read_does_not_verify(reads, tmp_path, read, key):
-    def edit(examples):
-        changed = next(e for e in examples if e["generated_label"] in ("A", "B"))
-        changed[key] = EDITS[key]
-
-    assert mismatches(reads[read], tmp_path, edit)
 
 
 # --- sensitivity
@@ -780,87 +278,20 @@ def test_histories_of_nothing_leave_every_example_as_it_is(nothing, target):
             assert cued.items() <= example.items()
 
 
-# --- prompts longer than the context
+# --- settings
 
 
-def case_and_needed(lm, target, **settings):
-    """A case of two turns, and the tokens of what it asks at each h, worked out here."""
-    config = RunConfig(max_len=MAX_LEN, **settings)
-    [kind] = map(parse_kind, config.history)
-    pair = Pair(rows(target), rows("reviews"), kind)
-    [[case]] = data.plan_cases([pair], MAX_LEN, [0], 1)
-    needed = []
-    for h in range(MAX_LEN + 1):
-        messages = case.messages(h, config.switch_cue if h else None)
-        if "model" in config.history:  # of which no answer is known yet
-            messages = [
-                m | ({"content": "?"} if m["role"] == "assistant" else {}) for m in messages
-            ]
-        text = lm.render(messages)
-        behind = [
-            len(lm.renderer.tokens(text + label))
-            for label in (*case.labels, *case.distractor_labels)
-        ]
-        if not case.labels or config.scoring != "likelihood":
-            behind.append(len(lm.renderer.tokens(text)) + case.task.max_new_tokens)
-        if not case.labels and config.sensitivity:
-            behind.append(len(lm.renderer.tokens(text + case.target.references[0])))
-        own = case.pair.distractor.spec.task.max_new_tokens - 1 if "model" in config.history else 0
-        needed.append(max(behind) + h * own)
-    return case, config, needed
-
-
-OVERFLOWS = [
-    ("quiz", {}),
-    ("posts", {}),
-    ("quiz", {"history": ("model",)}),
-    ("posts", {"history": ("model",)}),
-    ("quiz", {"scoring": "generate"}),
-    ("quiz", {"scoring": "both", "history": ("model",)}),
-    ("quiz", {"switch_cue": CUE}),
-    ("posts", {"switch_cue": CUE, "history": ("model",)}),
-    ("posts", {"sensitivity": True}),
-]
-
-
-@pytest.mark.parametrize(("target", "settings"), OVERFLOWS)
-def test_the_context_must_hold_the_longest_that_can_be_asked(monkeypatch, lm, target, settings):
-    case, config, needed = case_and_needed(lm, target, **settings)
-    for context, dropped in ((needed[-1], []), (needed[-1] - 1, [case])):
-        monkeypatch.setattr(LanguageModel, "context", context)
-        skipping = RunConfig(**(vars(config) | {"on_overflow": "skip"}))
-        kept = [[] if dropped else [case]]
-        assert planning.drop_overflowing([[case]], lm, skipping) == (kept, dropped)
-    with pytest.raises(UserError, match=f"h = 2: {needed[-1]} tokens"):
-        planning.drop_overflowing([[case]], lm, config)
-
-
-def test_a_reference_that_sensitivity_reads_counts(monkeypatch, lm):
-    long = made_up("long", ["a question"], most=2)
-    pair = Pair(TaskRows(long.spec, (Turn("a question", ("answer " * 20,)),)), rows("reviews"))
-    [[case]] = data.plan_cases([pair], 1, [0])
-    reference = lm.render(case.messages(1)) + case.target.references[0]
-    monkeypatch.setattr(LanguageModel, "context", len(lm.renderer.tokens(reference)) - 1)
-    for sensitivity, dropped in ((False, []), (True, [case])):
-        config = RunConfig(max_len=1, sensitivity=sensitivity, on_overflow="skip")
-        assert planning.drop_overflowing([[case]], lm, config)[1] == dropped
-
-
-def test_no_prompt_is_sure_to_fit_that_does_not(monkeypatch, lm):
-    for target, settings in OVERFLOWS:
-        case, config, needed = case_and_needed(lm, target, **settings)
-        for h in range(MAX_LEN + 1):
-            asked = planning._longest(case, h, config)
-            assert lm.tokens_needed(asked) == needed[h]
-            monkeypatch.setattr(LanguageModel, "context", needed[h] - 1)
-            assert not lm.surely_fits(asked)
-
-
-def test_replies_of_its_own_may_overflow_where_references_fit(tmp_path, model, study, lm, capsys):
-    texts = [e["prompt_text"] for e in examples_of(study(), "posts", "reviews")]
-    context = max(len(lm.renderer.tokens(text)) for text in texts) + 4
-    fitting = tiny.save_model(tmp_path / "tiny-llama", max_position_embeddings=context)
-    flags = "--target posts"
-    assert run(tmp_path / "teacher", fitting, flags) == 0
-    assert run(tmp_path / "own", fitting, f"{flags} --history model") == 2
-    assert "context is" in capsys.readouterr().err
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--switch_cue Now. --max_len 0", "no history to switch from"),
+        ("--effect_window 2", "of --effects"),
+        ("--effect_lengths all", "where --effects"),
+        ("--lens raw --no_cosine", "--lens raw reads layers"),
+        ("--max_tokens_total 9", "needs --server"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(tmp_path, model, capsys, flags, words):
+    assert run_study(tmp_path, model, flags) == 2
+    assert words in capsys.readouterr().err
