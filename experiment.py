@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from core import records
+from core import records, without_collection
 from core.errors import Terminated, UserError
 from core.provenance import provenance
 from core.terminal import escape_unprintable, restart_in_utf_8
@@ -93,6 +93,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
     return paths
 
 
+@without_collection()
 def _load(config: RunConfig) -> Model:
     if sys.stderr.isatty() and not config.quiet and rank_here() == 0:
         print(f"Loading {config.model} ...", file=sys.stderr)

@@ -1,11 +1,15 @@
-"""Claims about what is set before torch is loaded, whichever way the toolkit is entered."""
+"""Claims about what is set before torch is loaded, by whichever door, and while it is."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import core
+from core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 SHOW = """
@@ -31,3 +35,16 @@ def test_threads_wait_without_spinning_unless_the_user_says_otherwise(module, se
     command = [sys.executable, "-c", SHOW % module]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == found, done.stderr
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_garbage_is_looked_for_after_loading_as_before_it_also_where_loading_fails(was_on):
+    was = gc.isenabled()
+    (gc.enable if was_on else gc.disable)()
+    try:
+        with pytest.raises(UserError), core.without_collection():
+            assert not gc.isenabled()
+            raise UserError("no such model")
+        assert gc.isenabled() == was_on
+    finally:
+        (gc.enable if was else gc.disable)()
