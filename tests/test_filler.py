@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 import pytest
 import tiny
+from chat_templates import FIT, subject
 from runs import run
 from test_kinds import POSTS, QUIZ, REVIEWS, examples_in, plan, shown
-from test_templates import FIT, subject
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
