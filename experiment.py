@@ -28,15 +28,9 @@ from run.examples import reads_of, work_in
 from run.histories import describe_chats, random_rows
 from run.journal import Finished, Journal, remove_journals
 from run.lock import claimed
-from run.planning import (
-    Plan,
-    load_pairs,
-    make_plan,
-    measured,
-    require_same_model,
-    result_path,
-    unfinished,
-)
+from run.pair_settings import measured, result_path
+from run.pairs import load_pairs
+from run.planning import Plan, make_plan, require_same_model, unfinished
 from run.progress import Progress, print_table, what_is_kept
 from run.results import write_results
 from run.team import Team, joined, rank_here

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,27 +15,19 @@ from tasks.kinds import AT, FORMS, PLAIN, RANDOM, REPLACING, Kind, parse_kind
 from tasks.spec import EMBEDDED, Task
 
 DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
-# Flags that say where and how to run; all others decide what is measured.
-NOT_SETTINGS = {
-    *("out_dir", "overwrite", "batch_size", "device", "device_map", "data_root", "task_file"),
-    *("quiet", "dry_run", "server", "concurrency", "max_tokens_total"),
-    *("allow_pickle", "recheck", "compress_logs"),
-    "wording",  # a result holds its own wording, where it is not the first
-}
-# What may change while a run is under way: settings that change no number of what is finished.
-MAY_CHANGE = {*NOT_SETTINGS, "on_overflow"}
 MOST_TURNS = 10_000  # of a history; more would fill the memory before they are refused
 MIXES = ("distractor", "target_first", "target_last", "interleaved")
 AT_LEAST_1 = ("wording", "limit", "num_histories", "max_new_tokens", "batch_size", "concurrency")
 AT_LEAST_1 += ("max_tokens_total", "effect_window")
-# Flags that need a model in this process, and their values that do not
-LOCAL_ONLY = {"sensitivity": (False,), "agree": (False,)}
-LOCAL_ONLY |= {"lens": ("logit",), "engine": ("auto",), "dtype": ("auto",), "device_map": (None,)}
-LOCAL_ONLY |= {"effects": (None,), "adapter": (None,), "device": ("auto",)}
-LOCAL_ONLY |= {"recheck": (False,)}
-LOCAL_ONLY |= {"open_thought": ("refuse",), "trust_remote_code": (False,), "allow_pickle": (False,)}
-
-
+# Flags that need a model in this process, each with the value that does not
+LOCAL_ONLY = {
+    **dict.fromkeys(("sensitivity", "agree", "recheck"), False),
+    **dict.fromkeys(("trust_remote_code", "allow_pickle"), False),
+    **dict.fromkeys(("effects", "adapter", "device_map")),
+    **dict.fromkeys(("engine", "dtype", "device"), "auto"),
+    "lens": "logit",
+    "open_thought": "refuse",
+}
 LISTS = f"""more of it in docs/histories.md:
   --history  {", ".join(FORMS)}
   --mix      {", ".join(MIXES)}"""
@@ -195,19 +187,16 @@ class RunConfig:
         """The longest history, in turns."""
         return self.run_lengths[-1]
 
+    @property
+    def effect_parts(self) -> list[str] | None:
+        """The parts of --effects that are asked for, in one order; None for none."""
+        if self.effects is None:
+            return None
+        return [part for part in EFFECT_PARTS if part in self.effects]
+
     def answer_tokens(self, task: Task) -> int:
         """Longest greedy answer in tokens; 0 where labels are scored by likelihood alone."""
         return 0 if task.labels and self.scoring == "likelihood" else task.max_new_tokens
-
-
-def changed_settings(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Settings that differ; one asked for as `auto` may match the word or what it became."""
-    asked = {**found, **found.get("requested", {})}
-    return [
-        f"{name} {found.get(name)!r} there, {value!r} now"
-        for name, value in wanted.items()
-        if value not in (found.get(name), asked.get(name))
-    ]
 
 
 def _make_parser(description: str | None) -> argparse.ArgumentParser:
@@ -357,7 +346,7 @@ def _check_server(config: RunConfig) -> None:
     if config.model == BUNDLED:
         raise UserError("--server: name the model that the server has with --model.")
     for name, fitting in LOCAL_ONLY.items():
-        if getattr(config, name) not in fitting:
+        if getattr(config, name) != fitting:
             raise UserError(
                 f"--{name} needs a model that runs in this process, not one behind a server. "
                 "Leave it out."

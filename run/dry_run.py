@@ -18,7 +18,8 @@ from run.batches import in_batches
 from run.config import RunConfig, check_settings
 from run.examples import encode_case, prompts_of
 from run.histories import describe_chats, with_neutral_text
-from run.planning import Plan, load_pairs, make_plan, unfinished
+from run.pairs import load_pairs
+from run.planning import Plan, make_plan, unfinished
 from tasks.kinds import RANDOM
 
 if TYPE_CHECKING:  # it imports transformers

@@ -4,23 +4,15 @@ import sys
 from collections.abc import Sequence
 
 from core.debug_log import Example
-from core.schema import EFFECT_PARTS
 from data import Case
 from lm.interface import LocalModel
 from lm.prompts import Prompt
 from run.config import RunConfig
 
 
-def wanted_parts(config: RunConfig) -> list[str] | None:
-    """The parts that a run asks for, in one order; None for none."""
-    if config.effects is None:
-        return None
-    return [part for part in EFFECT_PARTS if part in config.effects]
-
-
 def say_left_out(config: RunConfig, lm: LocalModel) -> None:
     """Name the parts that are asked for and not exact for this model; the rest is run."""
-    left_out = [part for part in wanted_parts(config) or () if part not in lm.exact_effects]
+    left_out = [part for part in config.effect_parts or () if part not in lm.exact_effects]
     if left_out:
         print(
             f"{type(lm.model).__name__}: --effects {' '.join(left_out)} would not be exact for "
@@ -41,7 +33,7 @@ def effects_of(
 
     [] where the run asks for none, or the model allows none.
     """
-    parts = [part for part in wanted_parts(config) or () if part in lm.exact_effects]
+    parts = [part for part in config.effect_parts or () if part in lm.exact_effects]
     if not parts:
         return []
     messages = [case.messages(h) for h in config.run_lengths]

@@ -13,7 +13,8 @@ from lm.interface import Model
 from measures import metrics
 from run.config import RunConfig
 from run.journal import CaseKey, Finished, Journal, remove_journals
-from run.planning import Plan, describe_config, result_path
+from run.pair_settings import describe_config, result_path
+from run.planning import Plan
 
 
 def write_results(

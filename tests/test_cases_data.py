@@ -13,7 +13,7 @@ import yaml
 
 import data
 from core.errors import UserError
-from run.planning import require_references
+from run.pairs import require_references
 from tasks import spec
 
 datasets.disable_progress_bars()

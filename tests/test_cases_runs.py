@@ -14,7 +14,8 @@ import viz
 from core import keys
 from data import Pair
 from run.config import RunConfig
-from run.planning import drop_overflowing, require_rows
+from run.pairs import require_rows
+from run.planning import drop_overflowing
 from tasks import spec
 
 PLACES = 4

@@ -12,7 +12,7 @@ import pytest
 
 import data
 from core.errors import UserError
-from run.planning import require_references
+from run.pairs import require_references
 from tasks import spec
 
 SAMPLES = ("quiz", "reviews", "posts")

@@ -13,7 +13,7 @@ from core.errors import UserError
 from data import Turn
 from measures.intrusion import shown_replies
 from run.config import RunConfig
-from run.planning import require_rows
+from run.pairs import require_rows
 from tasks.kinds import TEACHER, parse_kind
 from tasks.spec import Task, TaskSpec, parse_spec
 

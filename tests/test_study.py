@@ -23,9 +23,9 @@ from core.errors import UserError
 from data import Case, Pair, conversation
 from lm.text import Renderer
 from measures import metrics
-from run import planning
 from run.config import MIXES, RunConfig, parse_args
 from run.examples import run_cases
+from run.pairs import load_pairs, require_rows
 
 # --- conversations
 
@@ -99,7 +99,7 @@ def test_the_first_seed_alone_is_what_it_is_among_others(study):
 def test_the_pooled_result_is_that_of_the_single_logs_together(study, model, lm, target):
     flags = ["--model", str(model), "--target", target, "--distractor", "reviews", *SMALL]
     config = parse_args(flags)
-    [pair] = planning.load_pairs(config)
+    [pair] = load_pairs(config)
     plan = data.plan_cases([pair], MAX_LEN, SEEDS, LIMIT)
     together = []
     for seed in SEEDS:
@@ -164,13 +164,13 @@ def test_too_few_rows_for_a_mix_are_refused(
 @pytest.mark.parametrize("mix", MIXES[1:])
 def test_a_mix_needs_of_each_task_one_row_more_than_its_own_turns(mix):
     few, many = made_up("few", "abc"), made_up("many", "klmnopqrst")
-    planning.require_rows(Pair(few, many), RunConfig(max_len=5, mix=mix))
+    require_rows(Pair(few, many), RunConfig(max_len=5, mix=mix))
     with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
-        planning.require_rows(Pair(few, many), RunConfig(max_len=6, mix=mix))
+        require_rows(Pair(few, many), RunConfig(max_len=6, mix=mix))
     with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
-        planning.require_rows(Pair(many, few), RunConfig(max_len=5, mix=mix))
+        require_rows(Pair(many, few), RunConfig(max_len=5, mix=mix))
     with pytest.raises(UserError, match=r"'few/test' has only 3 .* history of 3 of its turns"):
-        planning.require_rows(Pair(few, few), RunConfig(max_len=3, mix=mix))
+        require_rows(Pair(few, few), RunConfig(max_len=3, mix=mix))
 
 
 # --- sensitivity

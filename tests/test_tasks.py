@@ -10,7 +10,7 @@ import pytest
 
 import data
 from core.errors import UserError
-from run.planning import require_references
+from run.pairs import require_references
 from tasks import spec
 
 # Keys stand in known lines: source in 2, prompt in 3, reference in 4, the rest from 5.

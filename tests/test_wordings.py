@@ -14,7 +14,7 @@ from measures import contrasts, wordings
 from reports import contrasts as contrast_report
 from reports import page
 from run.config import RunConfig
-from run.planning import load_pairs
+from run.pairs import load_pairs
 from tasks.cells import template_parts
 from tasks.spec import builtin_tasks
 
