@@ -21,7 +21,7 @@ from core.terminal import escape_unprintable, restart_in_utf_8
 from data import Case, Pair
 from lm.interface import Model
 from run import dry_run
-from run.batches import in_batches, run_batch
+from run.batches import run_batch
 from run.config import RunConfig, check_settings, parse_args
 from run.effects import say_left_out
 from run.examples import reads_of, work_in
@@ -30,7 +30,7 @@ from run.journal import Finished, Journal, remove_journals
 from run.lock import claimed
 from run.pair_settings import measured, result_path
 from run.pairs import load_pairs
-from run.planning import Plan, make_plan, require_same_model, unfinished
+from run.planning import Plan, in_batches, make_plan, require_same_model, unfinished
 from run.progress import Progress, print_table, what_is_kept
 from run.results import write_results
 from run.team import Team, joined, rank_here

@@ -12,20 +12,6 @@ from run.histories import Advance
 from run.journal import Entry, Finished, example_entry, skipped_entry
 
 
-def in_batches(places: Sequence[Sequence[Case]], size: int) -> list[list[Case]]:
-    """All cases, at most `size` of them together, or all of one place.
-
-    Those of a place stay together: h = 0 is then read once for all its distractors and seeds, and
-    is the same number for all of them to the last digit.
-    """
-    batches: list[list[Case]] = [[]]
-    for place in places:
-        if len(batches[-1]) + len(place) > size:
-            batches.append([])
-        batches[-1] += place
-    return [batch for batch in batches if batch]
-
-
 def run_batch(
     batch: Sequence[Case],
     kept: Mapping[Pair, Finished],

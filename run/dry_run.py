@@ -14,12 +14,11 @@ from lm.prompts import requests_of
 from lm.regimes import regimes_of
 from lm.speeds import Speed, Way, keep, last
 from measures.stats import detectable_binary, detectable_mean
-from run.batches import in_batches
 from run.config import RunConfig, check_settings
 from run.examples import encode_case, prompts_of
 from run.histories import describe_chats, with_neutral_text
 from run.pairs import load_pairs
-from run.planning import Plan, make_plan, unfinished
+from run.planning import Plan, in_batches, make_plan, unfinished
 from tasks.kinds import RANDOM
 
 if TYPE_CHECKING:  # it imports transformers

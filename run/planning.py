@@ -108,6 +108,20 @@ def drop_overflowing(places: list[list[Case]], lm: Model, config: RunConfig) -> 
     )
 
 
+def in_batches(places: Sequence[Sequence[Case]], size: int) -> list[list[Case]]:
+    """All cases, at most `size` of them together, or all of one place.
+
+    Those of a place stay together: h = 0 is then read once for all its distractors and seeds, and
+    is the same number for all of them to the last digit.
+    """
+    batches: list[list[Case]] = [[]]
+    for place in places:
+        if len(batches[-1]) + len(place) > size:
+            batches.append([])
+        batches[-1] += place
+    return [batch for batch in batches if batch]
+
+
 def require_targets(plan: Plan, pairs: Sequence[Pair], lm: Model) -> None:
     """UserError for a pair of which no case is left."""
     left = {case.pair for place in plan.places for case in place}

@@ -12,7 +12,7 @@ from runs import LIMIT, assert_same_examples, examples_of, path_of, result_of, r
 import data
 import experiment
 from core.errors import OutOfMemory
-from run import batches, journal
+from run import batches, journal, planning
 from tasks import spec
 
 ENGINES = ("tree", "plain")
@@ -205,7 +205,7 @@ def test_a_batch_counts_target_examples_and_keeps_those_of_one_place_together(si
     rows = [data.load_rows(spec.parse_spec(name)) for name in names]
     pairs = [data.Pair(target, distractor) for target in rows for distractor in rows]
     plan = data.plan_cases(pairs, 2, [0, 1, 2], limit=5)
-    found = batches.in_batches(plan, size)
+    found = planning.in_batches(plan, size)
     assert [case for batch in found for case in batch] == [c for place in plan for c in place]
     assert len(found[0]) == places * 27
 
