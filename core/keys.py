@@ -14,6 +14,8 @@ KNOWN = {
     *("batch_size", "device", "device_map", "data_root", "task_file", "allow_pickle"),
     *("out_dir", "overwrite", "quiet", "trust_remote_code", "compress_logs"),
 }
+# Lists that are told by a key's seed, by `max_len` where they change a number, or change none
+LISTS = {"seed", "lengths", "effects"}
 
 
 class Key(tuple[str, ...]):
@@ -65,14 +67,16 @@ def make_keys(results: Sequence[dict[str, Any]]) -> list[Key]:
 
 
 def differing(configs: Sequence[dict[str, Any]], known: frozenset[str]) -> list[str]:
-    """Settings of one plain value that are not the same in all, the `known` ones left out."""
+    """Settings that are not the same in all, the `known` ones left out, and those that hold what
+    follows from others (objects) or are told by others (LISTS).
+    """
     names = dict.fromkeys(name for config in configs for name in config if name not in known)
-    plain = [
+    told = [
         name
         for name in names
-        if not any(isinstance(config.get(name), list | dict) for config in configs)
+        if name not in LISTS and not any(isinstance(config.get(name), dict) for config in configs)
     ]
-    return [name for name in plain if len({shown(config, name) for config in configs}) > 1]
+    return [name for name in told if len({shown(config, name) for config in configs}) > 1]
 
 
 def shown(config: dict[str, Any], name: str) -> str:

@@ -4,7 +4,7 @@ Where both sides read the same prompt at h = 0, as two distractors of one model 
 in differences is the difference at h; else, as between two models, the changes are compared.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -37,8 +37,13 @@ FOLLOWS = {
     "wording": {"target_rows", "distractor_rows"},
 }
 CHANGES_NOTHING = {
-    *("max_len", "lengths", "on_overflow", "no_cosine", "agree", "lens", "sensitivity", "engine")
+    *("max_len", "on_overflow", "no_cosine", "agree", "lens", "sensitivity", "engine"),
+    *("effect_window", "effect_lengths"),
 }
+OF_LAYERS = {"lens"}  # changes no score
+# What is each target task's own, among results of one grid
+OF_TARGET = {"target_rows", "target_metric", "target_labels", "target_cluster", "max_new_tokens"}
+OF_TARGET |= {"limit"}
 # Of these, an h-turn history is no beginning of longer ones: what it holds follows from the longest
 OF_LONGEST = {"target_first", "target_last", "shuffled"}
 
@@ -139,29 +144,32 @@ def contrasts(
             f"nothing to compare: no two of these results differ in {by} alone"
             f"{'' if against is None else f', one of them {against}'}."
         )
-    rows = [row for pair in pairs for row in contrast(*pair)]
+    for pair in pairs:
+        require_comparable(*pair)
+    rows = rows_of(pairs)
     if not rows:
         raise UserError("nothing to compare: no two of these results share an h of 1 or more.")
-    return corrected(rows)
+    return rows
 
 
 def comparable(
     results: Mapping[Key, Record], by: str = "distractor", against: str | None = None
-) -> tuple[list[Row], list[str]]:
-    """Rows of every pair that differs in `by` and can be compared, and why others cannot."""
-    rows, refused = [], []
+) -> tuple[list[tuple[Side, Side]], list[str]]:
+    """Every pair that differs in `by` and can be compared, and why others cannot."""
+    pairs, refused = [], []
     for pair in paired_sides(results, by, against, SCORE):
         try:
             require_comparable(*pair)
         except UserError as error:
             refused.append(str(error))
         else:
-            rows += contrast(*pair)
-    return corrected(rows), refused
+            pairs.append(pair)
+    return pairs, refused
 
 
-def corrected(rows: list[Row]) -> list[Row]:
-    """Rows with their p-values corrected over all of them."""
+def rows_of(pairs: Iterable[tuple[Side, Side]]) -> list[Row]:
+    """Rows of COLUMNS of these pairs, at every h >= 1; `p_holm` is corrected over all of them."""
+    rows = [row for pair in pairs for row in contrast(*pair)]
     for row, p_holm in zip(rows, stats.holm([row["p_value"] for row in rows])):
         row["p_holm"] = p_holm
     return rows
@@ -195,8 +203,7 @@ def _against(sides: Sequence[Side], by: str, against: str | None) -> Side | None
 
 
 def contrast(first: Side, second: Side) -> list[Row]:
-    """Rows of one pair, `p_holm` still None; UserError where the sides cannot be compared."""
-    require_comparable(first, second)
+    """Rows of one pair that can be compared, `p_holm` still None."""
     by, binary = first.by, first.metric in PROPORTIONS
     compared = dict(_compared(first, second))
     zero = compared.pop(0)
@@ -244,44 +251,52 @@ def _clusters(first: Side, second: Side) -> stats.Clusters:
 # -- all of a grid at once
 
 
-def switch_effects(results: Mapping[Key, Record]) -> list[dict[str, Any]]:
+def switch_effects(pairs: Iterable[tuple[Side, Side]]) -> list[dict[str, Any]]:
     """`regression.switch_effect` of each model, history, seed and metric with what it is of.
 
-    Only targets that were run after their own task and after another are in it.
+    The pairs can be compared, the second of each the target after its own task; only targets that
+    were run after another task too are in it, and only at lengths that both have.
     """
-    sides = [Side(key, result, "distractor") for key, result in results.items()]
-    groups: dict[tuple, list[Side]] = {}
-    for side in sides:
-        apart = side.key.without("distractor").without("target")
-        groups.setdefault((apart, side.result["metric_name"]), []).append(side)
+    groups: dict[tuple, list[tuple[Side, Side]]] = {}
+    for first, own in pairs:
+        apart = own.key.without("distractor").without("target")
+        groups.setdefault((apart, own.metric), []).append((first, own))
     found = []
     for (key, metric), group in groups.items():
-        both = [side for side in group if _has_both(side, group)]
+        switched = {own.key for first, own in group if _is_switch(first)}
+        both = [(first, own) for first, own in group if own.key in switched]
         if both:
-            effect = switch_effect(_rows(both), binary=metric in PROPORTIONS)
+            apart = _settings_apart([own for _, own in both])
+            effect = switch_effect(_rows(both), binary=metric in PROPORTIONS, apart=apart)
             found.append({"key": key, "metric": metric} | effect)
     return found
 
 
-def _has_both(side: Side, group: Sequence[Side]) -> bool:
-    """Whether the target of a side has histories with and without a switch."""
-    target = side.key.fields["target"]
-    kinds = {
-        same_task(target, other.name) for other in group if other.key.fields["target"] == target
-    }
-    return kinds == {True, False}
+def _is_switch(side: Side) -> bool:
+    return not same_task(side.key.fields["target"], side.name)
 
 
-def _rows(sides: Sequence[Side]) -> Rows:
-    """An entry for each example from h = 1 of these sides."""
+def _settings_apart(sides: Sequence[Side]) -> list[str]:
+    """Settings in which the runs of several targets differ though a grid has them once."""
+    configs = [side.result["config"] for side in sides]
+    return differing(configs, _free(sides[0]) | OF_TARGET)
+
+
+def _rows(pairs: Iterable[tuple[Side, Side]]) -> Rows:
+    """An entry for each example of these sides, at lengths from 1 that both of a pair have."""
+    lengths: dict[Key, set[int]] = {}
+    sides: dict[Key, Side] = {}
+    for pair in pairs:
+        shared = {h for h in pair[0].values if h and h in pair[1].values}
+        for side in pair:
+            sides[side.key] = side
+            lengths.setdefault(side.key, set()).update(shared)
     found = []
-    for side in sides:
-        target = side.key.fields["target"]
-        switch = not same_task(target, side.name)
+    for key, side in sides.items():
+        target, switch = key.fields["target"], _is_switch(side)
         named = [((target, n.target), (side.name, *n.history)) for n in side.names]
-        for h, values in side.values.items():
-            if h:
-                found += [(value, switch, target, h, *n) for value, n in zip(values, named)]
+        for h in sorted(lengths[key]):
+            found += [(value, switch, target, h, *n) for value, n in zip(side.values[h], named)]
     scores, switches, *names = zip(*found) if found else [[]] * 6
     return Rows(np.array(scores, dtype=float), np.array(switches, dtype=bool), *map(list, names))
 
@@ -291,16 +306,13 @@ def _rows(sides: Sequence[Side]) -> Rows:
 
 def require_comparable(first: Side, second: Side) -> None:
     """UserError with what differs beside the one thing that is compared."""
-    configs = [side.result["config"] for side in (first, second)]
     pair = f"{first.result['path']} and {second.result['path']}"
     if first.result["metric_name"] != second.result["metric_name"]:
         names = " and ".join(side.result["metric_name"] for side in (first, second))
         raise UserError(f"{pair} cannot be compared: their metrics are {names}.")
-    known = KNOWN | FOLLOWS.get(first.by, set()) | CHANGES_NOTHING | {first.by}
-    if first.by != "max_len" and not are_beginnings(*configs):
-        known -= {"max_len"}
-    others = differing(configs, frozenset(known))
+    others = unlike(first, second)
     if others:
+        configs = [side.result["config"] for side in (first, second)]
         values = ", ".join(
             f"{name} ({' and '.join(str(config.get(name)) for config in configs)})"
             for name in others
@@ -316,6 +328,21 @@ def require_comparable(first: Side, second: Side) -> None:
             f"{pair} have other targets: {len(one - two)} of {len(one)} are not in the second, "
             f"{len(two - one)} of {len(two)} not in the first.\n{_why(first, second)}"
         )
+
+
+def unlike(first: Side, second: Side) -> list[str]:
+    """Settings that change what is compared, and in which two sides differ beside that."""
+    configs = [side.result["config"] for side in (first, second)]
+    free = _free(first)
+    if first.by != "max_len" and not are_beginnings(*configs):
+        free -= {"max_len"}
+    return differing(configs, free)
+
+
+def _free(side: Side) -> frozenset[str]:
+    """Settings in which a side may differ from the other."""
+    free = {*KNOWN, *FOLLOWS.get(side.by, ()), *CHANGES_NOTHING, side.by}
+    return frozenset(free if side.reading == SCORE else free - OF_LAYERS | {side.by})
 
 
 def are_beginnings(*configs: Record) -> bool:

@@ -34,12 +34,16 @@ class Rows(NamedTuple):
     histories: list[tuple]
 
 
-def switch_effect(rows: Rows, *, binary: bool) -> Effect:
-    """`points` with `low`, `high` and `p_value`, `n` and `clusters`; null with the `reason`."""
+def switch_effect(rows: Rows, *, binary: bool, apart: Sequence[str] = ()) -> Effect:
+    """`points` with `low`, `high` and `p_value`, `n` and `clusters`; null with the `reason`.
+
+    `apart` are settings in which the rows of one task differ from those of another.
+    """
     clusters = stats.find_clusters(rows.targets, rows.histories)
     found = {"n": len(rows.scores), "clusters": clusters.count}
     nothing = dict.fromkeys(("points", "low", "high", "p_value"))
-    reason = _unfit(rows, clusters, binary)
+    reason = f"its targets were run under other settings: {', '.join(apart)}" if apart else None
+    reason = reason or _unfit(rows, clusters, binary)
     if reason:
         return nothing | found | {"reason": reason}
     effect = _fit(rows, clusters, binary)

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from core.keys import WORDING, Key
-from measures.contrasts import OWN, SCORE, Side, are_beginnings, paired_sides
-
-ALIKE = ("limit", "num_histories", "max_new_tokens", "scoring")  # of two sides of a contrast
+from measures.contrasts import OWN, SCORE, Side, paired_sides, unlike
 
 Record = dict[str, Any]
 
@@ -49,7 +47,7 @@ def spreads(results: Mapping[Key, Record]) -> list[Spread]:
     values += [
         (first.key.without(WORDING), own.name, first.metric, _less(first, own))
         for first, own in sides
-        if _same_targets(first.result, own.result)
+        if _same_targets(first, own)
     ]
     groups: dict[tuple, list[dict[int, float]]] = {}
     for *named, by_len in values:
@@ -67,15 +65,10 @@ def _less(first: Side, own: Side) -> dict[int, float]:
     return {h: 100 * (one[h] - two[h]) for h in one if h in two}
 
 
-def _same_targets(*results: Record) -> bool:
+def _same_targets(first: Side, own: Side) -> bool:
     """Were the same targets scored in the same way, so that means can be subtracted?"""
-    configs = [result["config"] for result in results]
-    alike = ALIKE if are_beginnings(*configs) else (*ALIKE, "max_len")
-    first, other = (
-        [result["n"], result["skipped_target_idx"], *(config.get(each) for each in alike)]
-        for result, config in zip(results, configs)
-    )
-    return first == other
+    counts = [(side.result["n"], side.result["skipped_target_idx"]) for side in (first, own)]
+    return counts[0] == counts[1] and not unlike(first, own)
 
 
 def _together(of_wordings: Sequence[dict[int, float]]) -> dict[int, list[float]]:

@@ -6,9 +6,9 @@ The numbers come from `measures.contrasts` and from `intrusion_by_len`; this fil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from core.keys import FIELDS
+from core.keys import FIELDS, same_task
 from measures import contrasts
-from measures.contrasts import Row, same_task
+from measures.contrasts import Row
 from reports import style, tables
 from reports.contrasts import rounded, tested
 
@@ -24,11 +24,13 @@ def make_answer(results: tables.Results) -> dict[str, Any]:
     """`sentence` and `over_all` in words, `all` contrasts of distractors, the surest as they are
     read (`rows`) with what they are, and `refused`, why pairs cannot be compared.
     """
-    rows, refused = contrasts.comparable(results)
-    switch = [row for row in rows if same_task(row["target"], row["against"])]
+    pairs, refused = contrasts.comparable(results)
+    rows = contrasts.rows_of(pairs)
+    switch = [row for row in rows if _is_switch(row)]
     apart = [name for name in FIELDS if len({key.fields[name] for key in results}) > 1]
     apart = [name for name in apart if name not in ("target", "distractor")]
-    effects = contrasts.switch_effects(results) if switch else []
+    own = [pair for pair in pairs if same_task(pair[1].key.fields["target"], pair[1].name)]
+    effects = contrasts.switch_effects(own)
     return {
         "sentence": in_words(switch, tested(rows), apart),
         "over_all": [_over_all(each, apart) for each in effects if each["points"] is not None],
@@ -40,6 +42,12 @@ def make_answer(results: tables.Results) -> dict[str, Any]:
         "tests": tested(rows),
         "refused": refused,
     }
+
+
+def _is_switch(row: Row) -> bool:
+    """Is another task compared with the target's own, not the own task in another split?"""
+    own, other = (same_task(row["target"], row[side]) for side in ("against", "distractor"))
+    return own and not other
 
 
 # -- the finding

@@ -75,7 +75,8 @@ def kinds(results: tables.Results) -> dict[str, Any]:
     if len(names) < 2:
         return {"all": [], "rows": [], "count": 0, "refused": [], "names": names}
     against = USUAL if USUAL in names else None
-    rows, refused = contrasts.comparable(results, "history", against)
+    pairs, refused = contrasts.comparable(results, "history", against)
+    rows = contrasts.rows_of(pairs)
     surest = sorted(rows, key=sureness)[:MOST_KINDS]
     return {
         "all": rows, "rows": [rounded(row) | _sides(row) for row in surest],

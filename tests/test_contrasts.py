@@ -202,6 +202,11 @@ def test_a_layer_measure_is_compared_at_a_block_in_its_own_unit(tmp_path):
         ({}, {"prompt": "plain"}, "differ in more than distractor: prompt .plain and chat"),
         ({}, {"metric": "rouge"}, "their metrics are"),
         (
+            {"target_labels": ["no", "yes"]},
+            {"target_labels": ["no", "yes", "maybe"]},
+            "differ in more than distractor: target_labels",
+        ),
+        (
             {"mix": "target_first", "max_len": 3},
             {"mix": "target_first", "max_len": 4},
             "differ in more than distractor: max_len .4 and 3",
@@ -218,6 +223,14 @@ def test_what_differs_in_more_than_what_is_compared_is_refused(tmp_path, first, 
     write(tmp_path, BASE, WORSE, **second)
     with pytest.raises(UserError, match=f"(?s){said}"):
         rows_of(tmp_path)
+
+
+def test_a_measure_of_layers_is_compared_under_one_lens(tmp_path):
+    write(tmp_path, BASE, BETTER, distractor=OWN, lens="raw")
+    write(tmp_path, BASE, WORSE, lens="logit")
+    assert len(rows_of(tmp_path)) == 1  # of scores, which no lens changes
+    with pytest.raises(UserError, match="differ in more than distractor: lens"):
+        rows_of(tmp_path, reading=contrasts.Reading("margin", 2))
 
 
 def test_other_longest_histories_are_compared_where_shorter_ones_are_their_beginnings(tmp_path):
@@ -383,6 +396,50 @@ def grid(effect, binary, seed=5, targets=30):
         found.append((score, distractor != task, task, h, (task, i), (distractor, i)))
     scores, switch, *names = zip(*found)
     return regression.Rows(np.array(scores), np.array(switch), *map(list, names))
+
+
+def over_all(*folders):
+    pairs, _ = contrasts.comparable(records.load_results(folders))
+    return contrasts.switch_effects(pairs)
+
+
+def test_the_regression_takes_what_contrasts_may_compare_and_nothing_else(tmp_path):
+    write(tmp_path / "a", BASE, BETTER, distractor=OWN)
+    write(tmp_path / "a", BASE, WORSE)
+    [alone] = over_all(tmp_path / "a")
+    assert alone["n"] == 60 and alone["points"] == pytest.approx(-50.0, abs=0.1)
+    write(tmp_path / "b", BASE, BETTER, distractor="reviews/test", limit=40)
+    write(tmp_path / "c", BASE[1:], BETTER[1:], distractor="reviews/dev")
+    write(tmp_path / "d", BASE, BETTER, distractor="posts/dev", dtype="bfloat16")
+    assert over_all(*(tmp_path / name for name in "abcd")) == [alone]
+
+
+def test_the_regression_takes_lengths_that_both_histories_have(tmp_path):
+    write(tmp_path, BASE, BETTER, BETTER, distractor=OWN)
+    write(tmp_path, BASE, WORSE)
+    [found] = over_all(tmp_path)
+    assert found["n"] == 60
+
+
+def test_targets_that_were_run_under_other_settings_are_not_pooled(tmp_path):
+    for target, own, dtype in (
+        ("quiz/test", OWN, "float32"),
+        ("acts/test", "acts/test", "float16"),
+    ):
+        write(tmp_path, BASE, BETTER, target=target, distractor=own, dtype=dtype)
+        write(tmp_path, BASE, WORSE, target=target, dtype=dtype)
+    [found] = over_all(tmp_path)
+    assert found["points"] is None
+    assert found["reason"] == "its targets were run under other settings: dtype"
+    assert "other settings: dtype" in answer_of(tmp_path)["not_estimated"][0]
+
+
+def test_the_own_task_in_another_split_is_no_switch(tmp_path):
+    write(tmp_path, BASE, BETTER, distractor=OWN)
+    write(tmp_path, BASE, WORSE, distractor="quiz/test")
+    found = answer_of(tmp_path)
+    assert len(found["all"]) == 1 and not found["switch"] and not found["over_all"]
+    assert found["sentence"] == answer.ALONE
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -202,6 +202,14 @@ def test_means_over_other_targets_are_not_subtracted(worded):
     assert [spread.against for spread in wordings.spreads(results)] == [None, None]
 
 
+@pytest.mark.parametrize("setting", ["prompt", "dtype", "revision", "target_rows"])
+def test_means_of_runs_under_other_settings_are_not_subtracted(worded, setting):
+    results = records.load_results([worded])
+    for result in results.values():
+        result["config"][setting] = result["distractor"]
+    assert [spread.against for spread in wordings.spreads(results)] == [None, None]
+
+
 def test_means_after_histories_of_another_making_are_not_subtracted(worded):
     results = records.load_results([worded])
     for result in results.values():
