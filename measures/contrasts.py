@@ -80,6 +80,12 @@ class Side:
         name, block = self.reading
         return self.result["metric_name"] if name == SCORE.name else f"{name}{AT_BLOCK}{block}"
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest number that can be compared."""
+        low, high = layers.BOUNDS.get(self.reading.name, (0.0, 100.0))
+        return low / 100, high / 100
+
     @cached_property
     def _table(self) -> Table:
         pooled = " " in self.key.fields["seed"]
@@ -213,9 +219,14 @@ def contrast(first: Side, second: Side) -> list[Row]:
     about += [f"{name} {named[name]}" for name in first.key.settings if name != by]
     clusters, rows = _clusters(first, second), []
     for h, (after, before) in compared.items():
+        bounds = first.bounds
         if not shared:
-            after, before = after - zero[0] - before + zero[1], 0 * before
-        [entry] = stats.compare(after[None], before[None], clusters, binary=binary and shared)
+            rest = zero[0] + before - zero[1]
+            after, before = after - rest, 0 * before
+            bounds = [end - rest.mean() for end in bounds]
+        [entry] = stats.compare(
+            after[None], before[None], clusters, binary=binary and shared, bounds=bounds
+        )
         rows.append(
             {name: named[name] for name in FIELDS}
             | {"against": second.name, "h": h, "metric": first.metric}

@@ -52,6 +52,9 @@ def first_kept(holds: Sequence[bool]) -> int | None:
 
 
 # -- many examples
+# Smallest and largest value of each
+BOUNDS = {"cos": (-1.0, 1.0), "cos_centred": (-1.0, 1.0), "drift": (-1.0, 1.0)}
+BOUNDS |= {"margin": (-np.inf, np.inf), "agree": (0.0, 1.0)}
 
 
 def columns(example: Example) -> Iterator[tuple[Hashable, Any]]:

@@ -126,12 +126,18 @@ def percent_change(value: float, baseline: float) -> Stats:
 
 
 def compare(
-    after: np.ndarray, before: np.ndarray, clusters: Clusters, *, binary: bool
+    after: np.ndarray,
+    before: np.ndarray,
+    clusters: Clusters,
+    *,
+    binary: bool,
+    bounds: tuple[float, float] = (0, 1),
 ) -> list[Stats]:
     """Change of the means of scores [H, N], in points and per cent, with intervals, test and power.
 
     Each row of `after` is paired with the same row of `before`. 0/1 scores of independent examples
-    are compared by McNemar's mid-p test, others by sign flips over the clusters.
+    are compared by McNemar's mid-p test, others by sign flips over the clusters. `bounds` are those
+    of a mean of `after`: no change beyond them can be there to be detected.
     """
     exact = binary and clusters.independent
     tested = (_compare_counts if exact else _compare_flips)(after, before, clusters)
@@ -139,7 +145,7 @@ def compare(
         {"change_points": float(100 * (x - y).mean())}
         | percent_change(float(x.mean()), float(y.mean()))
         | entry
-        | _detectable(100 * (x - y), clusters, binary)
+        | _detectable(100 * (x - y), clusters, binary, 100 * _reach(y, bounds))
         for x, y, entry in zip(after, before, tested)
     ]
 
@@ -203,7 +209,13 @@ def _ends(names: Sequence[str], ends: Any, reason: str) -> Stats:
     return dict(zip(names, (low, high)))
 
 
-def _detectable(changes: np.ndarray, clusters: Clusters, binary: bool) -> Stats:
+def _reach(before: np.ndarray, bounds: tuple[float, float]) -> float:
+    """The largest change, up or down, that a mean can make from these scores."""
+    low, high = bounds
+    return max(high - float(before.mean()), float(before.mean()) - low)
+
+
+def _detectable(changes: np.ndarray, clusters: Clusters, binary: bool, most: float) -> Stats:
     name = "detectable_points"
     if not changes.any():
         return _nulls("no score differs", name)
@@ -213,7 +225,7 @@ def _detectable(changes: np.ndarray, clusters: Clusters, binary: bool) -> Stats:
         return _nulls(_alone(clusters), name)
     else:
         points = detectable_mean(cluster_sd(changes, clusters), clusters.count)
-    if points is None:
+    if points is None or points > most:
         return _nulls("too few scores for any difference to reach this power", name)
     if points < 1e-9:  # nothing but rounding
         return _nulls("the differences do not vary", name)
@@ -345,12 +357,13 @@ def detectable_binary(discordant: float, n: int) -> float | None:
     """Smallest change (points) that McNemar's test finds at POWER, ALPHA two-sided; None for none.
 
     Solves sqrt(n) d = z_alpha sqrt(r) + z_power sqrt(r - d^2) of Connor (1987) for d, with r the
-    rate of discordant pairs; d cannot exceed r. The mid-p test needs a little more.
+    rate of discordant pairs; d cannot exceed r, and the p-value of k pairs is 0.5^k at least. The
+    mid-p test needs a little more.
     """
     from scipy.stats import norm
 
     a, b = norm.ppf(1 - ALPHA / 2), norm.ppf(POWER)
-    if n < a**2 - b**2:
+    if 0.5 ** (discordant * n) >= ALPHA:
         return None
     d = np.sqrt(discordant) * (a * np.sqrt(n) + b * np.sqrt(n + b**2 - a**2)) / (n + b**2)
     return None if d > discordant else float(100 * d)
@@ -360,10 +373,9 @@ def detectable_mean(sd: float, n: int) -> float | None:
     """Smallest mean change that a paired t-test finds at POWER, ALPHA two-sided, in units of `sd`.
 
     From the noncentral t of statsmodels (Cohen 1988), which sign flips over n clusters approach;
-    None where it is more than the 100 points that there are.
+    None for fewer than FEWEST of these, whose flips need all of them to agree, or never suffice.
     """
-    points = sd * _detectable_effect(n)
-    return None if points > 100 else points
+    return None if n < FEWEST else sd * _detectable_effect(n)
 
 
 @cache

@@ -159,10 +159,12 @@ def detects(found: Planned, pair: Pair) -> str:
     """The smallest change that the targets of a pair can show, under the assumptions above."""
     rows, metric = pair.target.turns, pair.target.spec.task.metric
     n = len({rows[idx].cluster or rows[idx].question for idx in targets_of(found, pair)})
-    if n < 2:
-        return "nothing"
-    of_answers = metric in PROPORTIONS
-    least = detectable_binary(FLIPS, n) if of_answers else detectable_mean(SPREAD, n)
+    clusters = min(n, found.config.num_histories or n)
+    if metric in PROPORTIONS and clusters == n:
+        least = detectable_binary(FLIPS, n)
+    else:  # targets that share a history are taken for independent, which is the best case
+        spread = 100 * FLIPS**0.5 if metric in PROPORTIONS else SPREAD
+        least = detectable_mean(spread * (clusters / n) ** 0.5, clusters)
     return "nothing" if least is None else f"{least:.0f} points"
 
 

@@ -31,7 +31,7 @@ BETTER = [1.0] * 20 + [0.0] * 10
 
 def write(
     folder, *rows, target="quiz/test", distractor=OTHER, model="org/name", metric="accuracy",
-    seed=0, targets=None, shared=None, cued=None, **config,
+    seed=0, targets=None, shared=None, cued=None, scale=1, **config,
 ):  # fmt: skip
     """Write a result and its log: a row of scores for each h; returns the result's path."""
     examples = []
@@ -43,7 +43,7 @@ def write(
             examples.append(
                 {"prompt_text": f"{idx}", "model_prediction": "", "expected_answer": "", "top5": []}
                 | {"config": made, "score": float(score), "conversation": 0}
-                | {"margin": [0.0, score]}
+                | {"margin": [0.0, scale * score]}
             )
             if cued is not None:
                 examples[-1]["cued"] = {"score": float(cued[h][place])}
@@ -191,6 +191,16 @@ def test_a_layer_measure_is_compared_at_a_block_in_its_own_unit(tmp_path):
 
 
 # --- what is refused
+
+
+def test_a_layer_measure_has_its_own_bounds_for_what_can_be_detected(tmp_path, monkeypatch):
+    write(tmp_path, BASE, BETTER, distractor=OWN, scale=500)
+    write(tmp_path, BASE, WORSE, scale=500)
+    [row] = rows_of(tmp_path, reading=contrasts.Reading("margin", 2))
+    assert row["detectable_points"] > 100  # nats, of which there is no end
+    monkeypatch.setitem(contrasts.layers.BOUNDS, "margin", (200.0, 400.0))
+    [row] = rows_of(tmp_path, reading=contrasts.Reading("margin", 2))
+    assert row["detectable_points"] is None and "too few scores" in row["note"]
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,17 @@ def test_what_so_many_targets_detect(tmp_path, bare, capsys):
     assert numbers(text, "quiz/test after quiz/test")[5:] == ["nothing"]
 
 
+def test_targets_that_share_few_histories_detect_what_clusters_do(tmp_path, bare, capsys):
+    given = flags(bare, tmp_path / "out", "--target", "quiz", "posts", "--limit", 100)
+    text = said(capsys, *given, "--num_histories", "6")
+    for target in ("quiz", "posts"):
+        assert numbers(text, f"{target}/test after quiz/test")[5:] == ["nothing"]
+    text = said(capsys, *given, "--num_histories", "20")
+    for target, spread in (("quiz", 50), ("posts", dry_run.SPREAD)):
+        least = stats.detectable_mean(spread * 0.2**0.5, 20)
+        assert numbers(text, f"{target}/test after quiz/test")[5:] == [f"{least:.0f}", "points"]
+
+
 def test_pairs_that_are_finished_are_not_counted(tmp_path, model, capsys):
     given = flags(model, tmp_path / "out")
     one = [*given, "--target", "quiz"]

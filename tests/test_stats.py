@@ -275,7 +275,7 @@ def test_sign_flips_find_the_detectable_change_about_8_times_in_10():
 
 
 def test_the_detectable_change_of_graded_scores_is_that_of_a_paired_t_test():
-    before, after = np.random.default_rng(15).random((2, 8))
+    before, after = np.random.default_rng(15).random((2, 8)) / 3
     sd = (100 * (after - before)).std(ddof=1)
     power = TTestPower().power(graded(before, after)[1]["detectable_points"] / sd, 8, 0.05)
     assert power == pytest.approx(0.8, abs=1e-4)
@@ -286,7 +286,26 @@ def test_the_detectable_change_shrinks_with_the_square_root_of_n():
         stats.detectable_mean(10, 1600) * 2, 0.01
     )
     assert stats.detectable_mean(10, 400) == pytest.approx((1.96 + 0.8416) * 10 / 20, rel=0.01)
-    assert stats.detectable_mean(90, 3) is None
+    assert stats.detectable_mean(10, 6) is None  # all six have to agree
+
+
+def test_no_change_is_detectable_that_the_metric_cannot_make():
+    before = np.linspace(0.4, 0.6, 8)
+    after = np.where(np.arange(8) % 2, 0.0, 1.0)  # sd 57, so that 66 points are detectable
+    [entry] = stats.compare(after[None], before[None], alone(8), binary=False)
+    assert entry["detectable_points"] is None and "too few" in entry["detectable_points_reason"]
+    free = {"binary": False, "bounds": (-1, 2)}
+    [entry] = stats.compare(after[None], before[None], alone(8), **free)
+    assert 50 < entry["detectable_points"] < 100
+
+
+def test_no_p_value_below_5_percent_can_come_of_fewer_clusters_than_a_change_is_detectable_with():
+    for count in range(2, 7):
+        change = np.ones((1, 3 * count)) * np.linspace(0.2, 0.4, 3 * count)
+        groups = stats.Clusters("targets", count, np.repeat(np.arange(count), 3))
+        [entry] = stats.compare(change, 0 * change, groups, binary=False)
+        assert entry["detectable_points"] is None
+        assert entry["p_value"] >= 0.05 or count == 6
 
 
 @pytest.mark.parametrize(
@@ -295,6 +314,7 @@ def test_the_detectable_change_shrinks_with_the_square_root_of_n():
         (([1, 1, 0], [1, 1, 0]), "no score differs"),
         (([1, 1, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0]), "too few"),
         (([1, 0], [0, 0]), "too few"),
+        (([1, 1, 1, 1], [0, 0, 0, 0]), "too few"),  # p can be 0.0625 at least
     ],
 )
 def test_what_cannot_be_detected_is_null_with_its_reason(rows, reason):
