@@ -17,7 +17,7 @@ from pathlib import Path
 from core import records, without_collection
 from core.errors import Terminated, UserError
 from core.provenance import provenance
-from core.terminal import escape_unprintable, restart_in_utf_8
+from core.terminal import escape_unprintable, restart_in_utf_8, say
 from data import Case, Pair
 from lm.interface import Model
 from run import dry_run
@@ -89,8 +89,7 @@ def run_share(config: RunConfig, team: Team) -> list[Path]:
 
 @without_collection()
 def _load(config: RunConfig) -> Model:
-    if sys.stderr.isatty() and not config.quiet and rank_here() == 0:
-        print(f"Loading {config.model} ...", file=sys.stderr)
+    say(f"Loading {config.model} ...", quiet=config.quiet or rank_here() > 0)
     if config.served:
         from lm.server import connect
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from core import records
 from core.keys import WORDING, make_keys, shown
+from core.terminal import make_bar
 from measures import ties
 from measures.wordings import Spread, spreads
 
@@ -25,7 +26,7 @@ PAUSE = 60.0  # seconds between two lines where there is no terminal
 FRAME = 0.1  # seconds between two states of the bars
 STEP = 1.0  # seconds after which what is shown is looked at again, while a forward takes long
 RUN_BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed} passed{postfix}"
-BATCH_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} prompts"
+BATCH_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} prompts{postfix}"
 
 
 class Work(NamedTuple):
@@ -173,7 +174,9 @@ class Progress:
         run.n = self.share()
         examples = f"{self.done.examples}/{self.total.examples} target examples"
         run.set_description_str(examples, refresh=False)
-        run.set_postfix_str(", ".join(self._facts()), refresh=False)
+        left, *speed = self._facts()
+        run.set_postfix_str(left, refresh=False)
+        batch.set_postfix_str(", ".join(speed), refresh=False)  # a line of 80 columns is soon full
         batch.total, batch.n = self.prompts, self.read
         metrics = self.metrics()
         for place in range(len(lines), len(metrics)):
@@ -185,9 +188,9 @@ class Progress:
 
     def _bar(self, total: float, form: str, position: int, **settings: Any) -> tqdm:
         """A bar that is drawn when it is told to; only that of the run stays at the end."""
-        return tqdm(
-            total=total, bar_format=form, position=position, leave=position == 0, smoothing=0,
-            file=self.stream, dynamic_ncols=True, disable=False, **settings,
+        return make_bar(
+            self.stream, total=total, bar_format=form, position=position, leave=position == 0,
+            smoothing=0, **settings,
         )  # fmt: skip
 
     def _facts(self) -> list[str]:

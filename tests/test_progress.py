@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import random
+import re
 
 import pytest
 import tiny
@@ -104,6 +106,30 @@ def test_a_terminal_has_a_bar_for_the_run_one_for_the_batch_and_a_line_per_targe
             "  posts/test: h=0 0.250",
         ]
     assert "8/10 target examples" in stream.getvalue() and " tokens/s, 0 MiB" in stream.getvalue()
+
+
+@pytest.fixture
+def pseudo_terminal():
+    """The stream of a terminal of no told size, and what is read off it."""
+    seen, written = os.openpty()
+    with open(written, "w") as stream:
+        yield stream, lambda: os.read(seen, 10**6).decode()
+    os.close(seen)
+
+
+def test_a_terminal_that_tells_no_size_has_bars_of_80_columns_with_all_in_them(
+    clock, pseudo_terminal
+):
+    stream, screen = pseudo_terminal
+    with Progress(Work(4, 4.0), stream=stream, memory=lambda: 12345) as shown:
+        shown.begin(Work(2, 2.0), 10)
+        clock.now += 30.0
+        shown.advance(10)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[A", "", screen()))
+    batch, run = [line for line in lines if " 50%" in line or "100%" in line][-2:]
+    assert len(batch) == len(run) == 79
+    assert run.startswith("0/4 target examples  50%|") and "passed, about 00:30 left" in run
+    assert batch.endswith("10/10 prompts, 0 tokens/s, 12,345 MiB")
 
 
 @pytest.mark.parametrize("order", ["growing", "falling", "mixed"])

@@ -1,15 +1,18 @@
-"""Claims about terminals and locales that are not UTF-8, each with a process of its own."""
+"""Claims about terminals: what is said on them, and locales that are not UTF-8."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import tiny
 
 import experiment
+from core import terminal
 
 ROOT = Path(experiment.__file__).parent
 TASK = """
@@ -62,3 +65,34 @@ def test_a_name_that_is_not_utf_8_is_refused_by_that_word(folder):
     words = ["--model", os.fsdecode(b"mod\xe8le"), "--quiet"]
     status, said = python(folder, {}, ROOT / "experiment.py", *words)
     assert status == 2 and b"--model" in said and b"is not UTF-8" in said
+
+
+class Stream(io.StringIO):
+    """Standard error, of a terminal or not."""
+
+    def __init__(self, on_terminal):
+        super().__init__()
+        self.on_terminal = on_terminal
+
+    def isatty(self):
+        return self.on_terminal
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+def test_what_takes_a_while_is_said_on_a_terminal_only(monkeypatch, on_terminal):
+    monkeypatch.setattr(sys, "stderr", Stream(on_terminal))
+    terminal.say("Loading ...")
+    terminal.say("Loading what is quiet ...", quiet=True)
+    assert sys.stderr.getvalue() == ("Loading ...\n" if on_terminal else "")
+
+
+@pytest.mark.parametrize("on_terminal", [True, False])
+@pytest.mark.parametrize("patience", [0.0, 60.0])
+def test_what_takes_long_is_counted_on_a_terminal_only(monkeypatch, on_terminal, patience):
+    monkeypatch.setattr(sys, "stderr", Stream(on_terminal))
+    monkeypatch.setattr(terminal, "PATIENCE", patience)
+    things = list(terminal.counted((time.sleep(0.2) or x for x in "abc"), "Reading", 3))
+    assert things == ["a", "b", "c"]
+    shown = "Reading  33%" in sys.stderr.getvalue()
+    assert shown == (on_terminal and not patience)
+    assert (sys.stderr.getvalue() == "") != shown
