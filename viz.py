@@ -15,7 +15,7 @@ Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def run_metric(arguments: argparse.Namespace) -> int:
         curves.study_figures(groups, look),
         layers.cosine_figures(groups, look),
     )
-    print(*save(drawn, arguments), sep="\n")
+    save(drawn, arguments)
     return 0
 
 
@@ -54,11 +54,9 @@ def run_effects(arguments: argparse.Namespace) -> int:
 def save_some(
     drawn: Iterable[style.NamedFigure], arguments: argparse.Namespace, lacking: str
 ) -> int:
-    """Write figures and print where they are; UserError where no result has any."""
-    paths = save(drawn, arguments)
-    if not paths:
+    """Write figures; UserError where no result has any."""
+    if not save(drawn, arguments):
         raise UserError(f"no result below {', '.join(arguments.result_dir)} {lacking}")
-    print(*paths, sep="\n")
     return 0
 
 
@@ -67,9 +65,18 @@ def look_of(arguments: argparse.Namespace) -> style.FigureStyle:
     return style.FigureStyle(arguments.width, arguments.paper)
 
 
-def save(drawn: Iterable[style.NamedFigure], arguments: argparse.Namespace) -> list[Path]:
-    """Write figures where and as the command line says."""
-    return style.save_figures(drawn, arguments.out_dir, arguments.format, arguments.paper)
+def save(
+    drawn: Iterable[style.NamedFigure],
+    arguments: argparse.Namespace,
+    formats: Sequence[str] | None = None,
+) -> int:
+    """Write figures as the command line says, each printed once it is there -> their number."""
+    formats = formats or arguments.format
+    count = 0
+    for line in style.save_figures(drawn, arguments.out_dir, formats, arguments.paper):
+        print(line, flush=True)
+        count += 1
+    return count
 
 
 def run_table(arguments: argparse.Namespace) -> int:
@@ -102,7 +109,7 @@ def run_grid(arguments: argparse.Namespace) -> int:
     else:
         frame = tables.make_frame(results)
     h = grid.choose_length(frame, arguments.h, arguments.by)
-    print(*save(grid.grid_figures(frame, h, arguments.by, look_of(arguments)), arguments), sep="\n")
+    save(grid.grid_figures(frame, h, arguments.by, look_of(arguments)), arguments)
     return 0
 
 
@@ -120,7 +127,7 @@ def run_contrast(arguments: argparse.Namespace) -> int:
         drawn = contrast_report.contrast_figures(rows, arguments.by, look_of(arguments))
         if arguments.by == "history":
             drawn = chain(drawn, position.position_figures(results, look_of(arguments)))
-        print(*style.save_figures(drawn, arguments.out_dir, captions=arguments.paper), sep="\n")
+        save(drawn, arguments, style.FORMATS)
     return 0
 
 

@@ -198,4 +198,4 @@ def label_of(row: Row, by: str) -> str:
     settings = [f"{key} {value}" for key, value in row["settings"].items() if key != by]
     if settings:
         what += f" ({', '.join(settings)})"
-    return f"{what}, h\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row['h']}"
+    return f"{what}, h = {row['h']}"

@@ -196,8 +196,8 @@ def draw_curve(
 
 
 def label_of(name: str, result: Record) -> str:
-    """A line's label in the legend; n must not be parted from its number."""
-    return f"{name} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{result['n']})"
+    """A line's label in the legend."""
+    return f"{name} (n = {result['n']})"
 
 
 def curve_notes(group: Group, curve: Curve) -> list[str]:

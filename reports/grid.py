@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHANGE = "Change against h = 0"
 MISSING = "0.88"  # grey
-MARK = "{}\N{NO-BREAK SPACE}p\N{NO-BREAK SPACE}<\N{NO-BREAK SPACE}{}"  # not to be broken
+MARK = "{}\N{NO-BREAK SPACE}p < {}"  # not to be broken
 LINE = 0.125  # inches: a line of text
 BOLD = 1.15  # how much wider text is in bold
 NARROWEST = 0.11  # inches: the least that a column is wide

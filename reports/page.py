@@ -211,7 +211,8 @@ def image(drawn: style.NamedFigure) -> dict[str, Any]:
     width, height = (round(96 * ENLARGED * inches) for inches in drawn.figure.get_size_inches())
     uri = f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
     size = {"width": width, "height": height}
-    return {"uri": uri, **size, "caption": drawn.caption, "measure": drawn.measure}
+    caption = style.unbroken(drawn.caption)
+    return {"uri": uri, **size, "caption": caption, "measure": drawn.measure}
 
 
 # -- the file

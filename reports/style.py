@@ -5,7 +5,7 @@ that a long legend never takes room from the curves.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ TURNS = "History length h (turns)"
 CLOSEST = 0.05  # of the axis between two numbered lengths
 HANDLE = 0.6  # inches beside a label of the legend: the line, and room on both sides
 POINTS = 72  # in an inch
+PAIR = re.compile(r"\b[hnp] [=<>]=? (?=[\d.])")
 SMALL = "legend.fontsize"  # the setting that small text has its size from
 
 METRICS = {
@@ -210,7 +211,7 @@ def text_inches(text: str, size: str = SMALL) -> float:
 def wrap(text: str, inches: float, size: str = SMALL) -> str:
     """Text in lines of at most this width; a name that is too long breaks behind / . _ or -."""
     lines = [""]
-    for word in text.split(" "):
+    for word in unbroken(text).split(" "):
         longer = f"{lines[-1]} {word}".strip()
         if text_inches(longer, size) <= inches:
             lines[-1] = longer
@@ -229,6 +230,11 @@ def as_sentences(parts: Iterable[str]) -> str:
     return " ".join(sentences).replace("\N{NO-BREAK SPACE}", " ")
 
 
+def unbroken(text: str) -> str:
+    """Text of which no line ends within `n = 6` or `p < 0.05`."""
+    return PAIR.sub(lambda pair: pair[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
+
+
 # -- files
 
 
@@ -237,26 +243,27 @@ def save_figures(
     out_dir: str | Path,
     formats: Sequence[str] = FORMATS,
     captions: bool = False,
-) -> list[Path]:
-    """Write figures, with STEM.txt beside each where captions are asked for; returns the paths.
+) -> Iterator[str]:
+    """Write figures, with STEM.txt beside each where captions are asked for -> once it is written,
+    each one's path with its endings: `plots/STEM.{pdf,png}`.
 
     A generator of them draws under the style sheet.
     """
     records.check_writable(out_dir)
-    paths: list[Path] = []
+    endings = [*dict.fromkeys(formats), *(["txt"] if captions else [])]
+    written = f".{{{','.join(endings)}}}" if len(endings) > 1 else f".{endings[0]}"
+    stems: set[str] = set()
     with sheet():
         for stem, figure, caption, _ in figures:
+            path = Path(out_dir, stem)
+            if stem in stems:
+                raise UserError(f"two figures would have the same name, {path}.")
+            stems.add(stem)
             for ending in dict.fromkeys(formats):
-                path = Path(out_dir) / f"{stem}.{ending}"
-                if path in paths:
-                    raise UserError(f"two figures would have the same name, {path}.")
-                figure.savefig(path, metadata=UNDATED.get(ending))
-                paths.append(path)
+                figure.savefig(f"{path}.{ending}", metadata=UNDATED.get(ending))
             if captions:
-                path = Path(out_dir) / f"{stem}.txt"
-                path.write_text(f"{caption}\n", encoding="utf-8")
-                paths.append(path)
-    return paths
+                Path(f"{path}.txt").write_text(f"{caption}\n", encoding="utf-8")
+            yield f"{path}{written}"
 
 
 def ink(place: float) -> str:

@@ -314,7 +314,7 @@ def test_a_grid_of_contrasts_has_the_own_task_as_its_zero(tmp_path, capsys):
     write(tmp_path / "in", BASE, BETTER, distractor=OWN)
     write(tmp_path / "in", BASE, WORSE)
     arguments = ("grid", "--contrast", "--result_dir", tmp_path / "in", "--out_dir", tmp_path / "o")
-    assert "grid_contrast__h1.png" in shown(capsys, *arguments)
+    assert "grid_contrast__h1.{pdf,svg,png}" in shown(capsys, *arguments)
 
 
 def test_in_a_grid_of_contrasts_the_own_task_is_not_marked_as_a_test_that_found_nothing(tmp_path):

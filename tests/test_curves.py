@@ -43,9 +43,11 @@ def test_metric_writes_each_figure_thrice_and_no_cosines_where_none_were_read(dr
     assert {path.name for path in drawn[0].iterdir()} == expected
 
 
-def test_every_written_path_is_printed(drawn):
+def test_every_figure_is_printed_in_a_line_with_its_endings(drawn):
     plots, printed = drawn
-    assert sorted(map(Path, printed.splitlines())) == sorted(plots.iterdir())
+    paths = {plots / path.stem for path in plots.iterdir()}
+    assert set(printed.splitlines()) == {f"{path}.{{pdf,svg,png}}" for path in paths}
+    assert len(printed.splitlines()) == len(paths)
 
 
 def test_png_has_150_dpi_or_more_and_pdf_embeds_truetype_fonts(drawn):

@@ -48,10 +48,10 @@ def draw(path: Path, plots: Path) -> int:
 
 def test_every_measure_is_written_in_every_format_and_printed(result, tmp_path, capsys):
     assert draw(result, tmp_path / "plots") == 0
-    names = {
-        f"org@name__quiz_test__{m}_posts_test.{end}" for m in MEASURES for end in style.FORMATS
-    }
-    assert {Path(line).name for line in capsys.readouterr().out.splitlines()} == names
+    stems = {f"org@name__quiz_test__{m}_posts_test" for m in MEASURES}
+    printed = {Path(line).name for line in capsys.readouterr().out.splitlines()}
+    assert printed == {f"{stem}.{{pdf,svg,png}}" for stem in stems}
+    names = {f"{stem}.{end}" for stem in stems for end in style.FORMATS}
     assert {path.name for path in (tmp_path / "plots").iterdir()} == names
 
 
