@@ -124,7 +124,8 @@ def run_contrast(arguments: argparse.Namespace) -> int:
     rows = contrasts.contrasts(results, arguments.by, arguments.against, reading)
     write(contrast_report.render(rows, arguments.format, arguments.by), arguments.out)
     if arguments.out_dir is not None:
-        drawn = contrast_report.contrast_figures(rows, arguments.by, look_of(arguments))
+        against = arguments.against
+        drawn = contrast_report.contrast_figures(rows, arguments.by, look_of(arguments), against)
         if arguments.by == "history":
             drawn = chain(drawn, position.position_figures(results, look_of(arguments)))
         save(drawn, arguments, style.FORMATS)

@@ -48,7 +48,9 @@ OF_TARGET |= {"limit"}
 OF_LONGEST = {"target_first", "target_last", "shuffled"}
 
 Record = dict[str, Any]
-Row = dict[str, Any]  # of COLUMNS, and the `settings` in which results differ, of its first side
+# Of COLUMNS, the `settings` in which results differ, of its first side, and of each column that is
+# null the reason: `why_null`
+Row = dict[str, Any]
 
 
 class Reading(NamedTuple):
@@ -234,17 +236,22 @@ def contrast(first: Side, second: Side) -> list[Row]:
             | {end: entry[f"change_points_{end}"] for end in ("low", "high")}
             | {"p_value": entry["p_value"], "p_holm": None, "n": len(after)}
             | {"clusters": clusters.count, "detectable_points": entry["detectable_points"]}
-            | {"note": "; ".join([*about, SHARED if shared else CHANGES, *_remarks(entry)])}
+            | {"why_null": _why_null(entry)}
         )
+        test = [entry["test"]] if entry["test"] else []
+        remarks = dict.fromkeys([*test, *rows[-1]["why_null"].values()])
+        rows[-1]["note"] = "; ".join([*about, SHARED if shared else CHANGES, *remarks])
     settings = {"settings": {name: named[name] for name in first.key.settings}}
-    return [{name: row[name] for name in COLUMNS} | settings for row in rows]
+    return [{name: row[name] for name in (*COLUMNS, "why_null")} | settings for row in rows]
 
 
-def _remarks(entry: Row) -> list[str]:
-    """The test, and why what is null is null."""
-    names = ("change_points_low", "p_value", "detectable_points")
-    reasons = [entry[f"{name}_reason"] for name in names if entry[name] is None]
-    return list(dict.fromkeys([*([entry["test"]] if entry["test"] else []), *reasons]))
+def _why_null(entry: Row) -> dict[str, str]:
+    """The reason of each column that is null."""
+    names = {"low": "change_points_low", "p_value": "p_value"}
+    names["detectable_points"] = "detectable_points"
+    return {
+        column: entry[f"{name}_reason"] for column, name in names.items() if entry[name] is None
+    }
 
 
 def _compared(first: Side, second: Side) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:

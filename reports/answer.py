@@ -3,14 +3,14 @@
 The numbers come from `measures.contrasts` and from `intrusion_by_len`; this file finds the words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core.keys import FIELDS, same_task
 from measures import contrasts
 from measures.contrasts import Row
 from reports import style, tables
-from reports.contrasts import rounded, tested
+from reports.contrasts import legend, marks_of, rounded, tested
 
 MOST_NAMED = 8  # contrasts in the table of the page
 ALONE = (
@@ -31,13 +31,17 @@ def make_answer(results: tables.Results) -> dict[str, Any]:
     apart = [name for name in apart if name not in ("target", "distractor")]
     own = [pair for pair in pairs if same_task(pair[1].key.fields["target"], pair[1].name)]
     effects = contrasts.switch_effects(own)
+    surest = _surest(rows)
+    marks = marks_of(surest)
+    shown = [_shown(row, apart, marks) for row in surest]
     return {
         "sentence": in_words(switch, tested(rows), apart),
         "over_all": [_over_all(each, apart) for each in effects if each["points"] is not None],
         "not_estimated": [_over_all(each, apart) for each in effects if each["points"] is None],
         "switch": bool(switch),
         "all": rows,
-        "rows": [_shown(row, apart) for row in _surest(rows)],
+        "rows": shown,
+        "marks": legend(marks),
         "count": len(rows),
         "tests": tested(rows),
         "refused": refused,
@@ -139,11 +143,11 @@ def _told_apart(row: Row, apart: Sequence[str]) -> list[str]:
     return [f"{name} {value}" for name, value in named.items()]
 
 
-def _shown(row: Row, apart: Sequence[str]) -> dict[str, Any]:
+def _shown(row: Row, apart: Sequence[str], marks: Mapping[str, str]) -> dict[str, Any]:
     """A contrast's texts by column, with what tells it from the others."""
     more = _told_apart(row, apart)
     name = f"{row['target']} after {row['distractor']}" + (f" ({', '.join(more)})" if more else "")
-    return {"name": name, "cells": rounded(row), "stars": bool(tables.stars(row["p_holm"]))}
+    return {"name": name, "cells": rounded(row, marks), "stars": bool(tables.stars(row["p_holm"]))}
 
 
 def _over_all(effect: dict[str, Any], apart: Sequence[str]) -> str:

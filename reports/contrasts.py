@@ -1,8 +1,9 @@
 """The table and the figure of contrasts: one history against another on the same targets."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
@@ -10,7 +11,7 @@ from core.keys import FIELDS, same_task
 from measures import stats
 from measures.contrasts import CHANGES, COLUMNS, Row, unit_of
 from reports import style, tables
-from reports.curves import in_words
+from reports.curves import in_words, named_fields
 from reports.style import FigureStyle, NamedFigure
 
 if TYPE_CHECKING:
@@ -20,10 +21,11 @@ FORMATS = ("markdown", "csv", "json", "latex")
 ROW_HEIGHT = 0.19  # inches
 EXPLAINED = (
     "Difference: {what}, on the same targets{sign}. {shared} "
-    "Brackets: {confidence:.0%} intervals, which agree with the test. p (Holm) and the stars "
+    "{brackets}p (Holm) and the stars "
     "(below {levels}) are corrected over the tests of this table ({tests}). Detectable: the "
     "smallest difference found with {power:.0%} power at an uncorrected level of {alpha}."
 )
+BRACKETS = f"Brackets: {stats.CONFIDENCE:.0%} intervals, which agree with the test. "
 DIFFERENCE = "{by} less Against, in {unit}"
 WORSE = "; below 0: the metric is lower than that of Against"
 SHARED = "h = 0 is the same prompt in both, so the changes from h = 0 differ by as much."
@@ -42,18 +44,17 @@ def render(rows: Sequence[Row], form: str, by: str = "distractor") -> str:
 
     if form == "csv":
         return pandas.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
-    explained = explain(rows, by)
-    if any(None in row.values() for row in rows):
-        explained += tables.WHY_EMPTY
-    cells = pandas.DataFrame([rounded(row) for row in rows])
+    explained, marks = explain(rows, by), marks_of(rows)
+    cells = pandas.DataFrame([rounded(row, marks) for row in rows])
     maybe = ("model", "history", "seed", "metric", *rows[0]["settings"])
     names = [tables.heading(name) for name in maybe if name != by]
     cells = cells.drop(columns=[name for name in names if cells[name].nunique() == 1])
     if form == "latex":
-        caption = explained.replace("%", r"\%")
+        caption = f"{explained} {legend(marks)}".strip().replace("%", r"\%")
         return cells.to_latex(index=False, escape=True, caption=caption)
     cells = cells.map(lambda cell: cell.replace("|", r"\|"))
-    return f"{cells.to_markdown(index=False, disable_numparse=True)}\n\n{explained}\n"
+    below = "\n".join(filter(None, (legend(marks), explained)))
+    return f"{cells.to_markdown(index=False, disable_numparse=True)}\n\n{below}\n"
 
 
 def explain(rows: Sequence[Row], by: str = "distractor") -> str:
@@ -64,7 +65,8 @@ def explain(rows: Sequence[Row], by: str = "distractor") -> str:
         sign=WORSE if unit == "points" else "",
         shared=OTHER if any(CHANGES in row["note"] for row in rows) else SHARED,
         tests=tested(rows), levels=", ".join(f"{end}" for end, _ in reversed(tables.STARS)),
-        confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA,
+        power=stats.POWER, alpha=stats.ALPHA,
+        brackets="" if all(row["low"] is None for row in rows) else BRACKETS,
     )  # fmt: skip
 
 
@@ -73,22 +75,42 @@ def tested(rows: Sequence[Row]) -> int:
     return sum(row["p_value"] is not None for row in rows)
 
 
-def rounded(row: Row) -> dict[str, str]:
-    """A contrast as it is read; what is null is empty."""
+def marks_of(rows: Sequence[Row]) -> dict[str, str]:
+    """A mark for each reason why something cannot be computed: `(a)`, `(b)`."""
+    reasons = dict.fromkeys(reason for row in rows for reason in _reasons(row).values())
+    return {reason: f"({letter})" for reason, letter in zip(reasons, ascii_lowercase)}
+
+
+def _reasons(row: Row) -> dict[str, str]:
+    """The reason of each column that is null, without the numbers of this row."""
+    return {name: reason.partition(":")[0] for name, reason in row["why_null"].items()}
+
+
+def legend(marks: Mapping[str, str]) -> str:
+    """What the marks mean, in a line; "" without any."""
+    meanings = "; ".join(f"{mark} {reason}" for reason, mark in marks.items())
+    return f"Cannot be computed: {meanings}." if marks else ""
+
+
+def rounded(row: Row, marks: Mapping[str, str]) -> dict[str, str]:
+    """A contrast as it is read, with its mark where something cannot be computed."""
     known = {name: float("nan") if row[name] is None else row[name] for name in COLUMNS}
     names = ("model", "target", "distractor", "against", "history", "seed")
     unit = unit_of(row)
     places = 1 if unit == "points" else 4  # of a cosine, differences are small
     named = {name: str(row[name]) for name in names} | row["settings"]
+    mark = {name: marks[reason] for name, reason in _reasons(row).items()}
+    difference = tables.with_ends(known, "difference_points", "low", "high", places)
+    difference += tables.stars(row["p_holm"]) + (f" {mark['low']}" if "low" in mark else "")
     return {tables.heading(name): value for name, value in named.items()} | {
         "h": str(row["h"]),
         "Metric": row["metric"],
-        f"Difference ({unit})": tables.with_ends(known, "difference_points", "low", "high", places)
-        + tables.stars(row["p_holm"]),
-        "p": tables.p_text(known["p_value"]),
-        "p (Holm)": tables.p_text(known["p_holm"]),
+        f"Difference ({unit})": difference,
+        "p": tables.p_text(known["p_value"]) or mark["p_value"],
+        "p (Holm)": tables.p_text(known["p_holm"]) or mark["p_value"],
         "n": str(row["n"]),
-        "Detectable": tables.number(known["detectable_points"], places),
+        "Detectable": tables.number(known["detectable_points"], places)
+        or mark["detectable_points"],
     }
 
 
@@ -122,20 +144,25 @@ def make_frame(rows: Sequence[Row], results: tables.Results) -> "DataFrame":
 
 
 def contrast_figures(
-    rows: Sequence[Row], by: str, look: FigureStyle = style.PLAIN
+    rows: Sequence[Row], by: str, look: FigureStyle = style.PLAIN, against: str | None = None
 ) -> Iterator[NamedFigure]:
-    """A figure for each model, history and seed (but for what is compared)."""
+    """A figure for each model, history and seed (but for what is compared); its name has in it what
+    was asked for as the other side.
+    """
     apart = [name for name in ("model", "history", "seed") if name != by]
-    shown = [name for name in apart if name == "model" or len({row[name] for row in rows}) > 1]
+    named = named_fields({name: row[name] for name in apart} for row in rows)
+    shown = [name for name in apart if name in named]
     in_order = sorted(rows, key=lambda row: [row[name] for name in apart])
     for _, group in groupby(in_order, key=lambda row: [row[name] for name in apart]):
         group = list(group)
-        yield draw(group, {name: group[0][name] for name in shown}, by, tested(rows), look)
+        names = {name: group[0][name] for name in shown}
+        yield draw(group, names, by, tested(rows), look, against)
 
 
 def draw(
-    rows: Sequence[Row], names: dict[str, str], by: str, tests: int, look: FigureStyle
-) -> NamedFigure:
+    rows: Sequence[Row], names: dict[str, str], by: str, tests: int, look: FigureStyle,
+    asked: str | None = None,
+) -> NamedFigure:  # fmt: skip
     """A row for each pair and h with its interval, the other side as the zero line.
 
     `tests` is the number of contrasts that p-values are corrected over, those of other figures too.
@@ -166,10 +193,12 @@ def draw(
     lines = sum(label.count("\n") + 1 for label in labels)
     style.finish(figure, look, titles, max(0.6, ROW_HEIGHT * lines))
     kind = ["contrast"] if by == "distractor" else ["contrast", f"by_{by}"]
+    if asked is not None:
+        kind.append(f"against_{asked}")
     if unit_of(rows[0]) != "points":
         kind.append(unit_of(rows[0]))
     caption = style.as_sentences([", ".join([what, *titles[:-1]]), *notes])
-    return NamedFigure(style.figure_stem(names, *kind), figure, caption, "contrast")
+    return NamedFigure(style.figure_stem(names, *kind), figure, caption, "contrast", names)
 
 
 def _own(rows: Sequence[Row]) -> bool:

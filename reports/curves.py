@@ -4,7 +4,7 @@ Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,15 @@ DRAWN_STATISTICS = (
 )
 BY = ("distractor", "model", "history", "seed")  # what lines can be, beside settings that differ
 ALWAYS = ("model", "target", "distractor")  # fields of a key that are named even where all agree
+USUAL = "teacher"  # the history that is named only where there are others
 SEEDS = (
     "Each seed draws its own histories and, under --limit, its own targets; nothing is pooled "
     "over seeds"
 )
 MOST_BANDS = 3  # lines whose bands can still be told apart
 SPREAD = 0.6  # turns over which the lines of one history length are spread where there are more
+
+NOT_RULED_OUT = ", the changes that the data do not rule out"
 
 PANEL_HEIGHTS = {"single": 1.9, "double": 2.4}  # inches, of the panel
 
@@ -72,7 +75,8 @@ class Group:
         measure = {METRIC.stem: metric, CHANGE.stem: "percent"}.get(kind, kind)
         kind = kind if self.by == BY[0] else f"{kind}_by_{self.by}"
         text = style.as_sentences([what, f"{self.by}: {lines}", *notes])
-        return NamedFigure(style.figure_stem(self.names, kind), figure, text, measure)
+        stem = style.figure_stem(self.names, kind)
+        return NamedFigure(stem, figure, text, measure, self.names)
 
 
 def load_groups(folders: Iterable[str | Path], by: str = BY[0]) -> list[Group]:
@@ -83,14 +87,13 @@ def load_groups(folders: Iterable[str | Path], by: str = BY[0]) -> list[Group]:
 def group_results(results: dict[keys.Key, Record], by: str = BY[0]) -> list[Group]:
     """Results of `records.load_results` in figures whose lines differ in `by` alone.
 
-    Each result gets its `curves`, and under `names` the fields of its key that name it: history
-    and seed are among them where they vary.
+    Each result gets its `curves`, and under `names` the fields of its key that name it.
     """
     check_field(results, by)
-    varying = varying_fields(results)
+    named = named_fields(key.fields for key in results)
     groups: dict[keys.Key, Group] = {}
     for key, result in results.items():
-        names = {k: v for k, v in key.fields.items() if k in ALWAYS or k in varying}
+        names = {field: name for field, name in key.fields.items() if field in named}
         shared = {field: name for field, name in names.items() if field != by}
         group = groups.setdefault(key.without(by), Group(by, shared, {}))
         drawn = {"names": names, "curves": read_curves(result)}
@@ -98,10 +101,16 @@ def group_results(results: dict[keys.Key, Record], by: str = BY[0]) -> list[Grou
     return list(groups.values())
 
 
-def varying_fields(results: Iterable[keys.Key]) -> set[str]:
-    """Fields of keys that are not the same in all."""
-    fields = [key.fields for key in results]
-    return {name for name in fields[0] if len({each[name] for each in fields}) > 1}
+def named_fields(rows: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The fields by which figures of these rows are named: model and tasks, what is not the same
+    in all, and any history but the usual one.
+    """
+    values: dict[str, set] = defaultdict(set)
+    for field, name in (pair for row in rows for pair in row.items()):
+        values[field].add(name)
+    varying = {field for field, found in values.items() if len(found) > 1}
+    odd = values["history"] - {USUAL, keys.NOT_RECORDED}
+    return {*ALWAYS, *varying, *(["history"] if odd else [])}
 
 
 def check_field(results: Iterable[keys.Key], by: str) -> None:
@@ -207,20 +216,20 @@ def curve_notes(group: Group, curve: Curve) -> list[str]:
         methods = [entry["interval"] for entries in by_len for entry in entries]
     else:
         methods = [change_method(entries[-1]) for entries in by_len]
+    held = "" if curve is METRIC else NOT_RULED_OUT
     filled = f"filled: p < {stats.ALPHA} against h = 0, Holm-corrected over the line"
-    method = " or ".join(dict.fromkeys(methods))
-    return [interval_note(group, method), filled, *group.notes]
+    return [interval_note(group, methods) + held, filled, *group.notes]
 
 
 def change_method(entry: Record) -> str:
     """How the interval of a change was made: from the test that it agrees with."""
     test = entry.get("test") or f"test over {entry['clusters']['unit']}"
-    return f"{stats.CONFIDENCE:.0%}, what the {test} does not reject"
+    return f"{stats.CONFIDENCE:.0%} {test}"
 
 
-def interval_note(group: Group, method: str) -> str:
-    """What bands or bars are."""
-    return f"{'band' if len(group.lines) <= MOST_BANDS else 'bars'}: {method}"
+def interval_note(group: Group, methods: Sequence[str]) -> str:
+    """What bands or bars are, by how they were made."""
+    return f"{'band' if len(group.lines) <= MOST_BANDS else 'bars'}: {style.interval(methods)}"
 
 
 def null_notes(group: Group, curve: Curve) -> list[str]:
@@ -320,7 +329,7 @@ def draw_sensitivity(group: Group, styles: dict[str, Any], look: FigureStyle) ->
     for axes in panels[:1] if look.wide else panels:
         axes.set_ylabel("Log-likelihood lost against h = 0\n(nats per token)")
     about = "Loss of log-likelihood against h = 0 (nats per token) over history length h (turns)"
-    notes = ["below 0: likelier than at h = 0", interval_note(group, entries[0]["interval"])]
+    notes = ["below 0: likelier than at h = 0", interval_note(group, [entries[0]["interval"]])]
     return _finished(figure, group, look, ("sensitivity", about), notes)
 
 
@@ -344,7 +353,7 @@ def draw_cue(group: Group, styles: dict[str, Any], look: FigureStyle) -> NamedFi
     differences.set_ylabel("With cue minus without (points)")
     cues = dict.fromkeys(each["config"].get("switch_cue", "") for each in group.lines.values())
     notes = [f"hollow: with the cue {' or '.join(f'{cue!r:.60}' for cue in cues)}"]
-    notes += [interval_note(group, change_method(entries[0]))]
+    notes += [interval_note(group, [change_method(entries[0])])]
     about = f"{group.metric} with and without a switch cue, and the difference"
     return _finished(figure, group, look, ("cue", about), notes)
 

@@ -346,4 +346,4 @@ def _finished(
     caption = style.as_sentences([f"{about}, {model}, {pair}, {size}", *notes])
     names = {field: name for field, name in result["names"].items() if field != "distractor"}
     kind = f"{stem}_{result['distractor']}"
-    return NamedFigure(style.figure_stem(names, kind), figure, caption, stem)
+    return NamedFigure(style.figure_stem(names, kind), figure, caption, stem, result["names"])

@@ -10,7 +10,7 @@ from core import keys
 from core.errors import UserError
 from measures import stats
 from reports import style, tables
-from reports.curves import ALWAYS, BY, SEEDS, in_words
+from reports.curves import BY, SEEDS, in_words, named_fields
 from reports.style import FigureStyle, NamedFigure
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ class Heat:
 def split(frame: "DataFrame", by: str) -> Iterator[tuple[dict[str, str], "DataFrame"]]:
     """The rows of each map with the fields that name it: all but targets and columns."""
     fields = [field for field in tables.key_columns(frame) if field not in (by, "target")]
-    in_order = [each for each in fields if each in ALWAYS or frame[each].nunique() > 1]
+    named = named_fields(frame[fields].to_dict("records"))
+    in_order = [each for each in fields if each in named]
     for _, cells in frame.groupby(fields):
         yield {field: str(cells[field].iloc[0]) for field in in_order}, cells
 
@@ -129,7 +130,7 @@ def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> 
         f"h{heat.h}" if heat.by == BY[0] else f"h{heat.h}_by_{heat.by}",
     )
     caption = style.as_sentences([", ".join([what, *in_words(names)]), *notes])
-    return NamedFigure(style.figure_stem(names, *kind), figure, caption)
+    return NamedFigure(style.figure_stem(names, *kind), figure, caption, names=names)
 
 
 def _cell_width(figure: Any, axes: Any, columns: int) -> float:

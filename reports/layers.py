@@ -26,30 +26,32 @@ class Measure:
     name: str  # of `NAME_by_len` in a result
     stem: str  # in the figure's file name
     label: str  # of its axis, with the unit
-    about: str  # one line under the title
+    about: str  # one line under the title: what it is
     signed: bool = False  # 0 is the middle of the colours
 
 
 COSINE = Measure(
-    "cos", "cosine", "Cosine",
-    "lens logits of a block and the final logits, at the last position of the prompt",
+    "cos", "cosine", "Cosine with the final logits",
+    "Cosine between a block's lens logits and the final logits, at the last position of the prompt",
 )  # fmt: skip
 DRAWN_MEASURES = (
     Measure(
-        "drift", "drift", "Cosine with h = 0",
-        "hidden state of a block at the last position, and that of the same target at h = 0",
+        "drift", "drift", "Cosine with the state at h = 0",
+        "Drift: cosine between a block's hidden state at the last position and the same target's "
+        "at h = 0",
     ),
     Measure(
         "margin", "margin", "Margin (nats)",
-        "lens log-odds of the reference label against the best other label", signed=True,
+        "Margin: lens log-odds of the reference label against the best other label", signed=True,
     ),
     Measure(
         "agree", "agree", "Share of examples",
-        "examples where the lens' most likely token is the model's",
+        "Agreement: examples where the lens' most likely token is the model's",
     ),
     Measure(
-        "cos_centred", "cosine_centred", "Centred cosine",
-        "the same of logits less their mean over the vocabulary: without an offset that all share",
+        "cos_centred", "cosine_centred", "Centred cosine with the final logits",
+        "Centred cosine: between a block's lens logits and the final logits, each less its mean "
+        "over the vocabulary",
     ),
     COSINE,
 )  # fmt: skip
@@ -95,7 +97,7 @@ def draw_measure(result: Record, measure: Measure, look: FigureStyle) -> NamedFi
         table({str(h): row[end] for h, row in enumerate(stats)}) for end in ("low", "high")
     )
     excluded = sum(sum(row["excluded"]) for row in stats)
-    notes = [f"bands: {stats[0]['interval']}"]
+    notes = [f"bands: {style.interval([stats[0]['interval']])}"]
     notes += [f"{excluded} values left out: not finite"] if excluded else []
     figure, lines, heat = _panels(look)
     lengths = lengths_of(result)
@@ -105,8 +107,7 @@ def draw_measure(result: Record, measure: Measure, look: FigureStyle) -> NamedFi
         lines.axhline(0, **style.ZERO)
     _draw_heat(figure, heat, values, measure.label, measure.signed)
     style.down_turns(heat, lengths)
-    about = f"{measure.label}: {measure.about}"
-    return _finished(figure, result, look, measure.stem, about, notes)
+    return _finished(figure, result, look, measure.stem, measure.about, notes)
 
 
 def draw_decisions(result: Record, look: FigureStyle) -> NamedFigure:
@@ -114,7 +115,7 @@ def draw_decisions(result: Record, look: FigureStyle) -> NamedFigure:
     shares = table(result["decision_layer_by_len"]) / result["n"]  # [H + 1, L]
     stats = [of_len["decision_layer"] for of_len in result["layer_stats_by_len"].values()]
     undecided = sum(of_len["undecided"] for of_len in stats)
-    notes = [f"crosses: mean and {stats[0]['interval']}"]
+    notes = [f"crosses: mean and {style.interval([stats[0]['interval']])}"]
     notes += [f"{undecided} prompts without a decision layer"] if undecided else []
     figure, lines, heat = _panels(look)
     _draw_lines(lines, lengths_of(result), shares.cumsum(axis=1))
@@ -160,7 +161,7 @@ def _finished(
     caption = style.as_sentences([f"{about}, {model}, {pair}, {size}, {lens}", panels, *notes])
     names = {field: name for field, name in result["names"].items() if field != "distractor"}
     kind = f"{stem}_{result['distractor']}"
-    return NamedFigure(style.figure_stem(names, kind), figure, caption, stem)
+    return NamedFigure(style.figure_stem(names, kind), figure, caption, stem, result["names"])
 
 
 def _draw_lines(

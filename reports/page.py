@@ -198,13 +198,13 @@ def inside_images(
                 one = [replace(group, lines={name: result})]
                 drawn = chain(effects.effect_figures(one, LOOK), layers.layer_figures(one, LOOK))
                 unrestored = effects.is_unrestored(result)
-                images = [image(each) for each in drawn]
+                images = [image(each) | {"names": {}} for each in drawn]  # below that of the pair
                 yield {"pair": pair, "images": images, "unrestored": unrestored}
 
 
 def image(drawn: style.NamedFigure) -> dict[str, Any]:
     """A figure as a lossless WebP, half the size of a PNG: its data URI, its size in CSS pixels,
-    its caption and its measure.
+    its caption, its measure and what it is named by.
     """
     written = io.BytesIO()
     drawn.figure.savefig(written, format="webp", dpi=DPI, pil_kwargs={"lossless": True})
@@ -212,7 +212,8 @@ def image(drawn: style.NamedFigure) -> dict[str, Any]:
     uri = f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
     size = {"width": width, "height": height}
     caption = style.unbroken(drawn.caption)
-    return {"uri": uri, **size, "caption": caption, "measure": drawn.measure}
+    about = {"caption": caption, "measure": drawn.measure, "names": dict(drawn.names)}
+    return {"uri": uri, **size, **about}
 
 
 # -- the file
@@ -235,6 +236,7 @@ def render(page: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["brackets"] = tables.brackets
     css = environment.get_template("report.css").render(shades=page["heat"]["shades"])
     script = "\n".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     policy = POLICY.format(script=_hash(script), style=_hash(css))

@@ -33,9 +33,9 @@ def position_figures(
             several = Key(key.fields | {"history": AT.sub("at:K", history, count=1)})
             groups.setdefault(several, {})[int(place[1])] = result
     groups = {key: by_place for key, by_place in groups.items() if len(by_place) > 1}
-    varying = curves.varying_fields(groups) if groups else set()
+    named = curves.named_fields(key.fields for key in groups)
     for key, by_place in groups.items():
-        names = {k: v for k, v in key.fields.items() if k in curves.ALWAYS or k in varying}
+        names = {field: name for field, name in key.fields.items() if field in named}
         yield draw_places(names, by_place, look)
 
 
@@ -65,7 +65,7 @@ def draw_places(names: dict[str, str], by_place: ByPlace, look: FigureStyle) -> 
     style.finish(figure, look, titles, curves.PANEL_HEIGHTS[look.width])
     about = f"{metric} by the number of own-task turns since the one distractor turn"
     caption = style.as_sentences([", ".join([about, *in_words(names)]), *notes])
-    return NamedFigure(style.figure_stem(names, "position"), figure, caption, "place")
+    return NamedFigure(style.figure_stem(names, "position"), figure, caption, "place", names)
 
 
 def points(by_place: ByPlace, h: int) -> tuple[list[int], Any, Any, Any]:

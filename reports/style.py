@@ -5,7 +5,7 @@ that a long legend never takes room from the curves.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,14 +77,16 @@ PLAIN = FigureStyle()
 
 
 class NamedFigure(NamedTuple):
-    """A figure, the name of its files without their ending, what it shows in sentences, and its
-    measure, a name in `meanings.MEANINGS` that the report shows with it.
+    """A figure, the name of its files without their ending, what it shows in sentences, its
+    measure, a name in `meanings.MEANINGS` that the report shows with it, and the fields of keys
+    that tell it from others of this measure.
     """
 
     stem: str
     figure: Any
     caption: str
     measure: str = ""
+    names: Mapping[str, str] = {}
 
 
 def sheet() -> AbstractContextManager:
@@ -92,6 +94,12 @@ def sheet() -> AbstractContextManager:
     import matplotlib
 
     return matplotlib.rc_context(fname=SHEET)
+
+
+def interval(methods: Iterable[str]) -> str:
+    """`95% interval (Wilson or Student's t)`, of intervals that results call `95% Wilson`."""
+    levels, _, made = zip(*(method.partition(" ") for method in methods))
+    return f"{levels[0]} interval ({' or '.join(dict.fromkeys(made))})"
 
 
 def line_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -221,7 +229,7 @@ def wrap(text: str, inches: float, size: str = SMALL) -> str:
             if lines[-1] and text_inches(lines[-1] + piece, size) > inches:
                 lines.append("")
             lines[-1] += piece
-    return "\n".join(filter(None, lines))
+    return "\n".join(filter(None, lines)).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def as_sentences(parts: Iterable[str]) -> str:
@@ -254,7 +262,7 @@ def save_figures(
     written = f".{{{','.join(endings)}}}" if len(endings) > 1 else f".{endings[0]}"
     stems: set[str] = set()
     with sheet():
-        for stem, figure, caption, _ in figures:
+        for stem, figure, caption, *_ in figures:
             path = Path(out_dir, stem)
             if stem in stems:
                 raise UserError(f"two figures would have the same name, {path}.")

@@ -4,6 +4,7 @@ The p-values are corrected over the whole table (Holm 1979), since whoever looks
 for a small one has scanned all of it.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from core import keys
@@ -19,11 +20,12 @@ COPIED = (
     "percent_change", "percent_change_low", "percent_change_high", "test", "p_value",
 )  # fmt: skip
 EXPLAINED = (
-    "Value: fraction; change: against h = 0; brackets: {confidence:.0%} intervals. "
+    "Value: fraction; change: against h = 0. {brackets}"
     "p (Holm) and the stars are corrected over the {tests} comparisons of this table. "
     "Detectable: the smallest change in points found with {power:.0%} power at an uncorrected "
     "level of {alpha}."
 )
+CHANGES = ("Change (points)", "Change (%)")
 WHY_EMPTY = " The column note of --format csv says what could not be computed, and why."
 
 Results = dict[keys.Key, dict[str, Any]]  # of records.load_results
@@ -89,7 +91,8 @@ def render(frame: "DataFrame", form: str) -> str:
     """
     if form == "csv":
         return frame.to_csv(index=False, lineterminator="\n")
-    explained, cells = explain(frame), rounded(frame)
+    cells = rounded(frame)
+    explained = explain(frame, brackets(cells[name] for name in ("Value", *CHANGES)))
     if frame.loc[frame["h"] > 0, "note"].any():
         explained += WHY_EMPTY
     texts = {*map(heading, key_columns(frame)), "Metric"}
@@ -106,12 +109,18 @@ def render(frame: "DataFrame", form: str) -> str:
     )
 
 
-def explain(frame: "DataFrame") -> str:
+def explain(frame: "DataFrame", about_brackets: str) -> str:
     """What the columns of `rounded` are, and how many comparisons the stars are corrected over."""
     tests = int(frame["p_value"].notna().sum())
     return EXPLAINED.format(
-        confidence=stats.CONFIDENCE, power=stats.POWER, alpha=stats.ALPHA, tests=tests
+        brackets=f"{about_brackets} ".lstrip(), power=stats.POWER, alpha=stats.ALPHA, tests=tests
     )
+
+
+def brackets(columns: Iterable[Iterable[str]]) -> str:
+    """What brackets are, in a sentence; "" where no cell of these columns has any."""
+    there = any("[" in cell for cells in columns for cell in cells)
+    return f"Brackets: {stats.CONFIDENCE:.0%} intervals." if there else ""
 
 
 def _literal(mark: str) -> str:
@@ -134,8 +143,8 @@ def rounded(frame: "DataFrame") -> "DataFrame":
             "h": str(row["h"]),
             "Metric": row["metric"],
             "Value": with_ends(row, "value", "low", "high", 3),
-            "Change (points)": _change(row, "change_points", 1) + row["stars"],
-            "Change (%)": _change(row, "percent_change", 1),
+            CHANGES[0]: _change(row, "change_points", 1) + row["stars"],
+            CHANGES[1]: _change(row, "percent_change", 1),
             "p": p_text(row["p_value"]),
             "p (Holm)": p_text(row["p_holm_table"]),
             "n": str(row["n"]),

@@ -10,11 +10,11 @@ from measures import contrasts
 from measures.contrasts import Row
 from reports import tables
 from reports.answer import sureness, turns
-from reports.contrasts import rounded, tested
+from reports.contrasts import legend, marks_of, rounded, tested
+from reports.curves import USUAL
 from reports.effects import unit_of
 
 PARTS = ("position", "length", "content", "seen", "total")  # as far as they were measured
-USUAL = "teacher"  # the history that others are compared with
 MOST_KINDS = 12  # contrasts of histories in the table
 
 Record = dict[str, Any]
@@ -74,13 +74,15 @@ def kinds(results: tables.Results) -> dict[str, Any]:
     names = sorted({key.fields["history"] for key in results})
     if len(names) < 2:
         return {"all": [], "rows": [], "count": 0, "refused": [], "names": names}
-    against = USUAL if USUAL in names else None
+    against = USUAL if USUAL in names else None  # others are compared with it
     pairs, refused = contrasts.comparable(results, "history", against)
     rows = contrasts.rows_of(pairs)
     surest = sorted(rows, key=sureness)[:MOST_KINDS]
+    marks = marks_of(surest)
+    shown = [rounded(row, marks) | _sides(row) for row in surest]
     return {
-        "all": rows, "rows": [rounded(row) | _sides(row) for row in surest],
-        "count": len(rows), "tests": tested(rows), "refused": refused, "names": names,
+        "all": rows, "rows": shown, "marks": legend(marks), "count": len(rows),
+        "tests": tested(rows), "refused": refused, "names": names,
     }  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def pair(tmp_path, own, other, base=BASE, **more):
 
 def test_another_distractor_is_compared_with_the_targets_own_task(tmp_path):
     (row,) = pair(tmp_path, BETTER, WORSE)
-    assert tuple(row) == (*contrasts.COLUMNS, "settings")
+    assert tuple(row) == (*contrasts.COLUMNS, "why_null", "settings")
     assert (row["distractor"], row["against"], row["h"], row["n"]) == (OTHER, OWN, 1, 30)
     assert row["difference_points"] == pytest.approx(100 * (np.mean(WORSE) - np.mean(BETTER)))
     assert row["high"] < 0 and row["p_value"] < 0.05 and "h = 0 is shared" in row["note"]
@@ -286,6 +286,40 @@ def test_csv_and_json_hold_the_same_numbers_under_the_same_names(tmp_path, capsy
     assert "Difference: Distractor less Against, in points, on" in text
     assert "over the tests of this table (1)" in text
     assert shown(capsys, "table", "--result_dir", tmp_path, "--contrast") == text
+
+
+def test_a_line_below_the_table_says_why_an_interval_is_not_there(tmp_path, capsys):
+    few = [*BASE[:4], *(1 - score for score in BASE[4:6]), *BASE[6:]]  # two of 30 differ
+    write(tmp_path, BASE, BASE, few, distractor=OWN, metric="rouge")
+    write(tmp_path, BASE, BASE, BASE, metric="rouge")
+    command = ("contrast", "--result_dir", tmp_path, "--format")
+    text = shown(capsys, *command, "markdown")
+    first, second = (line.split("|") for line in text.splitlines()[2:4])
+    assert [cell.strip() for cell in first[5:]] == ["0.0 (a)", "1.000", "1.000", "30", "(b)", ""]
+    assert second[5].strip() == "0.0 (a)"
+    legend = text.splitlines()[5]
+    assert legend.startswith(
+        "Cannot be computed: (a) an interval needs 7 targets that differ; (b) "
+    )
+    assert "Brackets" not in text and "column note" not in text
+    assert "(a) an interval needs 7 targets that differ" in shown(capsys, *command, "latex")
+
+
+def test_contrasts_with_another_side_are_figures_of_another_name(tmp_path, capsys):
+    for name in (OWN, OTHER, "reviews/test"):
+        write(tmp_path / "in", BASE, WORSE, distractor=name)
+    flags = ("contrast", "--result_dir", tmp_path / "in", "--out_dir", tmp_path / "out")
+    for against in ([], ["--against", OTHER], ["--against", "reviews"]):
+        shown(capsys, *flags, *against)
+    names = {path.stem for path in (tmp_path / "out").iterdir()}
+    sides = ("", "__against_posts_test", "__against_reviews")
+    assert names == {f"org@name__contrast{side}" for side in sides}
+
+
+def test_brackets_are_explained_where_there_are_any(tmp_path, capsys):
+    pair(tmp_path, BETTER, WORSE)
+    text = shown(capsys, "contrast", "--result_dir", tmp_path)
+    assert "Brackets: 95% intervals" in text and "Cannot be computed" not in text
 
 
 def test_a_figure_has_a_row_for_each_pair_and_h_and_a_line_at_0(tmp_path, capsys):

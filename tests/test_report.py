@@ -73,7 +73,7 @@ def page_of(results: Path, folder: Path) -> str:
 
 def no_image(figure) -> dict:
     size = {"uri": "data:,", "width": 1, "height": 1}
-    return size | {"caption": "A figure.", "measure": figure.measure}
+    return size | {"caption": "A figure.", "measure": figure.measure, "names": figure.names}
 
 
 def embedded(page: str) -> dict:
@@ -342,6 +342,28 @@ def test_kinds_of_history_are_compared_with_the_usual_one(tmp_path):
 
 
 # --- meanings
+
+
+def test_no_two_figures_of_a_part_have_one_heading(tmp_path):
+    for target in QUESTION:
+        for history in ("teacher", "filler"):
+            for distractor in QUESTION:
+                write_pair(tmp_path / history, target, distractor, history=history)
+    text = page_of(tmp_path, tmp_path)
+    for part in ("hurt", "why"):
+        figures = re.findall(r"<figure.*?<h4>(.*?)</h4>", part_of(text, part), re.DOTALL)
+        headings = [words_of(heading) for heading in figures]
+        assert headings and len(set(headings)) == len(headings)
+    assert "Accuracy , quiz/test, filler" in words_of(text)
+    assert "Contrast , teacher" in words_of(text)
+
+
+def test_brackets_and_marks_are_explained_where_there_are_any(tmp_path):
+    few = examples_of("quiz/test", "posts/test", count=3)
+    write_pair(tmp_path, examples=few)
+    write_pair(tmp_path, distractor="quiz/test", examples=few)
+    text = words_of(page_of(tmp_path, tmp_path))
+    assert "Cannot be computed: (a) " in text and "Brackets: 95% intervals." in text
 
 
 def test_every_measure_on_the_page_opens_its_meaning(tmp_path):

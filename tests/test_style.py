@@ -398,6 +398,25 @@ def test_seeds_stand_in_their_order_and_are_said_not_to_be_pooled(runs):
         assert list(line.get_ydata()) == list(result["metric_by_len"].values())
 
 
+@pytest.mark.parametrize("inches", [0.6, 0.8, 1.6, 3.0])
+def test_no_line_ends_within_a_name_and_its_number(inches):
+    text = "after n = 6, at h = 0 and h >= 1 with p < 0.05 or p >= 0.05, as h = 12 (n = 1)"
+    lines = style.wrap(text, inches).split("\n")
+    assert " ".join(lines) == text and len(lines) > 1
+    assert not [line for line in lines if line.endswith((" n", " h", " p", "=", "<", ">"))]
+    assert not [line for line in lines if line.startswith(("=", "<", ">")) or line in "nhp"]
+
+
+def test_a_history_that_is_not_the_usual_one_is_in_every_name_and_title(tmp_path):
+    write(tmp_path / "a", history="teacher")
+    write(tmp_path / "b", history="filler")
+    [usual, other] = (every_figure(tmp_path / name, style.PLAIN) for name in "ab")
+    assert not {drawn.stem for drawn in usual} & {drawn.stem for drawn in other}
+    for drawn in other:
+        assert "__filler__" in drawn.stem and "filler" in drawn.figure.get_suptitle()
+    assert not [drawn.stem for drawn in usual if "teacher" in drawn.stem]
+
+
 @pytest.mark.parametrize("by", curves.BY)
 def test_columns_of_a_grid_are_what_was_asked_for(runs, without_layout, by):
     frame = tables.make_frame(records.load_results([runs]))
