@@ -20,40 +20,19 @@ ANSWER_TOKENS = (32, 64, 128, 256, 512)  # --max_new_tokens that is guessed
 PER_WORD = 1.5  # tokens
 # Names in lower case without _ and -, the likeliest first
 OF_LABELS = (
-    "answerkey",
-    "goldlabel",
-    "label",
-    "labels",
-    "class",
-    "sentiment",
-    "category",
-    "intent",
+    *("answerkey", "goldlabel", "label", "labels", "class", "sentiment", "category", "intent"),
+    *("stars", "rating", "grade", "verdict"),
 )
-OF_LABELS += ("stars", "rating", "grade", "verdict")
-OF_ANSWERS = ("answer", "answers", "correctanswer", "bestanswer", "gold", "target", "reference")
-OF_ANSWERS += (
-    "references",
-    "highlights",
-    "summary",
-    "headline",
-    "output",
-    "response",
-    "completion",
+OF_ANSWERS = (
+    *("answer", "answers", "correctanswer", "bestanswer", "gold", "target", "reference"),
+    *("references", "highlights", "summary", "headline", "output", "response", "completion"),
 )
 OF_OPTIONS = ("choices", "options", "endings", "candidates", "answerchoices")
 OF_SINGLE_OPTIONS = {"", "op", "opt", "option", "choice", "answer", "ending", "sol", "solution"}
 OF_QUESTIONS = ("question", "query", "problem", "claim", "goal", "instruction", "hypothesis")
-OF_CONTEXTS = ("context", "passage", "article", "document", "paragraph", "story", "text", "tweet")
-OF_CONTEXTS += (
-    "post",
-    "review",
-    "sentence",
-    "premise",
-    "dialogue",
-    "content",
-    "body",
-    "ctx",
-    "input",
+OF_CONTEXTS = (
+    *("context", "passage", "article", "document", "paragraph", "story", "text", "tweet"),
+    *("post", "review", "sentence", "premise", "dialogue", "content", "body", "ctx", "input"),
 )
 NO_PROMPT = {"source", "split", "lang", "language", "url", "date", "time", "author", "explanation"}
 NO_PROMPT |= {"rationale", "solution", "support", "evidence", "hint", "dataset", "type", "subject"}
