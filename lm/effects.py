@@ -48,8 +48,8 @@ def measure_effects(
     ids = [renderer.tokens(renderer.render(messages)) for messages in conversations]
     spans = [find_spans(renderer, *each) for each in list(zip(conversations, ids))[1:]]
     filler = renderer.tokens(neutral_text())
-    conversation = Conversation(tool, asked, spans, width, past)
-    effects = conversation.measure(set(parts), filler, all_lengths)
+    histories = Histories(tool, asked, spans, width, past)
+    effects = histories.measure(set(parts), filler, all_lengths)
     return [{"spans": s.describe(), "effects": e} for s, e in zip(spans, effects)]
 
 
@@ -74,7 +74,7 @@ def filled(ids: Prefix, spans: Spans, filler: Prefix) -> Prefix:
     return tuple(found)
 
 
-class Conversation:
+class Histories:
     """One target after histories of growing length; at h = 0 there are no spans."""
 
     def __init__(
@@ -154,12 +154,12 @@ class Conversation:
 class Effects:
     """The effects of one history on one target."""
 
-    def __init__(self, conversation: Conversation, h: int):
-        self.conversation, self.tool = conversation, conversation.tool
-        self.windows = conversation.windows
-        self.spans = conversation.spans[h - 1]
-        asked = conversation.asked[h]
-        past = conversation.past_before(asked.ids[: self.spans.target[0]], conversation.trunk)
+    def __init__(self, histories: Histories, h: int):
+        self.histories, self.tool = histories, histories.tool
+        self.windows = histories.windows
+        self.spans = histories.spans[h - 1]
+        asked = histories.asked[h]
+        past = histories.past_before(asked.ids[: self.spans.target[0]], histories.trunk)
         self.target = Target(self.tool, asked, past)
         self.everywhere = (0, self.tool.depth)
         rows = [NOTHING, self._hidden(self.spans.history)]
@@ -173,7 +173,7 @@ class Effects:
     def measure(self, parts: set[str]) -> dict[str, Any]:
         """The numbers of the parts that are wanted, but for those of `measure_more`."""
         full, hidden = self.numbers
-        _, none = self.conversation.none_run
+        _, none = self.histories.none_run
         found: dict[str, Any] = {"none": none, "hidden": hidden, "full": full}
         if parts & {"block", "patch"}:
             found["windows"] = [[first + 1, end] for first, end in self.windows]
@@ -222,8 +222,8 @@ class Effects:
 
     def patched(self) -> dict[str, list[float]]:
         """States of the run without history put into the run with it, and the reverse."""
-        none, target = self.conversation.none, self.target
-        parent, _ = self.conversation.none_run
+        none, target = self.histories.none, self.target
+        parent, _ = self.histories.none_run
         into_full = patching("patched_target", self.full, parent, self.windows)
         into_none = patching("reverse_target", parent, self.full, self.windows)
         return {

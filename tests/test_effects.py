@@ -12,7 +12,7 @@ from core.schema import EFFECT_PARTS
 from data import Turn, conversation
 from lm import interventions
 from lm.attention import parts_of
-from lm.effects import Conversation, filled
+from lm.effects import Histories, filled
 from lm.identities import exact_parts
 from lm.interventions import Interventions, Row
 from lm.lens import find_parts
@@ -39,7 +39,7 @@ def conversation_of(lm, labels=LABELS, width=1):
     prompts = [lm.encode(each, labels) for each in messages]
     spans = [find_spans(lm.renderer, m, p.ids) for m, p in zip(messages[1:], prompts[1:])]
     asked = [Asked.of(prompt, "positive") for prompt in prompts]
-    return Conversation(tool_of(lm), asked, spans, width)
+    return Histories(tool_of(lm), asked, spans, width)
 
 
 def tool_of(lm):
