@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from core.debug_log import Example, Logprob
+from core.debug_log import Example
 from core.schema import PROPORTIONS, TEXT_SCORES
-from measures import effects, intrusion, layers, stats, ties
+from measures import effects, intrusion, layers, sensitivity, stats, ties
 from measures.reliability import reliability_by_len
 from measures.scoring import label_score
-from measures.stats import Clusters, mean_and_interval
 from measures.table import ByLen, Group, Table, all_have, identity
 
 MOST_FREQUENT = 5  # most frequent tokens that are kept
@@ -55,9 +54,7 @@ def columns(example: Example) -> Iterator[tuple[Hashable, Any]]:
     if "generated_score" in example:
         yield "generated_score", example["generated_score"]
         yield "likeliest_score", label_score(example["label_logprobs"], example["expected_answer"])
-    if "reply_logprobs" in example:
-        for reply, logprob in example["reply_logprobs"].items():
-            yield ("reply_logprobs", reply), _values(logprob)
+    yield from sensitivity.columns(example)
     yield from ties.columns(example)
     yield from intrusion.columns(example)
     yield from effects.columns(example)
@@ -107,7 +104,7 @@ def aggregate_examples(
         "bounded_labels_by_len": _counts(by_len, "bounded_labels"),
         "cue_by_len": _cue(by_len, targets, histories, binary),
         "ties_by_len": ties.ties_by_len(by_len, rounding),
-        "sensitivity_by_len": sensitivity_by_len(by_len, at_0, later),
+        "sensitivity_by_len": sensitivity.sensitivity_by_len(by_len, at_0, later),
         "effects_by_len": effects.effects_by_len(by_len, later),
         "intrusion_by_len": intrusion.intrusion_by_len(by_len, at_0, later),
         "reliability_by_len": reliability_by_len(by_h, [target for target, _ in shared], later),
@@ -171,56 +168,3 @@ def _cue(
     for entry, p_holm in zip(found.values(), corrected):
         entry["p_holm"] = p_holm
     return {"0": {}} | found
-
-
-# -- task-switch sensitivity
-
-# Name -> the reply whose log-likelihood is compared without and with the history
-VARIANTS = {"tau": "zero_shot", "confidence": "own", "loss": "reference"}
-
-
-def sensitivity_by_len(by_len: ByLen, at_0: Clusters, later: Clusters) -> dict[str, Any]:
-    """How much less likely a history makes an answer, by history length; {} where not read.
-
-    With l(r | c) the log-likelihood of reply r after context c, u the target's prompt, h its
-    history, r_0 and r_h the replies without and with it, and ref the reference, per example:
-
-        tau         l(r_0 | u) - l(r_0 | u, h)    over 0: the history makes r_0 less likely
-        confidence  l(r_0 | u) - l(r_h | u, h)
-        loss        l(ref | u) - l(ref | u, h)
-
-    The signs are those that the code of Gupta et al. (arXiv 2402.18216) computes; the docstring
-    there has the ratios upside down. Beside them stands the reference's own log-likelihood.
-
-    An entry holds `sum` and `per_token`, each a mean over examples with its interval. A reply of no
-    token, with whatever it is compared, is left out of both and counted.
-    """
-    if not all(all_have(by_len, ("reply_logprobs", reply)) for reply in VARIANTS.values()):
-        return {}
-    without = {reply: by_len["0"].values(("reply_logprobs", reply)) for reply in VARIANTS.values()}
-    found = {}
-    for h, group in by_len.items():
-        now = {reply: group.values(("reply_logprobs", reply)) for reply in without}
-        found[h] = {
-            name: _both(without[reply] - now[reply], later) for name, reply in VARIANTS.items()
-        }
-        found[h]["reference_logprob"] = _both(now["reference"], later if int(h) else at_0)
-    return found
-
-
-def _values(logprob: Logprob) -> tuple[float, float]:
-    """A reply's log-likelihood (nats), as a sum and per token; NaN for a reply of no token."""
-    total, tokens = logprob["sum"], logprob["tokens"]
-    return (total, total / tokens) if tokens else (np.nan, np.nan)
-
-
-def _both(rows: np.ndarray, clusters: Clusters) -> dict[str, dict[str, Any]]:
-    means, stats = mean_and_interval(rows, clusters)  # [N, 2]
-    return {
-        unit: {
-            "mean": means[k],
-            **{key: stats[key][k] for key in ("low", "high", "excluded")},
-            "interval": stats["interval"],
-        }
-        for k, unit in enumerate(("sum", "per_token"))
-    }

@@ -10,7 +10,7 @@ from test_model import LABELS, MESSAGES, SHAPES, language_model, logprob
 
 import data
 from data import Pair
-from measures import metrics, stats
+from measures import metrics, sensitivity, stats
 from measures.table import Group
 from run.config import RunConfig
 from run.examples import run_cases
@@ -28,7 +28,7 @@ def example(zero_shot, own, reference):
 def aggregate(*groups):
     clusters = stats.find_clusters(range(len(groups[0])), range(len(groups[0])))
     by_len = {str(h): group_of(example(*each) for each in group) for h, group in enumerate(groups)}
-    return metrics.sensitivity_by_len(by_len, clusters, clusters)
+    return sensitivity.sensitivity_by_len(by_len, clusters, clusters)
 
 
 def group_of(examples):
@@ -62,7 +62,7 @@ def test_the_interval_is_student_s_over_the_targets():
     assert (entry["interval"], entry["excluded"]) == ("95% Student's t over targets", 0)
 
 
-@pytest.mark.parametrize("name", metrics.VARIANTS)
+@pytest.mark.parametrize("name", sensitivity.VARIANTS)
 def test_a_history_that_makes_the_reply_less_likely_is_over_0(name):
     same = [((-3, 2), (-3, 2), (-3, 2))] * 2
     less = [((-4, 2), (-4, 2), (-4, 2))] * 2
@@ -72,7 +72,7 @@ def test_a_history_that_makes_the_reply_less_likely_is_over_0(name):
 
 def test_without_a_history_all_three_are_exactly_0():
     found = aggregate(WITHOUT, WITH)["0"]
-    for name in metrics.VARIANTS:
+    for name in sensitivity.VARIANTS:
         for unit in UNITS:
             assert [found[name][unit][key] for key in ("mean", "low", "high")] == [0, 0, 0]
 
@@ -100,7 +100,7 @@ def test_pairs_are_of_one_target():
 def test_where_it_was_not_read_there_is_none():
     clusters = stats.find_clusters([0], [0])
     by_len = {"0": group_of([example(*WITH[0])]), "1": group_of([{}])}
-    assert metrics.sensitivity_by_len(by_len, clusters, clusters) == {}
+    assert sensitivity.sensitivity_by_len(by_len, clusters, clusters) == {}
 
 
 # --- log-probabilities
