@@ -31,8 +31,9 @@ from run.lock import claimed
 from run.pair_settings import measured, result_path
 from run.pairs import load_pairs
 from run.planning import Plan, in_batches, make_plan, require_same_model, unfinished
-from run.progress import Progress, print_table, what_is_kept
+from run.progress import Progress
 from run.results import write_results
+from run.summary import print_table, what_is_kept
 from run.team import Team, joined, rank_here
 from tasks.kinds import RANDOM
 

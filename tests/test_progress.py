@@ -12,7 +12,7 @@ from runs import result_of, run
 
 import data
 import experiment
-from run import progress
+from run import progress, summary
 from run.progress import Progress, Work
 
 
@@ -195,10 +195,10 @@ def test_the_end_of_a_run_names_commands_for_its_folder_and_an_early_end_says_wh
     folder = tmp_path / "my runs"
     assert run(folder, tiny.save_model(tmp_path / "tiny-llama"), "quiz", "reviews") == 0
     assert f"  python viz.py report --result_dir '{folder}'\n" in capsys.readouterr().out
-    assert "nothing is kept" in progress.what_is_kept(str(folder))
+    assert "nothing is kept" in summary.what_is_kept(str(folder))
     (folder / "org@name__quiz").mkdir()
     (folder / "org@name__quiz" / "test_vs_posts_test_journal.1.jsonl").touch()
-    assert f"kept in {folder}.\n" in progress.what_is_kept(str(folder))
+    assert f"kept in {folder}.\n" in summary.what_is_kept(str(folder))
 
 
 def test_the_running_metric_ends_as_the_metric_of_the_result(tmp_path, monkeypatch, capsys):
@@ -220,7 +220,7 @@ def test_the_next_commands_compare_what_differs_between_results_of_one_target():
     def row(target, distractor, history="teacher"):
         return {"target": target, "distractor": distractor, "history": history}
 
-    assert progress.contrasts_of([row("a", "a"), row("b", "b")]) == []
-    assert progress.contrasts_of([row("a", "a"), row("a", "b")]) == ["contrast --by distractor"]
+    assert summary.contrasts_of([row("a", "a"), row("b", "b")]) == []
+    assert summary.contrasts_of([row("a", "a"), row("a", "b")]) == ["contrast --by distractor"]
     kinds = [row("a", "a"), row("a", "a", "filler")]
-    assert progress.contrasts_of(kinds) == ["contrast --by history"]
+    assert summary.contrasts_of(kinds) == ["contrast --by history"]
