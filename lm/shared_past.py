@@ -1,9 +1,8 @@
 """Attention of rows that share their past, over cached keys and values where they lie.
 
-A row's past is a few spans of a table. Attention over each of them and over the row's own new
-tokens is put together by the log-sum-exp of each: no row has a copy of its past, no key is read
-that a mask then hides, and rows with one past read it together (Hydragen: Juravsky et al., arXiv
-2402.05099).
+A row's past is a few spans of a table. Attention over each of them and over what the row has of
+its own is put together by the log-sum-exp of each: no row has a copy of what it shares, and rows
+with one past read it together (Hydragen: Juravsky et al., arXiv 2402.05099).
 
 It stands in for the `sdpa` attention of transformers during one forward, and only where the mask
 that the model has made is the plain causal one. Elsewhere, beyond a sliding window say, the layer
@@ -80,9 +79,7 @@ class Pasts:
     """
 
     of_rows: Sequence[Spans]
-    gaps: Sequence[int] | None = (
-        None  # slots before what each row has of its own; None: it has none
-    )
+    gaps: Sequence[int] | None = None  # of answers: empty slots before what each has of its own
 
     def of(self, rows: Sequence[int]) -> "Pasts":
         """Those of some rows."""
@@ -93,8 +90,8 @@ class Pasts:
     def stretches(self) -> list[Stretch]:
         """What is read together: a stretch from one place that is as long in all its rows.
 
-        The one new token of an answer reads so little that fewer calls save more than is lost to
-        a mask: there stretches are no more than half as long again as the shortest.
+        The one new token of an answer costs so little that fewer calls save more than is lost to a
+        mask: there the longest in a stretch may be up to twice as long as the shortest.
         """
         found: dict[tuple[int, int, int], list[tuple[int, int]]] = {}
         for row, spans in enumerate(self.of_rows):
