@@ -1,10 +1,16 @@
-"""Synthetic results with conversations, for the claims about reports."""
+"""Synthetic results with conversations, and what their report holds, for the claims about it."""
 
+import base64
+import gzip
+import html
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import stored
 
+import viz
 from core import records, schema
 from measures import metrics, scoring
 
@@ -160,3 +166,45 @@ def write_grid(folder: Path, odd: str = "") -> None:
             write_pair(
                 folder, target, distractor, examples=examples_of(target, distractor, odd=odd)
             )
+
+
+# --- the page
+
+
+def make_report(results: Path, out: Path) -> int:
+    return viz.main(["report", "--result_dir", str(results), "--out", str(out)])
+
+
+def page_of(results: Path, folder: Path) -> str:
+    assert make_report(results, folder / "report.html") == 0
+    return (folder / "report.html").read_text()
+
+
+def no_image(figure) -> dict:
+    size = {"uri": "data:,", "width": 1, "height": 1}
+    return size | {"caption": "A figure.", "measure": figure.measure, "names": figure.names}
+
+
+def embedded(page: str) -> dict:
+    """What the explorer of a page reads."""
+    packed = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', page)[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+def table_of(page: str, start: str) -> list[list[str]]:
+    """Text of the cells of the first table behind a text, a list per row."""
+    table = page[page.index(start) :].partition("</table>")[0]
+    rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+    return [
+        [
+            html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
+            for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)
+        ]
+        for row in rows
+    ]
+
+
+def words_of(page: str) -> str:
+    """The text of a page in a single line."""
+    text = html.unescape(re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
+    return " ".join(text.split()).replace(" .", ".")

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import gzip
 import hashlib
 import html
 import io
@@ -18,10 +17,16 @@ from pages import (
     LENGTHS,
     QUESTION,
     TARGETS,
+    embedded,
     examples_of,
     label_example,
+    make_report,
     messages_of,
+    no_image,
+    page_of,
     right,
+    table_of,
+    words_of,
     write_grid,
     write_pair,
 )  # fmt: skip
@@ -30,17 +35,13 @@ from small_results import complains, edit
 import viz
 from core import records
 from measures import contrasts, scoring
-from reports import explorer, tables, verdict
+from reports import explorer, tables
 from reports import page as report_page
 from reports.meanings import MEANINGS
 from run.config import parse_args
 
 ROOT = Path(viz.__file__).parent
 FLIPPED = [i for i in range(TARGETS) if len({right(i, h) for h in LENGTHS}) > 1]
-
-
-def make(results: Path, out: Path) -> int:
-    return viz.main(["report", "--result_dir", str(results), "--out", str(out)])
 
 
 @pytest.fixture(autouse=True)
@@ -64,41 +65,6 @@ def page(tmp_path_factory, grid):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         patch.setattr(report_page, "image", no_image)
         return page_of(grid, tmp_path_factory.mktemp("page"))
-
-
-def page_of(results: Path, folder: Path) -> str:
-    assert make(results, folder / "report.html") == 0
-    return (folder / "report.html").read_text()
-
-
-def no_image(figure) -> dict:
-    size = {"uri": "data:,", "width": 1, "height": 1}
-    return size | {"caption": "A figure.", "measure": figure.measure, "names": figure.names}
-
-
-def embedded(page: str) -> dict:
-    """What the explorer of a page reads."""
-    packed = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', page)[1]
-    return json.loads(gzip.decompress(base64.b64decode(packed)))
-
-
-def table_of(page: str, start: str) -> list[list[str]]:
-    """Text of the cells of the first table behind a text, a list per row."""
-    table = page[page.index(start) :].partition("</table>")[0]
-    rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
-    return [
-        [
-            html.unescape(re.sub(r"<[^>]*>", "", cell)).strip()
-            for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)
-        ]
-        for row in rows
-    ]
-
-
-def words_of(page: str) -> str:
-    """The text of a page in a single line."""
-    text = html.unescape(re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
-    return " ".join(text.split()).replace(" .", ".")
 
 
 def joined(data: dict, places: list[int]) -> str:
@@ -138,94 +104,6 @@ def test_heat_maps_have_the_changes_and_stars_of_the_table_at_every_h(grid, page
                 head.index(f"after {row['distractor']}")
             ]
             assert cell == (number + row["stars"] if row["stars"] else f"({number})")
-
-
-def verdict_of(folder: Path) -> dict:
-    results = records.load_results([folder])
-    return verdict.make_verdict(tables.make_frame(results), list(results.values()))
-
-
-def scored(right_at: list[list[bool]]) -> list[dict]:
-    """A log of label examples that are right where these rows, one for each h, say so."""
-    examples = examples_of("quiz/test", "posts/test", count=len(right_at[0]))
-    for example in examples:
-        place = example["config"]
-        at = right_at[place["history_len"]][place["target_idx"]]
-        reference = example["expected_answer"]
-        example["label_logprobs"] = {label: -float((label == reference) != at) for label in "AB"}
-        example |= {"score": float(at)}
-    return examples
-
-
-def test_the_verdict_names_the_switch_that_hurts_most_and_counts_what_is_significant(tmp_path):
-    worse, much_worse = [True] * 20 + [False] * 20, [True] * 5 + [False] * 35
-    write_pair(tmp_path, examples=scored([[True] * 40, worse, much_worse]))
-    write_pair(tmp_path, distractor="reviews/test", examples=scored([[True] * 40, worse, worse]))
-    write_pair(
-        tmp_path, distractor="quiz/dev", examples=scored([[True] * 40, [True] * 40, [False] * 40])
-    )
-    verdict = verdict_of(tmp_path)
-    assert verdict["sentence"].startswith("5 of 6 comparisons with h = 0 are significant")
-    assert verdict["sentence"].endswith("5 falls and no rises.")
-    assert [(row["name"], row["h"]) for row in verdict["hurt"]] == [
-        ("quiz/test after posts/test", 2),
-        ("quiz/test after reviews/test", 1),
-    ]
-    assert verdict["hurt"][0]["change"].startswith("-87.5 [")
-    assert (verdict["hurt"][0]["before"], verdict["hurt"][0]["after"]) == ("1.000", "0.125")
-    assert [row["name"] for row in verdict["control"]] == ["quiz/test after quiz/dev"]
-
-
-def test_where_nothing_is_significant_the_verdict_says_so_and_what_n_can_show(tmp_path):
-    slightly = [True] * 19 + [False] * 21
-    write_pair(tmp_path, examples=scored([[True] * 20 + [False] * 20, slightly, slightly[::-1]]))
-    verdict = verdict_of(tmp_path)
-    assert verdict["sentence"].startswith("None of the 2 comparisons with h = 0 is significant")
-    assert not verdict["significant"]
-    points = tables.make_frame(records.load_results([tmp_path]))["detectable_points"].dropna()
-    assert verdict["power"]["range"].split(" to ")[0] == f"{points.min():.1f}"
-    assert verdict["power"]["known"] + sum(e["count"] for e in verdict["power"]["unknown"]) == 2
-
-
-def test_why_no_change_can_be_detected_is_said(tmp_path):
-    write_pair(tmp_path, examples=scored([[True] * 8] * 3))
-    [reason] = verdict_of(tmp_path)["power"]["unknown"]
-    assert reason == {"reason": "no score differs", "count": 2}
-
-
-def test_how_many_comparisons_can_show_a_change_is_said_for_some_all_and_none(tmp_path):
-    right_at = {"some": [0, 0, 9], "all": [0, 8, 9], "none": [0, 0, 0]}  # of 20
-    expected = {
-        "some": r"at least [\d.]+ points to be found in 80% of runs with n = 20\. A smaller one is "
-        r"often missed\. 1 of 2 has no such number: no score differs \(1\)\. These",
-        "all": r"at least [\d.]+ to [\d.]+ points \(it depends on the pair and h\) to be found in",
-        "none": r"No change against h = 0 can be found reliably with n = 20: no score differs",
-    }
-    for name, counts in right_at.items():
-        folder = tmp_path / name
-        examples = scored([[i < count for i in range(20)] for count in counts])
-        write_pair(folder, examples=examples)
-        assert re.search(expected[name], words_of(page_of(folder, folder)))
-
-
-def test_a_rise_after_the_targets_own_task_is_named_and_that_nothing_is_switched(tmp_path):
-    rows = [[False] * 40, [False] * 39 + [True], [True] * 40]
-    write_pair(tmp_path, distractor="quiz/dev", examples=scored(rows))
-    [rise] = verdict_of(tmp_path)["control"]
-    assert (rise["name"], rise["h"]) == ("quiz/test after quiz/dev", 2)
-    assert rise["change"].startswith("100.0 [")
-    page = page_of(tmp_path, tmp_path)
-    assert "There is no switch here: every history is of the target's own task." in words_of(page)
-    assert "No switch lowered" not in page
-
-
-def test_results_of_two_seeds_are_told_apart(tmp_path):
-    for seed in (0, 1):
-        examples = examples_of("quiz/test", "posts/test", seeds=[seed])
-        write_pair(tmp_path, examples=examples)
-    assert make(tmp_path, tmp_path / "r.html") == 0
-    names = [pair["name"] for pair in embedded((tmp_path / "r.html").read_text())["pairs"]]
-    assert names == [f"quiz/test after posts/test (seed {seed})" for seed in (0, 1)]
 
 
 # --- the order of the questions, and what fills a part
@@ -405,7 +283,7 @@ def test_skipped_targets_and_format_failures_are_never_hidden(tmp_path):
     for example in examples:
         example["format_failure"] = example["config"]["target_idx"] == 5
     write_pair(tmp_path, examples=examples, n_skipped=2, skipped_target_idx=[17, 23])
-    assert make(tmp_path, tmp_path / "r.html") == 0
+    assert make_report(tmp_path, tmp_path / "r.html") == 0
     page = (tmp_path / "r.html").read_text()
     said = words_of(page)
     assert "2 targets did not fit the model's context or memory and were skipped" in said
@@ -445,7 +323,7 @@ def test_a_hostile_row_is_text_everywhere(page):
 
 def test_a_hostile_name_is_escaped(tmp_path):
     write_pair(tmp_path, model="org/<img src=x onerror=alert(1)>")
-    assert make(tmp_path, tmp_path / "r.html") == 0
+    assert make_report(tmp_path, tmp_path / "r.html") == 0
     page = (tmp_path / "r.html").read_text()
     assert "<img src=x" not in page
     assert "org/&lt;img src=x onerror=alert(1)&gt;" in page
@@ -464,7 +342,7 @@ def test_the_page_loads_nothing_and_allows_only_its_own_script_and_style(page):
 
 
 def test_equal_results_give_equal_bytes(tmp_path, drawn):
-    make(drawn.parent / "results", tmp_path / "again.html")
+    make_report(drawn.parent / "results", tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == drawn.read_bytes()
 
 
@@ -474,7 +352,7 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
     write_pair(folder / "results")
     with contextlib.redirect_stdout(io.StringIO()):
-        assert make(folder / "results", folder / "report.html") == 0
+        assert make_report(folder / "results", folder / "report.html") == 0
     return folder / "report.html"
 
 
@@ -524,7 +402,7 @@ def test_a_prompt_of_a_template_that_changes_its_messages_is_embedded_exactly(tm
     for example in examples:
         example["prompt_text"] = example["prompt_text"].upper()
     write_pair(tmp_path, examples=examples)
-    make(tmp_path, tmp_path / "r.html")
+    make_report(tmp_path, tmp_path / "r.html")
     data = embedded((tmp_path / "r.html").read_text())
     prompts = [joined(data, places) for row in data["rows"] for places in row["prompts"]]
     assert prompts == [example["prompt_text"] for example in examples]
@@ -627,7 +505,7 @@ def test_a_cue_is_embedded_with_its_prompt_and_answer(tmp_path):
             text = example["prompt_text"].replace(f"row {i}?", f"row {i}? CUE")
             example["cued"] = label_example(i, h - 1, 0) | {"prompt_text": text}
     write_pair(tmp_path, examples=examples)
-    make(tmp_path, tmp_path / "r.html")
+    make_report(tmp_path, tmp_path / "r.html")
     data = embedded((tmp_path / "r.html").read_text())
     row = data["rows"][4]
     expected = [e["cued"] for e in examples if e["config"]["target_idx"] == 4 and "cued" in e]
@@ -655,7 +533,7 @@ def test_a_3_x_3_grid_of_200_examples_and_four_turns_is_under_5_mb(tmp_path, mon
                     for message in example["messages"]
                 ]
             write_pair(tmp_path, target, distractor, examples=examples)
-    assert make(tmp_path, tmp_path / "r.html") == 0
+    assert make_report(tmp_path, tmp_path / "r.html") == 0
     assert (tmp_path / "r.html").stat().st_size < 5_000_000
 
 
@@ -690,7 +568,7 @@ def test_damage_is_two_plain_lines_and_leaves_the_old_page(tmp_path, capsys, dam
     out = tmp_path / "report.html"
     out.write_text("old")
     damage(path)
-    assert make(tmp_path / "results", out) == 2
+    assert make_report(tmp_path / "results", out) == 2
     assert complains(capsys, path.parent.name)
     assert out.read_text() == "old"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["report.html", "results"]
@@ -699,7 +577,7 @@ def test_damage_is_two_plain_lines_and_leaves_the_old_page(tmp_path, capsys, dam
 def test_a_run_without_histories_has_a_page_too(tmp_path):
     examples = examples_of("quiz/test", "posts/test")
     write_pair(tmp_path, examples=[e for e in examples if e["config"]["history_len"] == 0])
-    assert make(tmp_path, tmp_path / "r.html") == 0
+    assert make_report(tmp_path, tmp_path / "r.html") == 0
     page = (tmp_path / "r.html").read_text()
     assert "These results have no history (h = 0 only)." in page
     assert "no prompt has a history" in page
@@ -709,7 +587,7 @@ def test_a_run_without_histories_has_a_page_too(tmp_path):
 
 
 def test_no_results_are_two_plain_lines(tmp_path, capsys):
-    assert make(tmp_path, tmp_path / "report.html") == 2
+    assert make_report(tmp_path, tmp_path / "report.html") == 2
     assert complains(capsys, "no results below")
     assert not (tmp_path / "report.html").exists()
 
@@ -717,7 +595,7 @@ def test_no_results_are_two_plain_lines(tmp_path, capsys):
 def test_a_page_that_cannot_be_written_is_two_plain_lines(tmp_path, capsys):
     write_pair(tmp_path / "results")
     (tmp_path / "file").write_text("")
-    assert make(tmp_path / "results", tmp_path / "file" / "report.html") == 2
+    assert make_report(tmp_path / "results", tmp_path / "file" / "report.html") == 2
     assert complains(capsys, "file")
 
 
