@@ -21,6 +21,7 @@ from pathlib import Path
 
 from core import frames, log_files, records
 from core.errors import UserError
+from core.flags import Parser
 from core.terminal import escape_unprintable, restart_in_utf_8
 from measures import contrasts
 from reports import contrasts as contrast_report
@@ -174,19 +175,26 @@ def run_verify(arguments: argparse.Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)
             status = 2
             continue
-        widths = [max(map(len, column)) for column in zip(verify.COLUMNS, *rows)]
-        for row in (verify.COLUMNS, *rows):
-            print("  ".join(map(str.ljust, row, widths)).rstrip())
-        wrong = sum(row[-1] != "ok" for row in rows)
-        print(f"{path}: {f'MISMATCH in {wrong}' if wrong else 'ok, all'} of {len(rows)} rows")
-        status = max(status, int(wrong > 0))
+        wrong = [row for row in rows if row[-1] != "ok"]
+        print_rows(rows if arguments.all else wrong)
+        values = sum(int(row[verify.COLUMNS.index("values")]) for row in rows)
+        found = f"MISMATCH in {len(wrong)} of {len(rows)} quantities" if wrong else "ok"
+        print(f"{path}: {found}, {values:,} values compared", flush=True)
+        status = max(status, int(bool(wrong)))
     return status
 
 
-def make_parser() -> argparse.ArgumentParser:
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of `verify.COLUMNS` below their names; nothing without any."""
+    widths = [max(map(len, column)) for column in zip(verify.COLUMNS, *rows)]
+    for row in (verify.COLUMNS, *rows) if rows else ():
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
+def make_parser() -> Parser:
     """The command line; each command's function is under `run`."""
     plain = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
+    parser = Parser(description=__doc__, formatter_class=plain)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     metric = commands.add_parser("metric", help="draw metric, change and cosines over h")
     metric.set_defaults(run=run_metric)
@@ -241,6 +249,9 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--by", default=curves.BY[0], metavar="FIELD", help=text)
     check = commands.add_parser("verify", help="recompute every stored number from debug logs")
     check.add_argument("--debug_file", required=True, nargs="+", help="debug logs")
+    check.add_argument(
+        "--all", action="store_true", help="print every quantity (default: only those that differ)"
+    )
     check.set_defaults(run=run_verify)
     return parser
 

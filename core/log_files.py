@@ -19,6 +19,7 @@ from core.json_stream import BEGIN, END, members
 from core.keys import Key
 from core.schema import IDENTITY
 from core.spool import Place, Spool
+from core.terminal import counted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -285,7 +286,8 @@ def load_examples(*folders: str | Path, flat: bool = False) -> "DataFrame":
     """
 
     def every() -> Iterator[tuple[Key, Example]]:
-        for key, result in records.load_results(folders).items():
+        found = records.load_results(folders)
+        for key, result in counted(found.items(), "Reading logs"):
             with trusted(result) as log:
                 examples = list(log.examples())
             yield from ((key, example) for example in examples)

@@ -21,6 +21,7 @@ from core.errors import UNPRINTABLE, UserError
 from core.json_stream import DECODER, check
 from core.keys import Key, by_text, make_keys
 from core.schema import IDENTITY, SCHEMA_VERSION, SOMETIMES
+from core.terminal import counted
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -242,7 +243,7 @@ def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         raise UserError(
             f"no results below {folder}. Make some with: python experiment.py --out_dir {folder}"
         )
-    for path in paths:
+    for path in counted(paths, "Reading results"):
         yield path, read_result(path)
 
 

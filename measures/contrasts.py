@@ -15,6 +15,7 @@ from core import log_files
 from core.errors import UserError
 from core.keys import FIELDS, KNOWN, Key, dataset, differing, same_task
 from core.schema import PROPORTIONS
+from core.terminal import counted
 from measures import layers, stats
 from measures.regression import Rows, switch_effect
 from measures.table import Names, Table
@@ -61,6 +62,7 @@ class Reading(NamedTuple):
 
 
 SCORE = Reading("score")
+COMPARING = "Comparing results"  # which reads their logs
 MEASURES = (SCORE.name, *layers.EXAMPLE_KEYS)
 
 
@@ -152,7 +154,7 @@ def contrasts(
             f"nothing to compare: no two of these results differ in {by} alone"
             f"{'' if against is None else f', one of them {against}'}."
         )
-    for pair in pairs:
+    for pair in counted(pairs, COMPARING):
         require_comparable(*pair)
     rows = rows_of(pairs)
     if not rows:
@@ -165,7 +167,7 @@ def comparable(
 ) -> tuple[list[tuple[Side, Side]], list[str]]:
     """Every pair that differs in `by` and can be compared, and why others cannot."""
     pairs, refused = [], []
-    for pair in paired_sides(results, by, against, SCORE):
+    for pair in counted(list(paired_sides(results, by, against, SCORE)), COMPARING):
         try:
             require_comparable(*pair)
         except UserError as error:

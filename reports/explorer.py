@@ -14,6 +14,7 @@ from typing import Any
 from core import log_files
 from core.debug_log import Conversation, Example, cut_at_messages, messages_at
 from core.schema import PROPORTIONS
+from core.terminal import counted
 from reports import style
 
 FLIP = 0.5  # change of a score against h = 0 that is a flip; of right and wrong it is any change
@@ -61,7 +62,8 @@ def make_explorer(results: Sequence[Record], names: Sequence[str]) -> dict[str, 
     log that is damaged.
     """
     pairs, sampled = [], []
-    for result, name in zip(results, names):  # one log at a time, since they can be large
+    of_names = list(zip(results, names))
+    for result, name in counted(of_names, "Reading logs"):  # one at a time: they can be large
         states = states_of(read_scores(result), result)
         chosen = choose(states, MOST_ROWS // len(results), f"report/{name}")
         sampled.append(read_targets(result, chosen, states))

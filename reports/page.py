@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core import records
+from core.terminal import counted, say
 from reports import (
     answer,
     contrasts,
@@ -55,6 +56,7 @@ Record = dict[str, Any]
 def write_report(folders: Iterable[str | Path], out: Path) -> list[str]:
     """Write the page of every result below the folders -> what to tell about it, in lines."""
     results = records.load_results(folders)
+    say(f"Reading the logs of {len(results)} results ...")
     page, notes = make_page(results)
     records.write_text(out, page)
     return notes
@@ -102,6 +104,7 @@ def figures(
     found: tables.Results, page: dict[str, Any], chosen: Sequence[int]
 ) -> dict[str, list[dict[str, Any]]]:
     """Every figure of the page by the part that shows it."""
+    say("Drawing the figures ...")
     groups = curves.group_results(found)
     inside = sorted(inside_images(groups, page["paths"], chosen), key=lambda each: each["pair"])
     return {
@@ -191,15 +194,15 @@ def inside_images(
     groups: Sequence[curves.Group], paths: Sequence[str], chosen: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """Every figure of effects and layers of the chosen pairs, with the number of its pair."""
-    for group in groups:
-        for name, result in group.lines.items():
-            pair = paths.index(result["path"])
-            if pair in chosen:
-                one = [replace(group, lines={name: result})]
-                drawn = chain(effects.effect_figures(one, LOOK), layers.layer_figures(one, LOOK))
-                unrestored = effects.is_unrestored(result)
-                images = [image(each) | {"names": {}} for each in drawn]  # below that of the pair
-                yield {"pair": pair, "images": images, "unrestored": unrestored}
+    lines = [(group, *line) for group in groups for line in group.lines.items()]
+    drawn = [line for line in lines if paths.index(line[-1]["path"]) in chosen]
+    for group, name, result in counted(drawn, "Drawing the layers of pairs"):
+        one = [replace(group, lines={name: result})]
+        figures = chain(effects.effect_figures(one, LOOK), layers.layer_figures(one, LOOK))
+        images = [image(each) | {"names": {}} for each in figures]  # below that of the pair
+        unrestored = effects.is_unrestored(result)
+        pair = paths.index(result["path"])
+        yield {"pair": pair, "images": images, "unrestored": unrestored}
 
 
 def image(drawn: style.NamedFigure) -> dict[str, Any]:

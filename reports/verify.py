@@ -15,6 +15,7 @@ from core.debug_log import Example, count_labels, cut_at_messages, messages_at
 from core.errors import UserError
 from core.log_files import Conversations, LogReader
 from core.schema import SOMETIMES
+from core.terminal import counted
 from measures import metrics, scoring
 from measures.effects import Margins
 from measures.intrusion import Switch, is_intruded
@@ -25,6 +26,7 @@ BY_LEN = ("metric_by_len", "debug_top5_by_len", "stats_by_len", *SOMETIMES)
 # What of an example follows from what else it holds, beside its score
 OF_TEXTS = ("scores", "extracted", "format_failure", "generated_label", "generated_score")
 FOLLOWING = (*OF_TEXTS, "intruded", "rewritten_messages", "labels_shown", "cued")
+WIDEST = 24  # characters of a stored or recomputed value
 COLUMNS = ("quantity", "h", "values", "stored", "recomputed", "difference", "verdict")
 
 Record = dict[str, Any]
@@ -60,7 +62,8 @@ def compare_all(result: Record, log: LogReader, table: "Comparison") -> None:
     """Compare every value of a result and its log as stored with what follows from the log."""
     judge, examples, margins = None, metrics.Examples(), Margins()
     precise = result["environment"].get("dtype") in ("float32", "float64")
-    for number, example in enumerate(log.examples()):
+    prompts = len(log.conversations.places) * len(result["metric_by_len"])
+    for number, example in enumerate(counted(log.examples(), "Verifying prompts", prompts)):
         if judge is None:
             metric_name = "accuracy" if "label_logprobs" in example else log.head["metric_name"]
             judge = Judge(metric_name, result["config"], log.conversations)
@@ -204,11 +207,17 @@ class Comparison:
         """A row of COLUMNS per quantity and history length, about the place that differs most."""
         rows = []
         for (quantity, h), entry in self.entries.items():
-            shown = [f"{x:.9g}" if isinstance(x, float) else repr(x)[:70] for x in entry.pair]
+            shown = [f"{x:.9g}" if isinstance(x, float) else as_cell(x) for x in entry.pair]
             name = f"{quantity} {entry.place}".strip()
             verdict = f"MISMATCH ({entry.wrong})" if entry.wrong else "ok"
             rows.append((name, h, str(entry.values), *shown, f"{entry.gap:.0e}", verdict))
         return rows
+
+
+def as_cell(value: Any) -> str:
+    """A value as a short text."""
+    text = repr(value)
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
 
 
 def difference(stored: Any, recomputed: Any) -> float:

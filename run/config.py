@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from core import VERSION
-from core.errors import UNPRINTABLE, UserError, did_you_mean, is_text
+from core.errors import UNPRINTABLE, UserError, is_text
+from core.flags import Parser
 from core.schema import EFFECT_PARTS
 from lm.bundled import BUNDLED
 from tasks.kinds import AT, FORMS, PLAIN, RANDOM, REPLACING, Kind, parse_kind
@@ -199,16 +200,15 @@ class RunConfig:
         return 0 if task.labels and self.scoring == "likelihood" else task.max_new_tokens
 
 
-def _make_parser(description: str | None) -> argparse.ArgumentParser:
+def _make_parser(description: str | None) -> Parser:
     """The command line of RunConfig, its flags in the order and the GROUPS of their settings."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         usage="python experiment.py [--FLAG VALUE ...]",
         description=description,
         epilog=LISTS,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=32
         ),
-        allow_abbrev=False,
     )
     titles = {first: title for title, first in GROUPS.items()}
     for setting in dataclasses.fields(RunConfig):
@@ -240,10 +240,7 @@ def _options(setting: dataclasses.Field) -> dict[str, Any]:
 def parse_args(argv: Sequence[str] | None, description: str | None = None) -> RunConfig:
     """Command line -> RunConfig; argparse exits with status 2 on an unknown flag or wrong value."""
     parser = _make_parser(description)
-    found, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.error(_say_unknown(unknown))
-    parsed = vars(found)
+    parsed = vars(parser.parse_args(argv))
     given = {key: value for key, value in parsed.items() if value is not None}
     if given.pop("fp16") and given.setdefault("dtype", "float16") != "float16":
         parser.error(f"--fp16 and --dtype {given['dtype']} contradict each other")
@@ -266,14 +263,6 @@ def parse_args(argv: Sequence[str] | None, description: str | None = None) -> Ru
     return RunConfig(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     )
-
-
-def _say_unknown(arguments: Sequence[str]) -> str:
-    """What is wrong with arguments that belong to no flag."""
-    flags = [f"--{setting.name}" for setting in dataclasses.fields(RunConfig)]
-    names = [text.partition("=")[0] for text in arguments if text.startswith("-")]
-    meant = did_you_mean(names[0], flags) if names else ""
-    return f"unrecognized arguments: {' '.join(arguments)}.{meant} --help lists all flags."
 
 
 def check_settings(config: RunConfig) -> None:

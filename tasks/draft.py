@@ -1,6 +1,5 @@
 """`python data.py FILE`: a task file for FILE, guessed from its columns, and its first prompt."""
 
-import argparse
 import re
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from core.errors import UNPRINTABLE, UserError
+from core.flags import Parser
 from core.terminal import escape_unprintable
 from tasks.guess import MARK, Column, Guess, guess
 from tasks.sources import Table, list_splits, read_table
@@ -29,7 +29,7 @@ LoadRows = Callable[[TaskSpec, str | None], Any]  # data.load_rows
 
 def main(load_rows: LoadRows, argv: Sequence[str] | None = None) -> None:
     """Print a draft of a task file, and end with status 0, or 2 where there is none to be had."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python data.py", description="Print a task file for your data, to be read and mended."
     )
     parser.add_argument("file", metavar="FILE", help=f"{' '.join(FORMATS)}, or a Hub id: org/name")

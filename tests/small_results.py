@@ -1,6 +1,7 @@
 """Small results made with the code that a run uses, and what viz.py says of them."""
 
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -142,8 +143,8 @@ def seal(path: Path) -> None:
     records.write_json(path, records.read_json(path))
 
 
-def verify(*logs: Path) -> int:
-    return viz.main(["verify", "--debug_file", *map(str, logs)])
+def verify(*logs: Path, more: Sequence[str] = ()) -> int:
+    return viz.main(["verify", "--debug_file", *map(str, logs), *more])
 
 
 def mismatches(capsys) -> list[str]:

@@ -8,11 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import pages
 import pytest
 import tiny
 
 import experiment
+import viz
 from core import terminal
+from reports import page
 
 ROOT = Path(experiment.__file__).parent
 TASK = """
@@ -96,3 +99,23 @@ def test_what_takes_long_is_counted_on_a_terminal_only(monkeypatch, on_terminal,
     shown = "Reading  33%" in sys.stderr.getvalue()
     assert shown == (on_terminal and not patience)
     assert (sys.stderr.getvalue() == "") != shown
+
+
+def test_a_report_says_on_a_terminal_what_it_is_at_and_how_far(tmp_path, monkeypatch, capsys):
+    pages.write_pair(tmp_path)
+    out = tmp_path / "report.html"
+    flags = ["report", "--result_dir", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr(page, "image", lambda drawn: {"measure": drawn.measure})
+    monkeypatch.setattr(page, "render", lambda content: "")
+    assert viz.main(flags) == 0
+    assert capsys.readouterr() == (f"{out}\n", "")
+    monkeypatch.setattr(sys, "stderr", Stream(on_terminal=True))
+    monkeypatch.setattr(terminal, "PATIENCE", -1.0)
+    assert viz.main(flags) == 0
+    said = sys.stderr.getvalue()
+    steps = ("Reading results", "Reading the logs of 1 results ...", "Reading logs")
+    places = [
+        said.index(step) for step in (*steps, "Drawing the figures ...", "Drawing the layers")
+    ]
+    assert places == sorted(places)
+    assert capsys.readouterr().out == f"{out}\n"

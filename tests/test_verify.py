@@ -20,13 +20,14 @@ from small_results import (
 import viz
 from core import records, schema
 from reports.verify import BY_LEN, IDENTITY
+from reports.verify import verify as rows_of
 
 
 @pytest.mark.parametrize("cosines", [True, False])
 @pytest.mark.parametrize("make", [label_example, text_example, f1_example, number_example])
 def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     log = write_pair(tmp_path, make=make, cosines=cosines)
-    assert verify(log) == 0
+    assert verify(log, more=["--all"]) == 0
     text = capsys.readouterr().out
     assert "MISMATCH" not in text
     quantities = {line.split()[0] for line in text.splitlines()[1:-1]}
@@ -53,6 +54,14 @@ def test_verify_prints_stored_and_recomputed_side_by_side(tmp_path, capsys):
     (row,) = [row for row in rows if row[:2] == ["metric_by_len", "1"]]
     assert row[2:] == ["1", "0.125", "0.666666667", "5e-01", "MISMATCH", "(1)"]
     assert "MISMATCH in 2 of" in lines[-1]  # the digest is the other
+    assert len(lines) == 4 and max(map(len, lines[:-1])) <= 120
+
+
+def test_a_log_that_verifies_is_one_line(tmp_path, capsys):
+    log = write_pair(tmp_path)
+    values = sum(int(row[2]) for row in rows_of(log))
+    assert verify(log) == 0
+    assert capsys.readouterr().out == f"{log}: ok, {values:,} values compared\n"
 
 
 EDITS_OF_RESULT = {

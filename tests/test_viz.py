@@ -46,3 +46,21 @@ def test_an_unknown_flag_or_no_command_ends_with_status_2():
         with pytest.raises(SystemExit) as stopped:
             viz.main(argv)
         assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("metric --reslt_dir x y", "metric: error: unrecognized arguments: --reslt_dir x y. Did you"
+         " mean --result_dir?"),
+        ("contrast --result_dir x --aganist=y", "--aganist=y. Did you mean --against?"),
+        ("layers --result x", "unrecognized arguments: --result x. Did you mean --result_dir?"),
+        ("--result_dir x metric", "The command comes first."),
+        ("metric", "the following arguments are required: --result_dir"),
+    ],
+)  # fmt: skip
+def test_a_mistyped_flag_is_said_before_what_is_missing(words, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        viz.main(words.split())
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
