@@ -135,6 +135,13 @@ def weights_of(
     return bytes_of_all, str(chosen).removeprefix("torch."), where.type
 
 
+def quantised_as(config: Any) -> str | None:
+    """The method by which a checkpoint's weights stay quantised; None where they do not."""
+    kept = getattr(config, "quantization_config", None) or {}
+    method = kept.get("quant_method") if isinstance(kept, dict) else kept.quant_method
+    return None if method in (None, "gguf") else str(method)  # GGUF files are dequantised
+
+
 def set_up(device: torch.device) -> None:
     """What transformers and the Hub's client are told before they load anything."""
     if device.type == "cpu":  # grouped keys are read in place, not copied for every head

@@ -170,7 +170,7 @@ def detects(found: Planned, pair: Pair) -> str:
 
 def notes(found: Planned, total: Count, exact: bool) -> Iterator[str]:
     """What the counts leave out, and what is known of memory and time."""
-    from lm.loading import weights_of
+    from lm.loading import quantised_as, weights_of
 
     config = found.config
     if not exact:
@@ -178,13 +178,11 @@ def notes(found: Planned, total: Count, exact: bool) -> Iterator[str]:
     yield from describe_chats(found.waiting)
     if "model" in config.history:
         yield "--history model: reference answers stand in for the model's own replies."
-    extra = [f"--{name}" for name in ("effects", "sensitivity") if getattr(config, name)]
-    if extra:
-        yield f"What {' and '.join(extra)} read comes on top."
+    yield from uncounted(config)
     size, dtype, device = weights_of(
         found.encoder, config.dtype, config.device, config.trust_remote_code
     )
-    yield f"Weights: {size / MIB:,.0f} MiB in {dtype}."
+    yield weights_line(f"{size / MIB:,.0f} MiB in {dtype}", quantised_as(found.encoder.config))
     speed = last(Way(config.model, config.adapter, dtype, device))
     if speed is None:
         yield "Time and memory in all: unknown until a first run of this model here shows them."
@@ -198,6 +196,22 @@ def notes(found: Planned, total: Count, exact: bool) -> Iterator[str]:
             f"{speed.tokens_per_second:,.0f} tokens/s of its last run here.\n"
             f"Memory: {speed.peak_memory_mib:,} MiB were the most in that run."
         )
+
+
+def uncounted(config: RunConfig) -> Iterator[str]:
+    """What is in neither the counts nor the time."""
+    extra = [f"--{name}" for name in ("effects", "sensitivity") if getattr(config, name)]
+    if extra:
+        reads = f"{' and '.join(extra)} read{'s' if len(extra) == 1 else ''}"
+        more = "; --effects takes several times as long as the rest" if config.effects else ""
+        yield f"Not counted, in tokens or time: what {reads}{more}."
+
+
+def weights_line(size: str, method: str | None) -> str:
+    """How large the weights are, of a checkpoint that may be quantised by some method."""
+    if method is None:
+        return f"Weights: {size}."
+    return f"Weights: less than {size}, since they are quantised ({method})."
 
 
 def keep_speed(config: RunConfig, lm: Model, tokens_per_second: float) -> None:

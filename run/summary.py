@@ -47,13 +47,20 @@ def print_table(paths: Sequence[Path], out_dir: str) -> None:
     made = results[-1]["environment"].get
     if made("dtype") in HALVES and made("rounding"):
         print(rounding_line(results))
-    print(
-        f"\n{made('engine')} engine, {made('seconds')} s, peak memory {made('peak_memory_mib')} MiB"
-    )
+    print(made_line([result["environment"] for result in results]))
     print("Results (each with its debug log beside it):", *paths, sep="\n  ")
     print("Next, for example:")
     for command in (*contrasts_of(rows), "report"):
         print(f"  python viz.py {command} --result_dir {shlex.quote(out_dir)}")
+
+
+def made_line(environments: Sequence[Mapping[str, Any]]) -> str:
+    """The last run that made any of these results, and what it took."""
+    runs = {made["started"]: made for made in environments}
+    last = max(runs)
+    which = "the run" if len(runs) == 1 else f"{len(runs)} runs, the last"
+    what = "{engine} engine, {seconds} s, peak memory {peak_memory_mib} MiB".format(**runs[last])
+    return f"\nMade by {which} of {last}: {what}"
 
 
 def contrasts_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

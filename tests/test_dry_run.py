@@ -107,6 +107,25 @@ def test_what_is_counted_is_what_the_run_reads(tmp_path, model, capsys, monkeypa
     assert text.endswith(f"row {first['config']['target_idx']}):\n{first['prompt_text']}\n")
 
 
+def test_what_is_not_counted_is_said(tmp_path, bare, capsys):
+    given = flags(bare, tmp_path / "out")
+    assert "Not counted" not in said(capsys, *given)
+    text = said(capsys, *given, "--sensitivity")
+    assert "\nNot counted, in tokens or time: what --sensitivity reads.\n" in text
+    text = said(capsys, *given, "--sensitivity", "--effects", "position")
+    assert "what --effects and --sensitivity read; --effects takes several times as long" in text
+
+
+@pytest.mark.parametrize(("method", "expected"), [("gptq", "less than "), ("gguf", "")])
+def test_weights_that_stay_quantised_are_said_to_be_less(tmp_path, bare, capsys, method, expected):
+    path = bare / "config.json"
+    kept = {"quantization_config": {"quant_method": method, "bits": 4}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | kept))
+    text = said(capsys, *flags(bare, tmp_path / "out"))
+    assert f"\nWeights: {expected}" in text
+    assert ("since they are quantised (gptq)." in text) == (method == "gptq")
+
+
 def test_answers_are_counted_at_their_longest(tmp_path, bare, capsys):
     given = flags(bare, tmp_path / "out", "--target", "posts", "--max_new_tokens", 7)
     assert numbers(said(capsys, *given), "posts/test after quiz/test")[4] == str(5 * 3 * 7)

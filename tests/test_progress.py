@@ -201,6 +201,21 @@ def test_the_end_of_a_run_names_commands_for_its_folder_and_an_early_end_says_wh
     assert f"kept in {folder}.\n" in summary.what_is_kept(str(folder))
 
 
+def test_what_a_run_took_is_said_with_its_date_also_where_nothing_was_left_to_run(tmp_path, capsys):
+    model = tiny.save_model(tmp_path / "tiny-llama")
+    lines = []
+    for _ in range(2):
+        assert run(tmp_path / "out", model, "quiz", "reviews") == 0
+        out = capsys.readouterr().out
+        lines += [line for line in out.splitlines() if line.startswith("Made by the run of ")]
+    made = result_of(tmp_path / "out", "quiz", "reviews")["environment"]
+    assert lines[0] == lines[1] and f"{made['started']}: {made['engine']} engine, " in lines[0]
+    assert "All results exist already" in out
+    last = made | {"started": "2030-01-01T00:00:00Z", "seconds": 7}
+    line = summary.made_line([made, last, made])
+    assert line.startswith("\nMade by 2 runs, the last of 2030-01-01T00:00:00Z: ") and "7 s" in line
+
+
 def test_the_running_metric_ends_as_the_metric_of_the_result(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(progress, "PAUSE", 0.0)
     model = tiny.save_model(tmp_path / "tiny-llama")
