@@ -16,6 +16,7 @@ Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -191,73 +192,67 @@ def print_rows(rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
-def make_parser() -> Parser:
-    """The command line; each command's function is under `run`."""
-    plain = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=plain)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    metric = commands.add_parser("metric", help="draw metric, change and cosines over h")
-    metric.set_defaults(run=run_metric)
-    depth = commands.add_parser("layers", help="draw what a history changes at each layer")
-    depth.set_defaults(run=run_layers)
-    hidden = commands.add_parser("effects", help="draw what --effects measured")
-    hidden.set_defaults(run=run_effects)
-    table = commands.add_parser("table", help="one row per result and h")
-    table.add_argument("--format", choices=tables.FORMATS, default="markdown", help="(%(default)s)")
-    table.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print)")
-    table.set_defaults(run=run_table)
-    heat = commands.add_parser("grid", help="draw heat maps of the change, target by distractor")
-    heat.add_argument("--h", type=int, help="history length (default: longest that all pairs have)")
-    heat.set_defaults(run=run_grid)
-    compared = commands.add_parser(
-        "contrast", help="was it the switch? compare histories on the same targets"
-    )
-    add_contrast(compared)
-    for command in (table, heat):
-        command.add_argument(
-            "--contrast",
-            action="store_true",
-            help="compare with the target's own task instead of h = 0",
-        )
-    one_page = commands.add_parser(
-        "report", help="one HTML page with all results and their examples"
-    )
-    one_page.add_argument(
-        "--out",
-        type=Path,
-        default=Path("report.html"),
-        metavar="FILE",
-        help="file to write (%(default)s)",
-    )
-    one_page.set_defaults(run=run_report)
-    rows = commands.add_parser("export", help="write a row per prompt for other programs")
-    rows.add_argument(
-        "--format", choices=("parquet", "csv"), default="parquet", help="(%(default)s)"
-    )
-    rows.add_argument("--out", type=Path, metavar="FILE", help="file to write (prompts.FORMAT)")
-    rows.set_defaults(run=run_export)
-    for command in (metric, depth, hidden, heat, table, compared, one_page, rows):
-        command.add_argument(
-            "--result_dir", required=True, nargs="+", help="folders of results, searched below"
-        )
-    for command in (metric, depth, hidden, heat):
-        add_looks(command)
-    for command, what in ((metric, "lines"), (heat, "columns")):
-        text = (
-            f"what the {what} are; each combination of the others gets its own figure (%(default)s)"
-        )
-        command.add_argument("--by", default=curves.BY[0], metavar="FIELD", help=text)
-    check = commands.add_parser("verify", help="recompute every stored number from debug logs")
-    check.add_argument("--debug_file", required=True, nargs="+", help="debug logs")
-    check.add_argument(
-        "--all", action="store_true", help="print every quantity (default: only those that differ)"
-    )
-    check.set_defaults(run=run_verify)
-    return parser
+# -- the command line
 
 
-def add_contrast(command: argparse.ArgumentParser) -> None:
-    """The flags of contrasts."""
+def add_folders(command: argparse.ArgumentParser) -> None:
+    """Where results are."""
+    command.add_argument(
+        "--result_dir", required=True, nargs="+", help="folders of results, searched below"
+    )
+
+
+def add_looks(command: argparse.ArgumentParser, out_dir: str | None = "plots") -> None:
+    """Where figures go, and how they look."""
+    command.add_argument(
+        "--out_dir", default=out_dir, help=f"folder for the figures ({out_dir or 'none drawn'})"
+    )
+    widths = "; ".join(f"{name}: {inches} in" for name, inches in style.WIDTHS.items())
+    command.add_argument(
+        "--width", choices=style.WIDTHS, default=style.PLAIN.width,
+        help=f"width of a figure, in columns of a page; {widths} (%(default)s)",
+    )  # fmt: skip
+    command.add_argument(
+        "--paper", action="store_true", help="put titles and notes into a caption, STEM.txt"
+    )
+
+
+def add_figures(command: argparse.ArgumentParser) -> None:
+    """What all commands have that draw figures alone."""
+    add_folders(command)
+    add_looks(command)
+    command.add_argument(
+        "--format", choices=style.FORMATS, default=style.FORMATS, nargs="+",
+        help="file formats (all three)",
+    )  # fmt: skip
+
+
+def add_by(command: argparse.ArgumentParser, what: str) -> None:
+    """What the lines or columns of a figure are."""
+    text = f"what the {what} are; each combination of the others gets its own figure (%(default)s)"
+    command.add_argument("--by", default=curves.BY[0], metavar="FIELD", help=text)
+
+
+def add_own_task(command: argparse.ArgumentParser) -> None:
+    """What the numbers of a table or map are compared with."""
+    text = "compare with the target's own task instead of h = 0"
+    command.add_argument("--contrast", action="store_true", help=text)
+
+
+def add_length(command: argparse.ArgumentParser) -> None:
+    """The history length of a map."""
+    text = "history length (default: longest that all pairs have)"
+    command.add_argument("--h", type=int, help=text)
+
+
+def add_form(command: argparse.ArgumentParser, forms: Sequence[str]) -> None:
+    """The form of a table, and where it goes."""
+    command.add_argument("--format", choices=forms, default="markdown", help="(%(default)s)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print)")
+
+
+def add_sides(command: argparse.ArgumentParser) -> None:
+    """What is compared with what."""
     command.add_argument(
         "--by", default="distractor", metavar="FIELD",
         help="what is compared: distractor, model, history, seed, or a setting that differs "
@@ -272,40 +267,68 @@ def add_contrast(command: argparse.ArgumentParser) -> None:
         "--measure", choices=contrasts.MEASURES, default=contrasts.SCORE.name, help="(%(default)s)"
     )
     command.add_argument("--block", type=int, default=1, help="of a layer measure (%(default)s)")
-    command.add_argument(
-        "--format", choices=contrast_report.FORMATS, default="markdown", help="(%(default)s)"
-    )
-    command.add_argument("--out", type=Path, metavar="FILE", help="file to write (default: print)")
-    add_looks(command, out_dir=None, formats=False)
-    command.set_defaults(run=run_contrast)
 
 
-def add_looks(
-    command: argparse.ArgumentParser, out_dir: str | None = "plots", formats: bool = True
-) -> None:
-    """The flags that all figures have."""
-    command.add_argument(
-        "--out_dir", default=out_dir, help=f"folder for the figures ({out_dir or 'none drawn'})"
-    )
-    widths = "; ".join(f"{name}: {inches} in" for name, inches in style.WIDTHS.items())
-    command.add_argument(
-        "--width",
-        choices=style.WIDTHS,
-        default=style.PLAIN.width,
-        help=f"width of a figure, in columns of a page; {widths} (%(default)s)",
-    )
-    command.add_argument(
-        "--paper", action="store_true", help="put titles and notes into a caption, STEM.txt"
-    )
-    if not formats:
-        return
-    command.add_argument(
-        "--format",
-        choices=style.FORMATS,
-        default=style.FORMATS,
-        nargs="+",
-        help="file formats (all three)",
-    )
+def add_page(command: argparse.ArgumentParser) -> None:
+    """Where the page goes."""
+    page = Path("report.html")
+    text = "file to write (%(default)s)"
+    command.add_argument("--out", type=Path, default=page, metavar="FILE", help=text)
+
+
+def add_prompts(command: argparse.ArgumentParser) -> None:
+    """The form of the prompts, and where they go."""
+    forms = ("parquet", "csv")
+    command.add_argument("--format", choices=forms, default=forms[0], help="(%(default)s)")
+    command.add_argument("--out", type=Path, metavar="FILE", help="file to write (prompts.FORMAT)")
+
+
+def add_logs(command: argparse.ArgumentParser) -> None:
+    """What is verified, and how much of it is shown."""
+    command.add_argument("--debug_file", required=True, nargs="+", help="debug logs")
+    text = "print every quantity (default: only those that differ)"
+    command.add_argument("--all", action="store_true", help=text)
+
+
+COMMANDS = {  # name -> what runs it, its line of help, what adds its flags
+    "metric": (
+        run_metric, "draw metric, change and cosines over h", add_figures,
+        partial(add_by, what="lines"),
+    ),
+    "layers": (run_layers, "draw what a history changes at each layer", add_figures),
+    "effects": (run_effects, "draw what --effects measured", add_figures),
+    "table": (
+        run_table, "one row per result and h", add_folders, add_own_task,
+        partial(add_form, forms=tables.FORMATS),
+    ),
+    "grid": (
+        run_grid, "draw heat maps of the change, target by distractor", add_figures,
+        partial(add_by, what="columns"), add_length, add_own_task,
+    ),
+    "contrast": (
+        run_contrast, "was it the switch? compare histories on the same targets", add_folders,
+        add_sides, partial(add_form, forms=contrast_report.FORMATS),
+        partial(add_looks, out_dir=None),
+    ),
+    "report": (
+        run_report, "one HTML page with all results and their examples", add_folders, add_page,
+    ),
+    "export": (run_export, "write a row per prompt for other programs", add_folders, add_prompts),
+    "verify": (run_verify, "recompute every stored number from debug logs", add_logs),
+}  # fmt: skip
+
+
+def make_parser() -> Parser:
+    """The command line of COMMANDS; each one's function is under `run`."""
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=plain)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (run, text, *adding) in COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        command.set_defaults(run=run)
+        for add in adding:
+            add(command)
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
