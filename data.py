@@ -23,7 +23,7 @@ from tasks.answers import References, RowError, each_row, read_labels, read_text
 from tasks.cells import OPTIONS, Field, as_text, is_missing, option_lines, parse_field, reach
 from tasks.kinds import AT, CHATS, PLAIN, TEACHER, Fits, Kind, roles
 from tasks.sources import Table, read_table
-from tasks.spec import Task, TaskSpec
+from tasks.task import Task, TaskSpec
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from core.flags import Parser
 from core.schema import EFFECT_PARTS
 from lm.bundled import BUNDLED
 from tasks.kinds import AT, FORMS, PLAIN, RANDOM, REPLACING, Kind, parse_kind
-from tasks.spec import EMBEDDED, Task
+from tasks.task import EMBEDDED, Task
 
 DEMO_LIMIT = 10  # target examples where no --model is named, so that a first run takes minutes
 MOST_TURNS = 10_000  # of a history; more would fill the memory before they are refused

@@ -17,7 +17,7 @@ from lm.interface import LocalModel, Model
 from run.config import RunConfig
 from tasks.chats import read_chats
 from tasks.kinds import CHATS
-from tasks.spec import Task, TaskSpec
+from tasks.task import Task, TaskSpec
 
 POOL = 20  # sampled turns that histories are drawn from, as in Gupta et al.
 SAMPLED_TOKENS = 150  # most tokens of a sampled user text

@@ -15,7 +15,8 @@ from run.config import RunConfig
 from run.histories import chat_rows, require_chats
 from run.pair_settings import result_path
 from tasks.kinds import CHATS, OF_LABELS, Kind, caseless, parse_kind, roles
-from tasks.spec import Task, builtin_tasks, parse_spec, read_tasks
+from tasks.spec import builtin_tasks, parse_spec, read_tasks
+from tasks.task import Task
 
 
 def known_tasks(config: RunConfig) -> dict[str, Task]:

@@ -14,7 +14,8 @@ from core.flags import Parser
 from core.terminal import escape_unprintable
 from tasks.guess import MARK, Column, Guess, guess
 from tasks.sources import Table, list_splits, read_table
-from tasks.spec import FORMATS, HUB_ID, NAME, Task, TaskSpec, builtin_tasks, read_tasks
+from tasks.spec import FORMATS, HUB_ID, NAME, builtin_tasks, read_tasks
+from tasks.task import Task, TaskSpec
 
 GAP = "FILL_IN"
 PLAIN = re.compile(r"[^\W\d][\w ./-]*(?<! )")  # YAML needs no quotes

@@ -14,7 +14,7 @@ import yaml
 from core.errors import UserError, unique_keys
 from core.json_stream import elements
 from tasks.cells import Field, class_names, parse_field, reach
-from tasks.spec import EMBEDDED, TaskSpec
+from tasks.task import EMBEDDED, TaskSpec
 
 Row = dict[str, Any]
 

@@ -9,7 +9,7 @@ import experiment
 from core import records
 from data import TaskRows, Turn
 from reports import verify
-from tasks.spec import Task, TaskSpec
+from tasks.task import Task, TaskSpec
 
 LENGTHS = [str(h) for h in range(MAX_LEN + 1)]
 CUE = "Now for something else."

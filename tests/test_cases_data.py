@@ -15,6 +15,7 @@ import data
 from core.errors import UserError
 from run.pairs import require_references
 from tasks import spec
+from tasks.task import TaskSpec
 
 datasets.disable_progress_bars()
 
@@ -430,5 +431,5 @@ def test_every_line_or_row_is_named_by_its_own_number_whatever_the_subject(tmp_p
     rows = [{"text": "t", "label": label, "area": "ab"[i % 2]} for i, label in enumerate("xyxz")]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     known = task_of(tmp_path, "rows.jsonl", labels=["x", "y"], subject="area").task
-    said = refused(data.load_rows, spec.TaskSpec(known, "b", "test"))
+    said = refused(data.load_rows, TaskSpec(known, "b", "test"))
     assert "row 4 of 'own', column 'label': 'z' is not one of x, y" in said

@@ -14,6 +14,7 @@ import data
 from core.errors import UserError
 from run.pairs import require_references
 from tasks import spec
+from tasks.task import Task, TaskSpec
 
 SAMPLES = ("quiz", "reviews", "posts")
 ROOT = Path(data.__file__).parent
@@ -174,9 +175,9 @@ def test_an_unknown_split_or_subject_lists_the_known_ones(tmp_path, text, known)
 def test_a_task_names_configuration_and_revision_of_its_hub_source(monkeypatch):
     asked = []
     monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: asked.append((a, k)) or [{}])
-    task = spec.Task("one", "org/name", "{x}", "y", config="part", revision="v2", split="dev")
+    task = Task("one", "org/name", "{x}", "y", config="part", revision="v2", split="dev")
     with pytest.raises(UserError, match="no column 'x'"):
-        data.load_rows(spec.TaskSpec(task, None, "train"))
+        data.load_rows(TaskSpec(task, None, "train"))
     settings = {"split": "train", "streaming": False, "revision": "v2"}
     assert asked == [(("org/name", "part"), settings)]
 

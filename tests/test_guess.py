@@ -20,7 +20,8 @@ from data import load_rows
 from tasks import draft
 from tasks.guess import guess
 from tasks.sources import Table
-from tasks.spec import TaskSpec, read_tasks
+from tasks.spec import read_tasks
+from tasks.task import TaskSpec
 
 ROOT = Path(__file__).parents[1]
 OPTIONS = ["tin", "oak", "silk", "wool"]

@@ -15,7 +15,8 @@ from measures.intrusion import shown_replies
 from run.config import RunConfig
 from run.pairs import require_rows
 from tasks.kinds import TEACHER, parse_kind
-from tasks.spec import Task, TaskSpec, parse_spec
+from tasks.spec import parse_spec
+from tasks.task import Task, TaskSpec
 
 REVIEWS = data.load_rows(parse_spec("reviews"))
 POSTS = data.load_rows(parse_spec("posts"))
