@@ -139,10 +139,13 @@ def run_plan(
 
     batches = in_batches(plan.places, config.batch_size)
     share = team.share([batch for batch in batches if not is_finished(batch)])
-    done = work_in(filter(is_finished, batches), config)
-    meters = (lambda: lm.tokens_read, lambda: lm.peak_memory_mib)
-    quiet = config.quiet or not team.is_first
-    with Progress(work_in(share, config), done, *meters, quiet) as progress:
+    with Progress(
+        work_in(share, config),
+        work_in(filter(is_finished, batches), config),
+        tokens=lambda: lm.tokens_read,
+        memory=lambda: lm.peak_memory_mib,
+        quiet=config.quiet or not team.is_first,
+    ) as progress:
         for pair, h, score in finished_scores(kept, config):
             progress.count(str(pair.target.spec), h, score)
         for batch in share:

@@ -39,6 +39,7 @@ class Progress:
         self,
         left: Work,
         done: Work = NOTHING,
+        *,
         tokens: Callable[[], int] = lambda: 0,
         memory: Callable[[], int] = lambda: 0,
         quiet: bool = False,

@@ -178,7 +178,9 @@ def test_the_estimate_of_a_run_fits_the_tokens_that_it_reads(tmp_path, monkeypat
 
     shown = []
     monkeypatch.setattr(progress, "time", Clock)
-    monkeypatch.setattr(experiment, "Progress", lambda *a: shown.append(Timed(*a)) or shown[0])
+    monkeypatch.setattr(
+        experiment, "Progress", lambda *a, **k: shown.append(Timed(*a, **k)) or shown[0]
+    )
     model = tiny.save_model(tmp_path / "tiny-llama")
     more = ["--task_file", tmp_path / "own.yaml", "--limit", 16, "--batch_size", 1]
     assert run(tmp_path / "out", model, "own", "quiz", *more) == 0
