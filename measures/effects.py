@@ -129,21 +129,26 @@ def _contrasts(columns: Mapping[str, np.ndarray], clusters: Clusters) -> dict[st
 def _tested(changes: np.ndarray, clusters: Clusters) -> list[Stats]:
     """Mean of each column of changes [N, K]; by sign flips its p-value, and the interval of the
     means that they do not reject.
+
+    Examples with a value that is not finite are left out of all columns, so that parts add up to
+    their sum, and counted.
     """
-    test = {"test": f"sign-flip permutation over {clusters.unit}", "interval": "95% of the test"}
-    finite = np.isfinite(changes).all()
-    means = cleaned(changes.mean(axis=0))
-    if clusters.count < 2 or not finite:
-        return [
-            {"mean": mean, "low": None, "high": None, "p_value": None, **test} for mean in means
-        ]
+    known = np.isfinite(changes).all(axis=1)
+    changes, clusters = changes[known], clusters.among(known)
+    about: Stats = {"test": f"sign-flip permutation over {clusters.unit}"}
+    about |= {"interval": "95% of the test"}
+    about |= {} if known.all() else {"excluded": int((~known).sum())}
+    means = cleaned(changes.mean(axis=0)) if known.any() else [None] * changes.shape[1]
+    names = ("mean", "low", "high", "p_value")
+    if clusters.count < 2:
+        return [dict(zip(names, (mean, None, None, None))) | about for mean in means]
     sums = clusters.sums(changes.T)  # [clusters, K]
     sizes = np.broadcast_to(clusters.sums(np.ones((1, len(changes)))), sums.shape)
     flipped = paired.sign_flip(sums, [sizes])
     few = (np.abs(sums) > 1e-9).sum(axis=0) < stats.FEWEST
     low, high = (cleaned(np.where(few, np.nan, ends)) for ends in flipped.ends[0])
     rows = zip(means, low, high, flipped.p_values.tolist())
-    return [dict(zip(("mean", "low", "high", "p_value"), row)) | test for row in rows]
+    return [dict(zip(names, row)) | about for row in rows]
 
 
 def _correct(lengths: Sequence[Stats]) -> None:
@@ -168,10 +173,12 @@ def ratio_of_means(part: np.ndarray, whole: np.ndarray, clusters: Clusters) -> S
     """Mean of `part` over mean of `whole` [N], with the interval of Fieller (1954).
 
     It holds each r for which the mean of part - r whole is not clearly away from 0. All are null
-    where the mean of `whole` is not clearly away from 0 itself: then no r is excluded.
+    where the mean of `whole` is not clearly away from 0 itself: then no r is excluded. Examples
+    whose values are not finite are left out.
     """
     rows = np.stack([part, whole, part + whole], axis=1)
-    (a, b, _), around = mean_and_interval(rows[np.isfinite(rows).all(axis=1)], clusters)
+    known = np.isfinite(rows).all(axis=1)
+    (a, b, _), around = mean_and_interval(rows[known], clusters.among(known))
     if None in around["high"] or b is None:
         return {"share": None, "low": None, "high": None}
     va, vb, vab = (((top - end) / 2) ** 2 for end, top in zip(around["low"], around["high"]))

@@ -123,8 +123,7 @@ def _rate(told: np.ndarray, clusters: Clusters) -> dict[str, Any]:
         reason = "no answer is written here, or no reply of the distractor is shown"
         return {f"{name}{end}": value for name in ("rate", "low", "high")
                 for end, value in (("", None), ("_reason", reason))}  # fmt: skip
-    names, of = np.unique(clusters.of[there], return_inverse=True)
-    left = Clusters(clusters.unit, len(names), of)
+    left = clusters.among(there)
     return {"rate": float(told[there].mean())} | mean_interval(told[there], left, binary=True)
 
 

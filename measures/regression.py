@@ -57,7 +57,8 @@ def _unfit(rows: Rows, clusters: stats.Clusters, binary: bool) -> str | None:
     if rows.switch.all() or not rows.switch.any():
         return "only histories with a switch, or only without"
     if clusters.count < FEWEST_CLUSTERS:
-        return f"{clusters.count} clusters, and robust errors need {FEWEST_CLUSTERS}"
+        count = f"{clusters.count} cluster{'' if clusters.count == 1 else 's'}"
+        return f"{count}, and robust errors need {FEWEST_CLUSTERS}"
     groups = [rows.switch, *(np.array(rows.task) == task for task in dict.fromkeys(rows.task))]
     groups += [~rows.switch, *(np.array(rows.h) == h for h in dict.fromkeys(rows.h))]
     if any(np.ptp(rows.scores[group]) == 0 for group in groups):

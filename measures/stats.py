@@ -36,6 +36,11 @@ class Clusters(NamedTuple):
         """Rows [K, N] of examples -> sums over each cluster [count, K]."""
         return np.stack([np.bincount(self.of, row, self.count) for row in rows], axis=1)
 
+    def among(self, kept: np.ndarray) -> "Clusters":
+        """Those of the examples that are kept [N], numbered anew."""
+        names, of = np.unique(self.of[kept], return_inverse=True)
+        return Clusters(self.unit, len(names), of)
+
     @property
     def independent(self) -> bool:
         """True where every example is a cluster of its own."""
@@ -139,13 +144,13 @@ def compare(
     are compared by McNemar's mid-p test, others by sign flips over the clusters. `bounds` are those
     of a mean of `after`: no change beyond them can be there to be detected.
     """
-    exact = binary and clusters.independent
+    exact, (low, high) = binary and clusters.independent, bounds
     tested = (_compare_counts if exact else _compare_flips)(after, before, clusters)
     return [
         {"change_points": float(100 * (x - y).mean())}
         | percent_change(float(x.mean()), float(y.mean()))
         | entry
-        | _detectable(100 * (x - y), clusters, binary, 100 * _reach(y, bounds))
+        | _detectable(100 * (x - y), clusters, binary, 100 * max(high - y.mean(), y.mean() - low))
         for x, y, entry in zip(after, before, tested)
     ]
 
@@ -207,12 +212,6 @@ def _ends(names: Sequence[str], ends: Any, reason: str) -> Stats:
     if not np.isfinite((low, high)).all():
         return _nulls(reason, *names)
     return dict(zip(names, (low, high)))
-
-
-def _reach(before: np.ndarray, bounds: tuple[float, float]) -> float:
-    """The largest change, up or down, that a mean can make from these scores."""
-    low, high = bounds
-    return max(high - float(before.mean()), float(before.mean()) - low)
 
 
 def _detectable(changes: np.ndarray, clusters: Clusters, binary: bool, most: float) -> Stats:

@@ -153,7 +153,8 @@ def _shown(row: Row, apart: Sequence[str], marks: Mapping[str, str]) -> dict[str
 def _over_all(effect: dict[str, Any], apart: Sequence[str]) -> str:
     """One regression in words."""
     metric = style.in_sentence(effect["metric"])
-    of = ", ".join(f"{name} {effect['key'].fields[name]}" for name in apart)
+    named = effect["key"].fields
+    of = ", ".join(f"{name} {named[name]}" for name in (*apart, *effect["key"].settings))
     start = f"Over all targets, distractors and lengths together{f' ({of})' if of else ''}"
     if effect["points"] is None:
         return f"{start}, the effect of a switch on {metric} is not estimated: {effect['reason']}."

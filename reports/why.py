@@ -51,8 +51,15 @@ def _cell(stats: Row | None) -> str:
 
 
 def _in_words(rows: Sequence[Row], there: Sequence[str]) -> str:
-    """The largest total and what it is made of."""
-    row = max(rows, key=lambda each: abs(each["parts"]["total"]["mean"] or 0))
+    """The largest total that has all these parts, and what it is made of."""
+
+    def has(part: Row | None) -> bool:
+        return part is not None and part["mean"] is not None
+
+    known = [row for row in rows if all(has(row["parts"].get(name)) for name in there)]
+    if not known:
+        return ""
+    row = max(known, key=lambda each: abs(each["parts"]["total"]["mean"]))
     means = {name: tables.number(row["parts"][name]["mean"], 2) for name in there}
     made_of = [f"{means[name]} from {_named(name)}" for name in there if name != "total"]
     return (

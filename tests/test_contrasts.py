@@ -478,6 +478,16 @@ def test_targets_that_were_run_under_other_settings_are_not_pooled(tmp_path):
     assert "other settings: dtype" in answer_of(tmp_path)["not_estimated"][0]
 
 
+def test_regressions_that_a_setting_tells_apart_are_named_by_it(tmp_path):
+    for prompt in ("chat", "plain"):
+        write(tmp_path / prompt, BASE, BETTER, distractor=OWN, prompt=prompt)
+        write(tmp_path / prompt, BASE, WORSE, prompt=prompt)
+    said = answer_of(tmp_path)["over_all"]
+    assert [prompt in text for prompt, text in zip(("prompt chat", "prompt plain"), said)] == [
+        True
+    ] * 2
+
+
 def test_the_own_task_in_another_split_is_no_switch(tmp_path):
     write(tmp_path, BASE, BETTER, distractor=OWN)
     write(tmp_path, BASE, WORSE, distractor="quiz/test")

@@ -266,3 +266,35 @@ def test_its_interval_is_that_of_fieller():
 def test_no_share_of_a_change_that_is_not_clearly_there(whole):
     found = effects.ratio_of_means(np.array([1.0, 2.0, 0.0, 1.0]), np.array(whole), clusters(4))
     assert found == {"share": None, "low": None, "high": None}
+
+
+def test_what_is_not_finite_is_left_out_of_all_parts_alike_and_counted():
+    rng = np.random.default_rng(3)
+    states = {name: rng.normal(size=24) for name in effects.STATES}
+    states["patched_last"] = rng.normal(size=(24, 2))
+    states["none"] += 9  # a change of which a share can be restored
+    kept = np.arange(24) != 5
+    states["hidden"][5] = states["patched_last"][5, 1] = np.nan
+
+    def found(rows):
+        examples = [
+            {"effects": {name: np.array(values)[row].tolist() for name, values in states.items()}}
+            for row in rows
+        ]
+        group = Group.of(examples, effects.columns)
+        return effects.effects_by_len({"0": group, "1": group}, clusters(len(rows)))["1"]
+
+    some, all_kept = found(range(24)), found(np.flatnonzero(kept))
+    for name, entry in some["contrasts"].items():
+        assert entry == all_kept["contrasts"][name] | {"excluded": 1}
+    parts = [some["contrasts"][name]["mean"] for name in ("position", "length", "content")]
+    assert sum(parts) == pytest.approx(some["contrasts"]["total"]["mean"], abs=1e-6)
+    shares = [each["restored"]["patched_last"]["share"] for each in (some, all_kept)]
+    assert shares[0][1] == shares[1][1] is not None
+
+
+def test_contrasts_of_which_nothing_is_finite_are_null():
+    group = Group.of([{"effects": dict.fromkeys(effects.STATES)}] * 9, effects.columns)
+    [_, found] = effects.effects_by_len({"0": group, "1": group}, clusters(9)).values()
+    entry = found["contrasts"]["total"]
+    assert (entry["mean"], entry["p_value"], entry["excluded"]) == (None, None, 9)

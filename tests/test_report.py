@@ -35,7 +35,7 @@ from small_results import complains, edit
 import viz
 from core import records
 from measures import contrasts, scoring
-from reports import explorer, tables
+from reports import explorer, tables, why
 from reports import page as report_page
 from reports.meanings import MEANINGS
 from run.config import parse_args
@@ -185,6 +185,24 @@ def test_position_length_and_content_are_the_stored_ones_at_the_longest_history(
     for name, cell in zip(("position", "length", "content", "total"), row[3:]):
         assert float(cell.partition(" ")[0]) == pytest.approx(stored[name]["mean"], abs=0.005)
     assert "moves by -1.55 (n = 12), of which -0.20 from position" in words_of(page)
+
+
+def effect_parts(**means):
+    parts = {name: {"mean": mean, "low": None, "high": None, "p_holm": None}
+             for name, mean in means.items()}  # fmt: skip
+    config = {"target_labels": ["a", "b"]}
+    by_len = {"0": {}, "1": {"contrasts": parts}}
+    return {"n": 9, "metric_name": "accuracy", "config": config, "effects_by_len": by_len}
+
+
+def test_the_change_that_is_taken_apart_has_all_parts_and_finite_ones():
+    whole = effect_parts(position=0.25, length=0.25, content=0.5, seen=0.75, total=1.0)
+    without = effect_parts(position=2.0, seen=3.0, total=5.0)  # no filler was run
+    infinite = effect_parts(position=0.1, length=None, content=None, seen=None, total=None)
+    found = why.parts([without, whole, infinite], ["without", "whole", "infinite"])
+    assert "that of whole" in found["sentence"]
+    assert [row["cells"][-1] for row in found["rows"]] == ["5.00", "1.00", ""]
+    assert why.parts([infinite], ["infinite"])["sentence"] == ""
 
 
 def test_where_no_share_is_restored_the_page_says_why(tmp_path):
