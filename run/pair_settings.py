@@ -52,6 +52,14 @@ def requested(config: RunConfig, pair: Pair) -> dict[str, Any]:
     }
 
 
+def told_by_task(task: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Of a distractor's description what its rows do not say, and a history or its intrusion may
+    depend on.
+    """
+    told = {"distractor_labels": list(task["labels"])}
+    return told | ({"distractor_tokens": task["max_new_tokens"]} if kind == "model" else {})
+
+
 def describe_config(pair: Pair, config: RunConfig, lm: Model) -> dict[str, Any]:
     """Every resolved setting of a pair; `requested` holds what was asked for, such as `auto`."""
     target, distractor = pair.target.spec.task, pair.distractor.spec.task

@@ -16,7 +16,7 @@ from lm.interface import LocalModel, Model
 from lm.prompts import Longest
 from run.config import RunConfig
 from run.journal import refuse_other_journals
-from run.pair_settings import MAY_CHANGE, changed_settings, requested, result_path
+from run.pair_settings import MAY_CHANGE, changed_settings, requested, result_path, told_by_task
 
 
 class Plan(NamedTuple):
@@ -52,7 +52,10 @@ def unfinished(pairs: Sequence[Pair], config: RunConfig) -> list[Pair]:
         result, wanted = records.read_result(result_path(config, pair)), requested(config, pair)
         if config.on_overflow == "skip" or not result.get("n_skipped"):
             del wanted["on_overflow"]  # the result is the same under both
-        changed = changed_settings(result["config"], wanted)
+        kind, tasks = pair.kind.name, result["config"]["tasks"]
+        found = result["config"] | told_by_task(tasks["distractor"], kind)
+        wanted |= told_by_task(pair.distractor.spec.task.describe(), kind)
+        changed = changed_settings(found, wanted)
         if changed:
             raise UserError(
                 f"{result_path(config, pair)} was made with other settings: {'; '.join(changed)}.\n"

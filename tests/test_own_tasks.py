@@ -111,6 +111,16 @@ def test_every_text_has_every_score_and_the_metric_picks_the_headline(tmp_path, 
     assert "Wilson" in result["stats_by_len"]["0"]["interval"]
 
 
+def test_other_labels_of_the_distractor_are_changed_settings(tmp_path, model, capsys):
+    path = write_own(tmp_path)
+    assert run_own(tmp_path, model, "echo", "moods") == 0
+    written = path.read_text()
+    path.write_text(re.sub(r"(?m)^(  labels: \[.*)\]", r"\1, another]", written))
+    assert path.read_text() != written
+    assert run_own(tmp_path, model, "echo", "moods") == 2
+    assert "other settings: distractor_labels [" in capsys.readouterr().err
+
+
 def test_a_changed_task_file_is_seen_as_changed_settings(tmp_path, model, capsys):
     path = write_own(tmp_path)
     assert run_own(tmp_path, model, "echo", "moods") == 0
