@@ -21,6 +21,7 @@ GAP = "FILL_IN"
 PLAIN = re.compile(r"[^\W\d][\w ./-]*(?<! )")  # YAML needs no quotes
 SPLITS = ("test", "validation", "train")  # in the order in which they are tried
 WHOLE_SETS = ["default", "all", "main"]  # configurations that hold everything
+MOST_NAMES = 8  # of columns that are left out
 EXAMPLE = 60  # characters of an example of a column
 UNWRITABLE = yaml.reader.Reader.NON_PRINTABLE  # also in comments
 
@@ -76,6 +77,7 @@ def compose(source: str, place: Lines, found: Guess) -> str:
             "# try the task after itself and after another one; to run it, leave out --dry_run:",
             f"#   python experiment.py --task_file own.yaml --target {name} \\",
             f"#       --distractor {name} reviews --out_dir runs/{name} --dry_run",
+            *_left_out(found),
             *_columns(found),
             f"{scalar(_name(source))}:",
             *place,
@@ -131,6 +133,19 @@ def scalar(text: str) -> str:
     if PLAIN.fullmatch(text) and yaml.safe_load(text) == text:
         return text
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**6).strip()
+
+
+def _left_out(found: Guess) -> Lines:
+    """The columns that cannot be named in a task file, and why."""
+    if not found.left_out:
+        return []
+    names = [repr(name)[:EXAMPLE] for name in found.left_out[:MOST_NAMES]]
+    more = len(found.left_out) - len(names)
+    listed = ", ".join([*names, *([f"{more} more"] if more else [])])
+    return [
+        f"# Left out: {_in_comment(listed)}. To use them, rename these columns:",
+        "# in a task file a name is not empty, no number, and without . [ ] { } ! and :",
+    ]
 
 
 def _columns(found: Guess) -> Lines:

@@ -110,11 +110,14 @@ class Column:
         return sorted(found)
 
 
-def columns_of(table: Table) -> list[Column]:
-    """Every column that a task file can name; what is inside objects are columns of their own."""
-    found = []
+def columns_of(table: Table) -> tuple[list[Column], list[str]]:
+    """Every column that a task file can name, and the names that it cannot; what is inside objects
+    are columns of their own.
+    """
+    found, left_out = [], []
     for name in dict.fromkeys(name for row in table.rows for name in row):
         if not isinstance(name, str) or not USABLE.fullmatch(name):
+            left_out.append(str(name))
             continue
         column = _column(table, Field(name))
         inner = [item for value in column.known for item in _inner(value)]
@@ -123,7 +126,8 @@ def columns_of(table: Table) -> list[Column]:
             found.append(column)
             continue
         found += [_column(table, Field(name, (key,))) for key in keys if USABLE.fullmatch(key)]
-    return found
+        left_out += [f"{name}.{key}" for key in keys if not USABLE.fullmatch(key)]
+    return found, left_out
 
 
 def _inner(value: Any) -> list[Mapping]:
@@ -154,6 +158,7 @@ class Guess:
     index_from: int | None = None
     asked: tuple[Column, ...] = ()  # in the prompt, the question last
     subject: Column | None = None
+    left_out: tuple[str, ...] = ()  # names of columns that a task file cannot name
 
     @property
     def has_lists(self) -> bool:
@@ -182,9 +187,9 @@ class Guess:
 
 def guess(table: Table) -> Guess:
     """The columns of a table by what they seem to be."""
-    columns = columns_of(table)
+    columns, left_out = columns_of(table)
     reference, why = _find_reference(columns)
-    found = Guess(len(table.rows), columns, reference, why)
+    found = Guess(len(table.rows), columns, reference, why, left_out=tuple(left_out))
     if reference is not None:
         found = _with_options(found)
         if not found.options:

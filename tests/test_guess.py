@@ -288,6 +288,22 @@ def test_rows_that_do_not_fit_are_an_error_below_the_draft(capsys):
     assert error.startswith("error: it cannot be run as it is; line ") and "is null" in error
 
 
+def test_columns_that_a_task_file_cannot_name_are_said_to_be_left_out(capsys):
+    odd = {"a.b": 1, "0": "x", "": "y", "Text {de}": "z", "meta": {"id": 1, "c:d": 2}}
+    rows = [{"text": f"t{i}", "label": i % 2} | odd for i in range(4)]
+    text = printed(capsys, jsonl("own.jsonl", rows))
+    lines = text.splitlines()
+    [place] = [number for number, line in enumerate(lines) if line.startswith("# Left out: ")]
+    listed = "'a.b', '0', '', 'Text {de}', 'meta.c:d'"
+    assert lines[place] == f"# Left out: {listed}. To use them, rename these columns:"
+    assert "without . [ ] { } ! and :" in lines[place + 1]
+    as_task(text)
+    many = [{f"x.{k}": 1 for k in range(20)} | row for row in rows]
+    assert "'x.7', 17 more. To use" in printed(capsys, jsonl("many.jsonl", many))
+    plain = [{"text": row["text"], "label": row["label"]} for row in rows]
+    assert "Left out" not in printed(capsys, jsonl("plain.jsonl", plain))
+
+
 def test_the_command_needs_no_torch(tmp_path):
     jsonl("own.jsonl", [{"text": f"t{i}", "label": i % 2} for i in range(4)])
     code = (
