@@ -229,6 +229,11 @@ def require_whole(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Are there journals of a run below a folder, which end with it?"""
+    return any(folder.rglob("*_journal*.jsonl"))
+
+
 def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Every result below a folder with its path; UserError for none or a damaged one.
 
@@ -239,6 +244,11 @@ def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         raise UserError(f"--result_dir {folder} is not a folder.")
     logged = (path for path in root.rglob("*.json") if find_log(path))
     paths = sorted(path for path in logged if REFERENCE not in path.relative_to(root).parts)
+    if not paths and is_unfinished(root):
+        raise UserError(
+            f"no results below {folder} yet: a run there is under way or was interrupted.\n"
+            "The same command continues it, and writes the results at its end."
+        )
     if not paths:
         raise UserError(
             f"no results below {folder}. Make some with: python experiment.py --out_dir {folder}"

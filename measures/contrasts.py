@@ -128,6 +128,10 @@ class Side:
             return example["cued"]["score"] if "cued" in example else example["score"]
         name, block = self.reading
         values = example.get(layers.EXAMPLE_KEYS[name], [])
+        if len(values) and not 1 <= block <= len(values):
+            raise UserError(
+                f"{self.result['path']} has no {self.metric}: blocks are 1 to {len(values)}."
+            )
         if not 1 <= block <= len(values) or values[block - 1] is None:
             raise UserError(
                 f"{self.result['path']} has no {self.metric} for every example. Give only results "
@@ -153,6 +157,7 @@ def contrasts(
         raise UserError(
             f"nothing to compare: no two of these results differ in {by} alone"
             f"{'' if against is None else f', one of them {against}'}."
+            f"{_meant(results, by, against)}"
         )
     for pair in counted(pairs, COMPARING):
         require_comparable(*pair)
@@ -160,6 +165,13 @@ def contrasts(
     if not rows:
         raise UserError("nothing to compare: no two of these results share an h of 1 or more.")
     return rows
+
+
+def _meant(results: Mapping[Key, Record], by: str, against: str | None) -> str:
+    """The names that --against can have, where it has another; "" elsewhere."""
+    names = sorted({key.fields[by] for key in results})
+    known = {OWN, *names, *(name.partition("/")[0] for name in names)}
+    return "" if against is None or against in known else f"\nThere are {', '.join(names)}."
 
 
 def comparable(

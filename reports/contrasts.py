@@ -66,7 +66,7 @@ def explain(rows: Sequence[Row], by: str = "distractor") -> str:
         shared=OTHER if any(CHANGES in row["note"] for row in rows) else SHARED,
         tests=tested(rows), levels=", ".join(f"{end}" for end, _ in reversed(tables.STARS)),
         power=stats.POWER, alpha=stats.ALPHA,
-        brackets="" if all(row["low"] is None for row in rows) else BRACKETS,
+        brackets=BRACKETS if _any_interval(rows) else "",
     )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def draw(
     axes.set_xlabel(style.wrap(f"Difference to {against} ({unit_of(rows[0])})", 0.5 * look.inches))
     what = f"{by.capitalize()} against {against}, on the same targets"
     notes = [
-        "Bars: 95% intervals, which agree with the test",
+        *(["Bars: 95% intervals, which agree with the test"] if _any_interval(rows) else []),
         f"Filled: p < {stats.ALPHA} after Holm's correction over {tests} contrasts",
     ]
     if not look.paper:
@@ -199,6 +199,10 @@ def draw(
         kind.append(unit_of(rows[0]))
     caption = style.as_sentences([", ".join([what, *titles[:-1]]), *notes])
     return NamedFigure(style.figure_stem(names, *kind), figure, caption, "contrast", names)
+
+
+def _any_interval(rows: Sequence[Row]) -> bool:
+    return any(row["low"] is not None for row in rows)
 
 
 def _own(rows: Sequence[Row]) -> bool:

@@ -15,7 +15,7 @@ HALVES = ("bfloat16", "float16")
 
 def what_is_kept(out_dir: str) -> str:
     """What an interrupted run has left, and how to go on."""
-    if any(Path(out_dir).rglob("*_journal*.jsonl")):
+    if records.is_unfinished(Path(out_dir)):
         return f"What was finished is kept in {out_dir}.\nRun the same command to continue."
     return "No batch was finished yet, so nothing is kept.\nRun the same command to begin again."
 

@@ -186,7 +186,7 @@ def test_a_layer_measure_is_compared_at_a_block_in_its_own_unit(tmp_path):
     with style.sheet():
         (drawn,) = contrast_figures([row], "distractor")
     assert drawn.stem.endswith("contrast__margin_at_block_2")  # no other's file
-    with pytest.raises(UserError, match="no margin at block 3"):
+    with pytest.raises(UserError, match="no margin at block 3: blocks are 1 to 2"):
         rows_of(tmp_path, reading=contrasts.Reading("margin", 3))
 
 
@@ -314,6 +314,22 @@ def test_contrasts_with_another_side_are_figures_of_another_name(tmp_path, capsy
     names = {path.stem for path in (tmp_path / "out").iterdir()}
     sides = ("", "__against_posts_test", "__against_reviews")
     assert names == {f"org@name__contrast{side}" for side in sides}
+
+
+def test_a_figure_without_intervals_speaks_of_none(tmp_path):
+    write(tmp_path / "few", BASE, BASE, distractor=OWN, metric="rouge")
+    write(tmp_path / "few", BASE, BASE, metric="rouge")
+    pair(tmp_path / "many", BETTER, WORSE)
+    for name, spoken in (("few", False), ("many", True)):
+        with style.sheet():
+            [drawn] = contrast_figures(rows_of(tmp_path / name), "distractor")
+        assert ("Bars: 95% intervals" in drawn.caption) == spoken
+
+
+def test_what_against_can_name_is_said(tmp_path):
+    pair(tmp_path, BETTER, WORSE)
+    with pytest.raises(UserError, match=f"one of them xx.\nThere are {OTHER}, {OWN}."):
+        rows_of(tmp_path, against="xx")
 
 
 def test_brackets_are_explained_where_there_are_any(tmp_path, capsys):

@@ -244,6 +244,14 @@ def test_every_result_below_a_folder_is_found_and_no_log(tmp_path):
     assert list(records.find_results(tmp_path)) == [(path, SEALED) for path in wanted]
 
 
+def test_a_folder_of_an_unfinished_run_is_said_to_be_one(tmp_path):
+    journal = tmp_path / "org@name__quiz" / "test_vs_posts_test_journal.jsonl"
+    journal.parent.mkdir()
+    journal.touch()
+    with pytest.raises(UserError, match=r"yet: a run there .* interrupted\.\nThe same command"):
+        list(records.find_results(tmp_path))
+
+
 @pytest.mark.parametrize("folder", ["empty", "missing", "file"])
 def test_a_folder_without_results_is_refused(tmp_path, folder):
     (tmp_path / "empty").mkdir()
