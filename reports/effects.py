@@ -138,11 +138,12 @@ def draw_parts(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -
         for up, top in tops.items():
             top += np.where((values > 0) == up, values, 0)
     total = [each["total"] for each in contrasts]
-    _points(axes, list(by_len), total, "total: with the history, less without it", "black")
+    points = list(by_len), total, "total: with the history, less without it", "black"
+    whiskers = ["whiskers: 95% interval of the total"] if _points(axes, *points) else []
     axes.axhline(0, **style.ZERO)
     style.over_turns(axes, [0, *by_len])
     axes.set_ylabel(f"Change of the\n{unit_of(result)}")
-    notes = ["whiskers: 95% interval of the total", "above 0: in favour of the reference"]
+    notes = [*whiskers, "above 0: in favour of the reference"]
     about = "what the history changes: position, length and content"
     return _finished(figure, axes, result, look, PARTS_FIGURE, about=about, notes=notes)
 
@@ -150,15 +151,17 @@ def draw_parts(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -
 def draw_routes(result: Record, by_len: Mapping[int, Stats], look: FigureStyle) -> NamedFigure:
     """What the history hidden from each group of tokens changes, by h."""
     figure, axes = style.new_figure(look)
+    whiskers = []
     for number, (name, label) in enumerate(ROUTES.items()):
         places = np.array(list(by_len)) + 0.25 * (number - 1)
         stats = [each["routes"][name] for each in by_len.values()]
         axes.bar(places, [each["mean"] for each in stats], 0.24, label=label, **_filling(number))
-        _points(axes, places, stats, None, "0.3")
+        if _points(axes, places, stats, None, "0.3"):
+            whiskers = ["whiskers: 95% intervals"]
     axes.axhline(0, **style.ZERO)
     style.over_turns(axes, [0, *by_len])
     axes.set_ylabel(f"Change of the\n{unit_of(result)}")
-    notes = ["whiskers: 95% intervals", "below 0: what is hidden had favoured the reference"]
+    notes = [*whiskers, "below 0: what is hidden had favoured the reference"]
     about = "the history hidden from one route or both, at all blocks, against the full run"
     return _finished(figure, axes, result, look, "effect_routes", about=about, notes=notes)
 
@@ -172,14 +175,15 @@ def _filling(number: int) -> dict[str, Any]:
 
 def _points(
     axes: Any, places: Sequence[float], stats: Sequence[Stats], label: str | None, colour: str
-) -> None:
-    """Means with their intervals, where there are any."""
+) -> bool:
+    """Means with their intervals -> are there any intervals?"""
     mean, low, high = (np.array([s[k] for s in stats], float) for k in ("mean", "low", "high"))
     ends = [mean - low, high - mean]
     mark = {"marker": "D", "markersize": 4} if label else {"marker": "none"}
     axes.errorbar(
         places, mean, ends, label=label, color=colour, linestyle="none", capsize=2, **mark
     )
+    return bool(np.isfinite(ends).any())
 
 
 # -- by block

@@ -102,10 +102,11 @@ def draw_measure(result: Record, measure: Measure, look: FigureStyle) -> NamedFi
     figure, lines, heat = _panels(look)
     lengths = lengths_of(result)
     _draw_lines(lines, lengths, values, low, high)
-    lines.set_ylabel(measure.label)
+    label = style.wrap(measure.label, PANEL_HEIGHTS[look.width], "axes.labelsize")
+    lines.set_ylabel(label)
     if measure.signed:
         lines.axhline(0, **style.ZERO)
-    _draw_heat(figure, heat, values, measure.label, measure.signed)
+    _draw_heat(figure, heat, values, label, measure.signed)
     style.down_turns(heat, lengths)
     return _finished(figure, result, look, measure.stem, measure.about, notes)
 
