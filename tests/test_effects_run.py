@@ -196,6 +196,19 @@ def test_a_caption_begins_with_words_and_keeps_the_letter_h_small():
     assert "No share at h > 1: the change is not" in drawn.caption and "H >" not in drawn.caption
 
 
+@pytest.mark.parametrize("low", [None, 0.1])
+def test_whiskers_are_explained_where_there_are_any(low):
+    part = {"mean": 0.2, "low": low, "high": None if low is None else 0.3}
+    contrasts = dict.fromkeys(("position", "length", "content", "total"), part)
+    entry = {"contrasts": contrasts, "routes": dict.fromkeys(drawn_effects.ROUTES, part)}
+    names = {"model": "org/name", "target": "quiz/test", "distractor": "posts/test"}
+    result = {"names": names, "distractor": "posts/test", "n": 9, "metric_name": "rouge"}
+    for draw in (drawn_effects.draw_parts, drawn_effects.draw_routes):
+        with style.sheet():
+            drawn = draw(result, {1: entry}, style.PLAIN)
+        assert ("Whiskers: 95% interval" in drawn.caption) == (low is not None)
+
+
 def test_the_command_writes_them_and_says_where_there_are_none(folder, tmp_path, model, capsys):
     flags = ["--out_dir", str(tmp_path / "plots"), "--format", "png", "--width", "single"]
     assert viz.main(["effects", "--result_dir", str(folder), *flags]) == 0
