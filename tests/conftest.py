@@ -19,7 +19,7 @@ from run.config import RunConfig
 torch.set_num_threads(1)
 transformers.utils.logging.set_verbosity_error()
 # Helpers whose assertions say what differs; before they are imported
-pytest.register_assert_rewrite("pages", "runs", "small_results", "studies")
+pytest.register_assert_rewrite("engines", "pages", "runs", "small_results", "studies")
 # None is kept, unless a test says where
 verdicts.folder = lambda: Path(os.devnull, "verdicts")
 speeds.folder = lambda: Path(os.devnull, "speeds")

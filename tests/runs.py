@@ -36,6 +36,12 @@ def examples_of(out_dir, target, distractor):
     return log["debug_examples"]
 
 
+def examples_in(folder):
+    """Those of the one log below a folder."""
+    [path] = folder.rglob("*_debug.json")
+    return records.read_debug(path)["debug_examples"]
+
+
 def contents(folder):
     """Every file below a folder with its bytes."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

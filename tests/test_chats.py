@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from drawn import QUIZ, REVIEWS
 from fake_server import MODEL, serving
 from runs import SMALL
-from test_kinds import QUIZ, REVIEWS
 from transformers import AutoTokenizer
 
 import data

@@ -2,9 +2,9 @@
 
 import pytest
 import tiny
+from drawn import rows
 from runs import MAX_LEN, examples_of
 from studies import CUE, made_up, run_study
-from test_data import rows
 
 import data
 from core.errors import UserError

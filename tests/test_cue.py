@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from drawn import rows
 from runs import LIMIT, examples_of, path_of, result_of
 from studies import CUE, LENGTHS, assert_same_numbers, assert_verified, mismatches, of_h, run_study
-from test_data import rows
 
 from measures import metrics, stats
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hub
 import pytest
+from drawn import rows
 
 import data
 from core.errors import UserError
@@ -18,10 +19,6 @@ from tasks.task import Task, TaskSpec
 
 SAMPLES = ("quiz", "reviews", "posts")
 ROOT = Path(data.__file__).parent
-
-
-def rows(text, data_root=None):
-    return data.load_rows(spec.parse_spec(text), data_root)
 
 
 # --- turns

@@ -9,7 +9,7 @@ import os
 import pytest
 import tiny
 import torch
-from test_engine import DECODING, prompts_of_a_conversation, tokens
+from engines import DECODING, prompts_of_a_conversation, tokens
 
 from lm.engine import PlainEngine, Runtime
 from lm.lens import find_parts

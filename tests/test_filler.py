@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tiny
 from chat_templates import FIT, subject
-from runs import run
-from test_kinds import POSTS, QUIZ, REVIEWS, examples_in, plan, shown
+from drawn import POSTS, QUIZ, REVIEWS, plan, shown
+from runs import examples_in, run
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 

@@ -6,8 +6,8 @@ import pytest
 import tiny
 import torch
 import transformers
+from engines import MOST, prompts_of_a_conversation, runtime, tokens
 from runs import examples_of, result_of, run
-from test_engine import MOST, prompts_of_a_conversation, runtime, tokens
 from test_lens import own_logits
 
 import viz

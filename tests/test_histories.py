@@ -5,7 +5,8 @@ from itertools import islice
 
 import hub
 import pytest
-from test_data import SAMPLES, rows, run_python
+from drawn import rows
+from test_data import SAMPLES, run_python
 
 import data
 from data import Pair, Turn

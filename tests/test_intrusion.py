@@ -7,8 +7,8 @@ import json
 import pytest
 import tiny
 import torch
+from drawn import rows
 from runs import examples_of, path_of, run
-from test_data import rows
 
 from core import records
 from data import Pair, Turn, conversation

@@ -4,7 +4,8 @@ import dataclasses
 from collections import Counter
 
 import pytest
-from runs import result_of, run
+from drawn import POSTS, QUIZ, REVIEWS, plan, shown
+from runs import examples_in, result_of, run
 
 import data
 import viz
@@ -15,21 +16,7 @@ from measures.intrusion import shown_replies
 from run.config import RunConfig
 from run.pairs import require_rows
 from tasks.kinds import TEACHER, parse_kind
-from tasks.spec import parse_spec
 from tasks.task import Task, TaskSpec
-
-REVIEWS = data.load_rows(parse_spec("reviews"))
-POSTS = data.load_rows(parse_spec("posts"))
-QUIZ = data.load_rows(parse_spec("quiz"))
-
-
-def plan(target, distractor, kind, max_len=6, limit=12):
-    pair = data.Pair(target, distractor, parse_kind(kind))
-    return [case for [case] in data.plan_cases([pair], max_len, [0], limit)]
-
-
-def shown(case):
-    return [past.turn.references[0] for past in case.history]
 
 
 def right(case):
@@ -188,11 +175,6 @@ def several(tmp_path_factory, model):
     kinds = ["teacher", "wrong:0", "wrong:1", "model"]
     assert run(out_dir, model, "reviews", "reviews", "--history", *kinds) == 0
     return out_dir
-
-
-def examples_in(folder):
-    [path] = folder.rglob("*_debug.json")
-    return records.read_debug(path)["debug_examples"]
 
 
 def test_one_run_makes_a_folder_for_each_kind(several):

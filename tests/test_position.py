@@ -2,8 +2,8 @@
 
 import pytest
 import tiny
+from drawn import POSTS, QUIZ, REVIEWS, plan
 from runs import examples_of, path_of, run
-from test_kinds import POSTS, QUIZ, REVIEWS, plan
 
 import data
 import viz

@@ -3,7 +3,7 @@
 import pytest
 import tiny
 import torch
-from test_engine import DECODING, MOST, tokens
+from engines import DECODING, MOST, tokens
 from tiny import BY_LENGTH, SWITCH
 
 from lm.engine import PlainEngine, Runtime

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+from drawn import rows
 from runs import LIMIT, MAX_LEN, examples_of, path_of
 from studies import assert_same_numbers, assert_verified, history_of, made_up, of_h
-from test_data import rows
 
 import experiment
 from core import records

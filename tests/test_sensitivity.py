@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from test_data import rows
+from drawn import rows
 from test_model import LABELS, MESSAGES, SHAPES, language_model, logprob
 
 import data

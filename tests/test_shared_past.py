@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import tiny
 import torch
-from test_engine import DECODING, assert_same, prompts_of_a_conversation, runtime, tokens
+from engines import DECODING, assert_same, prompts_of_a_conversation, runtime, tokens
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lm import shared_past

@@ -1,6 +1,7 @@
 """Claims about what a study varies, from flags to files: seeds, mixes, and histories of nothing."""
 
 import pytest
+from drawn import rows
 from runs import LIMIT, MAX_LEN, SMALL, examples_of, path_of, result_of
 from studies import (
     CUE,
@@ -13,7 +14,6 @@ from studies import (
     of_h,
     run_study,
 )
-from test_data import rows
 
 import data
 import experiment
