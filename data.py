@@ -19,7 +19,15 @@ from core.debug_log import Conversation, messages_at
 from core.errors import UserError, is_text
 from measures.intrusion import Switch
 from measures.scoring import find_number
-from tasks.answers import References, RowError, each_row, read_labels, read_texts, same_form
+from tasks.answers import (
+    References,
+    RowError,
+    as_name,
+    each_row,
+    read_labels,
+    read_texts,
+    same_form,
+)
 from tasks.cells import OPTIONS, Field, as_text, is_missing, option_lines, parse_field, reach
 from tasks.kinds import AT, CHATS, PLAIN, TEACHER, Fits, Kind, roles
 from tasks.sources import Table, read_table
@@ -163,7 +171,7 @@ def _turn(task: Task, table: Table, number: int, references: References) -> Turn
             "surrogate, which is not valid text."
         )
     column = parse_field(task.cluster, dots=True) if task.cluster else None
-    return Turn(prompt, references, column and _read_at(task, table, number, column, as_text))
+    return Turn(prompt, references, column and _read_at(task, table, number, column, as_name))
 
 
 def _read_at(
@@ -205,12 +213,6 @@ def draw_rows(
                 break
         asked.add(turn.question)
         yield index
-
-
-def draw_chat(pair: "Pair", seed: int, number: int) -> list[int]:
-    """Indices of the turns of the chat that a history is, no two numbers having the same."""
-    order = _shuffled(len(pair.chats), f"chats/{seed}/{pair.distractor.spec}")
-    return pair.chats[order[number]]
 
 
 @cache
@@ -371,7 +373,8 @@ def _history(
     tables = {"distractor": pair.distractor, "target": pair.target}
     target = pair.target.turns[target_idx]
     if pair.kind.name == CHATS:
-        rows = draw_chat(pair, seed, number)[: len(shape)]
+        order = _shuffled(len(pair.chats), f"chats/{seed}/{pair.distractor.spec}")
+        rows = pair.chats[order[number]][: len(shape)]  # of each number a chat of its own
         turns = pair.distractor.turns
         return tuple(HistoryTurn("distractor", idx, turns[idx]) for idx in rows)
     asked = {target.question}

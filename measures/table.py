@@ -13,6 +13,7 @@ import numpy as np
 
 from core.debug_log import Example
 from core.spool import Place, Spool
+from measures.stats import find_clusters
 
 BLOCK = 256  # examples whose numbers are put away together
 
@@ -96,7 +97,7 @@ Identity = tuple[int, int]
 class Names(NamedTuple):
     """What examples share: names that are equal for equal things."""
 
-    target: Hashable  # the value of the task's cluster column, or else the question
+    target: Hashable  # its cluster: the value of the task's column, or else the question
     history: Hashable
     question: Hashable  # the prompt at h = 0, which is the target's own
 
@@ -169,5 +170,14 @@ class Table:
         return {str(h): self.groups[h] for h in lengths}
 
     def in_order(self) -> list[tuple[Identity, Names]]:
-        """Every target with its names, in the order of the groups."""
-        return sorted(self.names.items(), key=lambda entry: entry[0])
+        """Every target with its names, in the order of the groups.
+
+        Where a column parts targets of one question, all of their clusters have one name.
+        """
+        shared, names = zip(*sorted(self.names.items(), key=lambda entry: entry[0]))
+        if all(each.target == each.question for each in names):
+            return list(zip(shared, names))
+        parts = find_clusters([n.target for n in names], [n.question for n in names]).of.tolist()
+        first = dict(zip(reversed(parts), reversed(names)))
+        return [(one, n._replace(target=first[part].target))
+                for one, n, part in zip(shared, names, parts)]  # fmt: skip

@@ -49,6 +49,13 @@ def same_form(text: str) -> str:
     return normalize("NFC", text).strip()
 
 
+def as_name(value: Any) -> str:
+    """A value that rows are told by, as texts are compared; ValueError for an empty one."""
+    if text := same_form(as_text(value)):
+        return text
+    raise ValueError("is empty")
+
+
 def read_labels(
     values: Sequence[Any],
     labels: Sequence[str],

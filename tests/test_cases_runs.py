@@ -11,8 +11,9 @@ from test_histories import draw_history
 import data
 import experiment
 import viz
-from core import keys
+from core import keys, records
 from data import Pair
+from measures import contrasts
 from run.config import RunConfig
 from run.pairs import require_rows
 from run.planning import drop_overflowing
@@ -72,6 +73,30 @@ def test_a_column_names_other_clusters_and_is_in_the_log(folder, model, capsys):
     task_of(folder, "rows.jsonl", labels=["low", "high"], cluster="by")
     assert run(folder, model) == 2
     assert "other settings: " in capsys.readouterr().err
+
+
+def test_equal_prompts_are_together_also_where_a_column_parts_them(folder, model):
+    rows = [row for place in range(3) for row in annotations(place)]
+    rows += [{"text": "alone", "label": 0, "by": "b9"}, {"text": "too", "label": 1, "by": "b9"}]
+    write_jsonl(folder / "rows.jsonl", rows)
+    task_of(folder, "rows.jsonl", labels=["low", "high"], cluster="by")
+    assert run(folder, model, "own", ["own", "reviews"]) == 0
+    for entry in result_of(folder / "out", "own", "reviews")["stats_by_len"].values():
+        assert (entry["n_targets"], entry["clusters"]["count"]) == (PLACES + 2, 2)
+    [row] = contrasts.contrasts(records.load_results([folder / "out"]))
+    assert row["clusters"] == 2
+    assert verified(folder)
+
+
+def test_a_cluster_is_told_by_its_text_in_one_form(folder):
+    names = ["café", " cafe\u0301", "b", "b "]
+    rows = [{"text": f"t{k}", "label": 0, "doc": name} for k, name in enumerate(names)]
+    write_jsonl(folder / "rows.jsonl", rows)
+    own = task_of(folder, "rows.jsonl", labels=["low", "high"], cluster="doc", index_from=0)
+    assert [turn.cluster for turn in data.load_rows(own).turns] == ["café", "café", "b", "b"]
+    write_jsonl(folder / "rows.jsonl", [*rows, {"text": "t", "label": 0, "doc": " "}])
+    assert "row 5 of 'own'" in refused(data.load_rows, own)
+    assert "'doc' is empty" in refused(data.load_rows, own)
 
 
 def test_a_row_without_its_cluster_is_refused(folder):
