@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from core.debug_log import Conversation, Example
-from measures import scoring
+from measures import scoring, texts
 from measures.stats import Clusters, mean_and_interval, mean_interval
 from measures.table import ByLen, Group
 
@@ -36,8 +36,8 @@ class Switch:
     def between(cls, target: Mapping[str, Any], distractor: Mapping[str, Any]) -> "Switch":
         """Of two tasks by their descriptions; equal names, or equal labels, are one task."""
         labels, theirs = tuple(target["labels"]), tuple(distractor["labels"])
-        own = {label.casefold() for label in labels}
-        others = tuple(label for label in theirs if label.casefold() not in own)
+        own = {texts.bare(label).casefold() for label in labels}
+        others = tuple(label for label in theirs if texts.bare(label).casefold() not in own)
         tells = target["name"] != distractor["name"] and (bool(others) or not theirs)
         return cls(labels, others if tells else (), bool(theirs), tells)
 
@@ -51,8 +51,8 @@ def is_intruded(example: Example, switch: Switch, conversation: Conversation) ->
     if text is None or not switch.tells:
         return None
     if switch.labelled:
-        other = scoring.find_label(text, switch.others)
-        return other is not None and scoring.find_label(text, switch.labels) is None
+        found = scoring.labels_in(text, (*switch.others, *switch.labels))
+        return len(found) == 1 and found <= {*switch.others}
     replies = shown_replies(example, conversation)
     return is_copied(text, replies, example) if replies else None
 

@@ -107,7 +107,13 @@ def judge_labels(
 
 
 def find_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label that a text holds as a word of its own; None where it holds none or several.
+    """The label that a text holds as a word of its own; None where it holds none or several."""
+    found = labels_in(text, labels)
+    return found.pop() if len(found) == 1 else None
+
+
+def labels_in(text: str, labels: Sequence[str]) -> set[str]:
+    """The labels that a text holds as words of their own.
 
     In a Chinese, Japanese or Thai text, which has no spaces, a label may stand anywhere.
     Labels of one letter must be in their own case, since `a` is also a word, and so must labels
@@ -120,7 +126,7 @@ def find_label(text: str, labels: Sequence[str]) -> str | None:
         any_case = len(label) > 1 and lower.count(texts.bare(label).lower()) == 1
         text, count = texts.label_pattern(label, any_case).subn("\0", text)
         found |= {label} if count else set()
-    return found.pop() if len(found) == 1 else None
+    return found
 
 
 def judge_text(

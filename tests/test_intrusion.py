@@ -71,14 +71,34 @@ def test_a_text_with_exactly_one_label_of_the_distractor_is_intruded(text, intru
 
 
 @pytest.mark.parametrize(
-    ("text", "intruded"), [("positive", True), ("B, positive", False), ("B", False), ("x", False)]
-)
+    ("text", "intruded"),
+    [
+        ("positive", True), ("B, positive", False), ("A or B, positive", False), ("B", False),
+        ("x", False),
+    ],
+)  # fmt: skip
 def test_a_text_with_a_label_of_the_target_is_none_of_the_distractor_s(text, intruded):
     example = written("B", generated_text=text, label_logprobs={"A": -1, "B": -2})
     example["distractor_logprobs"] = {"negative": -0.5, "positive": -3}
     assert is_intruded(example, between("quiz", "reviews"), SHOWN) is intruded
     del example["generated_text"]  # labels by likelihood alone: their margin tells, not its sign
     assert is_intruded(example, between("quiz", "reviews"), SHOWN) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "intruded"), [("Very good!", True), ("good", False), ("good, very good", False)]
+)
+def test_a_label_of_the_distractor_that_holds_one_of_the_target_s_is_read_whole(text, intruded):
+    films = {"name": "films", "labels": ["good", "poor"]}
+    books = {"name": "books", "labels": ["very good", "very poor"]}
+    answer = written("good", generated_text=text)
+    assert is_intruded(answer, Switch.between(films, books), SHOWN) is intruded
+
+
+def test_labels_in_two_normal_forms_are_one():
+    one = {"name": "one", "labels": ["né", "x"]}
+    two = {"name": "two", "labels": ["ne\u0301", "y"]}
+    assert Switch.between(one, two).others == ("y",)
 
 
 @pytest.mark.parametrize(
