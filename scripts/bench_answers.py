@@ -100,6 +100,12 @@ def generated(lm: LanguageModel, prompts: Sequence[Prompt]) -> list[Prefix]:
     return [lm.decoding.cut(row[len(ids[0]) :]) for row in rows.tolist()]
 
 
+def own_writers(lm: LanguageModel, names: Sequence[str]) -> list[Writer]:
+    """The tree, with which all are compared, and what else is named; no names: all."""
+    tree, generate = tree_writer(lm), generate_writer(lm)
+    return [tree, generate] if not names or generate.name in names else [tree]
+
+
 def other_writer(lm: LanguageModel, other: Other, clock: str) -> Writer:
     """vLLM or llama.cpp."""
 
@@ -122,7 +128,7 @@ def compare_answers(lm: LanguageModel, args: argparse.Namespace) -> None:
     for max_len in args.max_len:
         plan = plan_cases(pairs, max_len, [args.seed], args.n)
         prompts = encode_cases(lm, list(chain.from_iterable(plan)), max_len)
-        writers = [tree_writer(lm), generate_writer(lm)]
+        writers = own_writers(lm, args.rows)
         writers += [other_writer(lm, other, args.clock) for other in others]
         rows = chain.from_iterable((writer.whole, writer.first) for writer in writers)
         measure(list(rows), [prompts], args.repeats, CLOCKS[args.clock])

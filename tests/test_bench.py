@@ -69,7 +69,7 @@ def fake(tmp_path, monkeypatch):
 def given(**changed):
     """Arguments of bench.py."""
     plain = {"answers": "posts", "grid": ["quiz"], "data_root": None, "max_len": [1], "seed": 0}
-    plain |= {"n": 1, "repeats": 1, "clock": "cpu", "vllm": None, "llama": None}
+    plain |= {"n": 1, "repeats": 1, "clock": "cpu", "rows": [], "vllm": None, "llama": None}
     return argparse.Namespace(**plain | changed)
 
 
@@ -112,6 +112,15 @@ def test_the_table_of_answers_compares_the_programs(lm, fake, capsys):
     assert [row[:28].strip() for row in rows] == names
     assert [row.split()[-3:] for row in rows[:2]] == [["2", "of", "2"]] * 2
     assert "1.00 (1.00-1.00)" in rows[0]
+
+
+def test_generate_is_left_out_where_other_rows_are_named(lm):
+    def names(*rows):
+        return [writer.name for writer in bench_answers.own_writers(lm, rows)]
+
+    assert names() == ["tree", "generate of transformers"]
+    assert names("tree") == ["tree"]
+    assert names("generate of transformers") == names()
 
 
 def test_answers_that_end_at_a_text_are_not_compared(model):
