@@ -43,7 +43,7 @@ def switch_effect(rows: Rows, *, binary: bool, apart: Sequence[str] = ()) -> Eff
     found = {"n": len(rows.scores), "clusters": clusters.count}
     nothing = dict.fromkeys(("points", "low", "high", "p_value"))
     reason = f"its targets were run under other settings: {', '.join(apart)}" if apart else None
-    reason = reason or _unfit(rows, clusters, binary)
+    reason = reason or _unfit(rows, clusters)
     if reason:
         return nothing | found | {"reason": reason}
     effect = _fit(rows, clusters, binary)
@@ -52,7 +52,7 @@ def switch_effect(rows: Rows, *, binary: bool, apart: Sequence[str] = ()) -> Eff
     return effect | found | {"reason": None}
 
 
-def _unfit(rows: Rows, clusters: stats.Clusters, binary: bool) -> str | None:
+def _unfit(rows: Rows, clusters: stats.Clusters) -> str | None:
     """Why these data cannot bear a regression."""
     if rows.switch.all() or not rows.switch.any():
         return "only histories with a switch, or only without"
