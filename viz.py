@@ -169,6 +169,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
     status = 0
     for path in map(Path, arguments.debug_file):
         try:
+            if path.is_dir():
+                raise UserError(f"{path} is a folder. Name the logs in it: {path}/*/*_debug.json")
             if not path.is_file():
                 raise UserError(f"there is no debug log {path}.")
             rows = verify.verify(path)

@@ -296,6 +296,11 @@ def test_a_log_that_is_not_there_is_named_as_it_was_given(tmp_path, capsys):
     assert complains(capsys, f"there is no debug log {tmp_path}/no_debug.json.")
 
 
+def test_a_folder_is_refused_with_what_names_its_logs(tmp_path, capsys):
+    assert verify(tmp_path) == 2
+    assert complains(capsys, f"{tmp_path} is a folder.", f"{tmp_path}/*/*_debug.json")
+
+
 def test_a_damaged_file_does_not_hide_the_others(tmp_path, capsys):
     bad, wrong, good = (write_pair(tmp_path, distractor=f"{name}/test") for name in "abc")
     damage_json(bad)
