@@ -64,7 +64,11 @@ def is_copied(text: str, replies: Sequence[str], example: Example) -> bool:
 
 
 def shown_replies(example: Example, conversation: Conversation) -> list[str]:
-    """The distractor's replies in the history of a prompt; a history may show none."""
+    """The distractor's replies in the history of a prompt; a history may show none, and that of a
+    neutral text does not.
+    """
+    if example["config"].get("history_kind") == "filler":
+        return []
     roles = example["config"].get("history_role", [])
     replies = [each["content"] for each in conversation if each["role"] == "assistant"]
     return [reply for reply, role in zip(replies, roles) if role == "distractor"]

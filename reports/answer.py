@@ -177,7 +177,7 @@ def intrusion(results: Sequence[Record], names: Sequence[str]) -> dict[str, Any]
     lengths = sorted({int(h) for result, _ in held for h in result["intrusion_by_len"]})
     for row in rows:
         row["cells"] = [row["by_len"].get(str(h), "") for h in lengths]
-    return {"sentence": _highest([result for result, _ in held]), "rows": rows, "lengths": lengths}
+    return {"sentence": _highest(held), "rows": rows, "lengths": lengths}
 
 
 def _intrusion_rows(result: Record, name: str) -> Iterator[dict[str, Any]]:
@@ -206,26 +206,29 @@ def _percent(entry: Row) -> str:
     return f"{entry['rate']:.0%}" + (f" [{', '.join(ends)}]" if all(ends) else "")
 
 
-def _highest(results: Sequence[Record]) -> str:
+def _highest(held: Sequence[tuple[Record, str]]) -> str:
     """The highest rate after a history, beside the one at h = 0, where such a form comes up by
-    chance; nothing without any rate.
+    chance; nothing without any rate. Results come with their names.
     """
     found = [
-        (entry["rate"], entry, h, result)
-        for result in results
+        (entry["rate"], entry, h, result, name)
+        for result, name in held
         for h, entry in result["intrusion_by_len"].items()
         if int(h) and entry.get("rate") is not None
     ]
     if not found:
         return ""
-    rate, entry, h, result = max(found, key=lambda each: each[0])
+    rate, entry, h, result, name = max(found, key=lambda each: each[0])
     if not rate:
         return "No answer after a history has the form of an answer to the distractor."
     before = (result["intrusion_by_len"].get("0") or {}).get("rate")
     chance = "" if before is None else f"; without a history {before:.0%} have it"
-    highest = f", the highest of {len(found)} rates" if len(found) > 1 else ""
+    pair = f"{result['target']} after {result['distractor']}"
+    told = name.removeprefix(pair) if name.startswith(pair) else ""  # (history filler) (seed 0)
+    about = [f"n = {entry.get('n', result['n'])}", *told.strip(" ()").split(") (")]
+    about += [f"the highest of {len(found)} rates"] if len(found) > 1 else []
     return (
         f"After {turns(h)} of {result['distractor']}, {_percent(entry)} of the answers to "
         f"{result['target']} have the form of an answer to {result['distractor']}{chance} "
-        f"(n = {entry.get('n', result['n'])}{highest})."
+        f"({', '.join(filter(None, about))})."
     )

@@ -56,6 +56,10 @@ def choose_length(frame: "DataFrame", h: int | None, by: str = BY[0]) -> int:
     """`h`, or the longest history that every pair has; UserError where a map has none of `h`."""
     of_pairs = frame.groupby(tables.key_columns(frame))["h"].agg(set)
     longest = int(max(set.intersection(*of_pairs)))
+    if h is None and not longest:
+        raise UserError(
+            "these results share no h of 1 or more: name one with --h, or fewer folders."
+        )
     if h is None:
         h = longest
     if h < 1:

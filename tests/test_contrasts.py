@@ -441,6 +441,10 @@ def test_intrusion_is_named_where_results_hold_it(tmp_path):
         "After 1 turn of posts/test, 40% [20%, 60%] of the answers to quiz/test have the form of "
         "an answer to posts/test; without a history 10% have it (n = 30)."
     )
+    results = list(records.load_results([tmp_path]).values())
+    names = ["quiz/test after posts/test (history filler, cue) (seed 1)", ""]
+    said = answer.intrusion(results, names)["sentence"]
+    assert said.endswith("10% have it (n = 30, history filler, cue, seed 1).")
     [row] = found["rows"]
     assert (row["name"], row["measure"]) == ("pair 0", "intrusion")
     assert row["cells"] == ["10% [20%, 60%]", "40% [20%, 60%]"]

@@ -112,6 +112,13 @@ def test_without_labels_it_is_told_by_what_a_text_shares_with_the_replies(text, 
     assert is_intruded(own, switch, SHOWN) is None  # no reply of the distractor
 
 
+def test_words_of_a_neutral_text_are_no_answer_to_the_distractor():
+    text, switch = "an old house by the sea", between("posts", "news")
+    assert is_intruded(written(text), switch, SHOWN) is True
+    filler = {"history_len": 1, "history_role": ["distractor"], "history_kind": "filler"}
+    assert is_intruded(written(text) | {"config": filler}, switch, SHOWN) is None
+
+
 def test_of_label_tasks_without_labels_on_the_other_side_nothing_is_told():
     example = written("A", label_logprobs={"A": -1.0})
     assert is_intruded(example, between("quiz", "posts"), SHOWN) is None

@@ -221,6 +221,8 @@ def test_results_of_other_lengths_are_compared_at_those_that_both_have(
     assert grid.choose_length(frame, None) == 3
     with pytest.raises(UserError, match="no result with such a history"):
         grid.choose_length(frame, 4)
+    with pytest.raises(UserError, match="share no h of 1 or more"):
+        grid.choose_length(frame[frame["h"] < 3], None)
 
 
 def test_the_report_lists_the_lengths_of_each_pair(folders):
