@@ -1,6 +1,6 @@
 """The spread over wordings of the prompts, as it is read: below a table and on a page. No torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from core.keys import Key
@@ -34,9 +34,13 @@ def render(results: tables.Results, form: str) -> str:
 
 def page_tables(results: tables.Results) -> list[dict[str, Any]]:
     """The same in the form of `others.other_scores`; [] without several wordings."""
+    found = spreads(results)
+    keys = [spread.key.fields for spread in found]
+    maybe = [name for name in (keys[0] if keys else ()) if name not in ("target", "distractor")]
+    apart = [name for name in maybe if len({key[name] for key in keys}) > 1]
     rows = [
-        {"name": _name(spread), "h": row["h"], "values": [row[name] for name in COLUMNS]}
-        for spread in spreads(results)
+        {"name": _name(spread, apart), "h": row["h"], "values": [row[name] for name in COLUMNS]}
+        for spread in found
         for row in _rows(spread)
     ]
     columns = [(name, "wordings") for name in COLUMNS]
@@ -62,8 +66,10 @@ def _named(key: Key) -> dict[str, str]:
     return {name: value for name, value in key.fields.items() if value}
 
 
-def _name(spread: Spread) -> str:
-    """The pair and its history, and what is compared."""
+def _name(spread: Spread, apart: Sequence[str]) -> str:
+    """The pair, its history and what else tells it from the others, and what is compared."""
     names = spread.key.fields
-    pair = f"{names['target']} after {names['distractor']} ({names['history']})"
+    more = [f"{name} {names[name]}" for name in apart if name != "history"]
+    about = ", ".join([names["history"], *more])
+    pair = f"{names['target']} after {names['distractor']} ({about})"
     return pair if spread.against is None else f"{pair}, points less after {spread.against}"

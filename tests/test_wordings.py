@@ -9,10 +9,12 @@ from runs import assert_same_examples, path_of, run, without_times
 import viz
 from core import records
 from core.errors import UserError
+from core.keys import Key
 from data import Pair, plan_cases
 from measures import contrasts, wordings
 from reports import contrasts as contrast_report
 from reports import page
+from reports import wordings as shown_wordings
 from run.config import RunConfig
 from run.pairs import load_pairs
 from tasks.cells import template_parts
@@ -227,6 +229,15 @@ def test_table_and_report_show_the_spread(worded, tmp_path, capsys):
     assert "wording" in head.split(",") and all(line.startswith("tiny-llama") for line in lines)
     text, _ = page.make_page(records.load_results([worded]))
     assert "Over wordings of the prompts" in text
+
+
+def test_spreads_of_several_models_are_told_apart(worded):
+    results = records.load_results([worded])
+    other = {Key(key.fields | {"model": "other"}): each for key, each in results.items()}
+    [table] = shown_wordings.page_tables(results | other)
+    rows = [(row["name"], row["h"]) for row in table["rows"]]
+    assert len(set(rows)) == len(rows)
+    assert any("model other" in name for name, _ in rows)
 
 
 def test_wordings_can_be_contrasted(worded, capsys):
