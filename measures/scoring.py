@@ -134,16 +134,16 @@ def judge_text(
 ) -> Example:
     """What of an example follows from a generated text and its `text_scores`.
 
-    Under `accuracy` it is right where its number is that of the first reference. A text without a
-    number that can be read is wrong, and a format failure besides; so is one in another known unit.
+    Under `accuracy` it is right where its number is that of a reference. A text without a number
+    that can be read is wrong, and a format failure besides; so is one in other known units.
     """
     if metric_name != "accuracy":
         return {"score": scores[metric_name], "scores": scores}
-    found, expected = find_quantity(text), find_quantity(references[0])
-    readable = found is not None and expected is not None and found.comparable(expected)
+    found, known = find_quantity(text), filter(None, map(find_quantity, references))
+    comparable = [each for each in known if found is not None and found.comparable(each)]
     return {
-        "score": float(readable and found.value == expected.value),
+        "score": float(any(found.value == each.value for each in comparable)),
         "scores": scores,
         "extracted": None if found is None else str(found),
-        "format_failure": not readable,
+        "format_failure": not comparable,
     }

@@ -230,6 +230,15 @@ def test_numbers_are_read_right_or_are_format_failures(text, reference, score, f
     assert (found["score"], found["format_failure"]) == (score, failed)
 
 
+@pytest.mark.parametrize(
+    ("text", "score", "failed"),
+    [("5", 1, False), ("7 km", 1, False), ("6", 0, False), ("8 kg", 0, True), ("x", 0, True)],
+)
+def test_a_number_is_right_where_it_is_that_of_any_reference(text, score, failed):
+    found = scoring.judge_text(text, ["5 m", "7 km"], "accuracy", {})
+    assert (found["score"], found["format_failure"]) == (score, failed)
+
+
 @pytest.mark.parametrize("name", schema.TEXT_SCORES)
 def test_the_headline_is_the_score_that_the_metric_names(name):
     scores = dict.fromkeys(schema.TEXT_SCORES, 0.25) | {name: 0.75}
