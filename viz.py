@@ -333,12 +333,25 @@ def make_parser() -> Parser:
     return parser
 
 
+def say_unfinished(folders: Iterable[str]) -> None:
+    """Name folders with pairs that are not finished, since no number is of them."""
+    for folder in folders:
+        if records.is_unfinished(Path(folder)):
+            print(
+                f"note: {folder} has pairs that are not finished, and they are left out: the "
+                "command that began them continues them.",
+                file=sys.stderr,
+            )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     escape_unprintable()
     arguments = make_parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        status = arguments.run(arguments)
+        say_unfinished(getattr(arguments, "result_dir", ()))
+        return status
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -64,3 +64,16 @@ def test_a_mistyped_flag_is_said_before_what_is_missing(words, said, capsys):
         viz.main(words.split())
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_table_of_a_run_that_is_not_finished_says_what_it_leaves_out(tmp_path, capsys):
+    log = write_pair(tmp_path, cosines=False)
+    command = ["table", "--result_dir", str(tmp_path)]
+    assert viz.main(command) == 0
+    whole = capsys.readouterr()
+    assert whole.err == ""
+    log.with_name("test_vs_posts_test_journal.jsonl").write_text("{}")
+    assert viz.main(command) == 0
+    said = capsys.readouterr()
+    assert said.out == whole.out
+    assert said.err.startswith(f"note: {tmp_path} has pairs that are not finished, and they are")
