@@ -179,7 +179,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
             status = 2
             continue
         wrong = [row for row in rows if row[-1] != "ok"]
-        print_rows(rows if arguments.all else wrong)
+        print_rows(wrong if arguments.brief else rows)
         values = sum(int(row[verify.COLUMNS.index("values")]) for row in rows)
         found = f"MISMATCH in {len(wrong)} of {len(rows)} quantities" if wrong else "ok"
         print(f"{path}: {found}, {values:,} values compared", flush=True)
@@ -288,8 +288,8 @@ def add_prompts(command: argparse.ArgumentParser) -> None:
 def add_logs(command: argparse.ArgumentParser) -> None:
     """What is verified, and how much of it is shown."""
     command.add_argument("--debug_file", required=True, nargs="+", help="debug logs")
-    text = "print every quantity (default: only those that differ)"
-    command.add_argument("--all", action="store_true", help=text)
+    text = "print only the quantities that differ"
+    command.add_argument("--brief", action="store_true", help=text)
 
 
 COMMANDS = {  # name -> what runs it, its line of help, what adds its flags

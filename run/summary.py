@@ -58,9 +58,9 @@ def made_line(environments: Sequence[Mapping[str, Any]]) -> str:
     """The last run that made any of these results, and what it took."""
     runs = {made["started"]: made for made in environments}
     last = max(runs)
-    which = "the run" if len(runs) == 1 else f"{len(runs)} runs, the last"
+    which = "Run" if len(runs) == 1 else f"{len(runs)} runs, the last"
     what = "{engine} engine, {seconds} s, peak memory {peak_memory_mib} MiB".format(**runs[last])
-    return f"\nMade by {which} of {last}: {what}"
+    return f"\n{which} of {last[:16].replace('T', ' ')} UTC: {what}"
 
 
 def contrasts_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:

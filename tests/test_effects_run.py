@@ -122,7 +122,7 @@ def test_turns_without_answers_have_no_numbers_of_answers(tmp_path, model):
 
 def test_verify_recomputes_them_and_sees_one_changed_number(folder, tmp_path, capsys):
     path = path_of(folder, "quiz", "reviews")
-    assert viz.main(["verify", "--all", "--debug_file", str(records.debug_path(path))]) == 0
+    assert viz.main(["verify", "--debug_file", str(records.debug_path(path))]) == 0
     assert "effects" in capsys.readouterr().out.replace("effects_by_len", "")
     copy = tmp_path / path.name
     copy.write_bytes(path.read_bytes())

@@ -139,7 +139,7 @@ def test_ties_and_close_calls_are_counted_by_length_and_verified(tmp_path, capsy
             close += counted["close"]
     assert f"; {close} of 24 label predictions have no larger margin." in said
     logs = map(str, (tmp_path / "half").rglob("*_debug.json"))
-    assert viz.main(["verify", "--all", "--debug_file", *logs]) == 0
+    assert viz.main(["verify", "--debug_file", *logs]) == 0
     assert "ties_by_len" in capsys.readouterr().out
 
 

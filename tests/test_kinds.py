@@ -202,7 +202,7 @@ def test_a_kind_in_a_run_of_several_is_the_kind_alone(several, tmp_path, model):
 
 def test_labels_shown_are_counted_and_verified(several, tmp_path, capsys):
     files = sorted(several.rglob("*_debug.json"))
-    assert viz.main(["verify", "--all", "--debug_file", *map(str, files)]) == 0
+    assert viz.main(["verify", "--debug_file", *map(str, files)]) == 0
     assert "labels_shown" in capsys.readouterr().out
     for path in files:
         examples = records.read_debug(path)["debug_examples"]

@@ -209,13 +209,13 @@ def test_what_a_run_took_is_said_with_its_date_also_where_nothing_was_left_to_ru
     for _ in range(2):
         assert run(tmp_path / "out", model, "quiz", "reviews") == 0
         out = capsys.readouterr().out
-        lines += [line for line in out.splitlines() if line.startswith("Made by the run of ")]
+        lines += [line for line in out.splitlines() if line.startswith("Run of ")]
     made = result_of(tmp_path / "out", "quiz", "reviews")["environment"]
     assert lines[0] == lines[1] and f"{made['started']}: {made['engine']} engine, " in lines[0]
     assert "All results exist already" in out
     last = made | {"started": "2030-01-01T00:00:00Z", "seconds": 7}
     line = summary.made_line([made, last, made])
-    assert line.startswith("\nMade by 2 runs, the last of 2030-01-01T00:00:00Z: ") and "7 s" in line
+    assert line.startswith("\n2 runs, the last of 2030-01-01 00:00 UTC: ") and "7 s" in line
 
 
 def test_the_running_metric_ends_as_the_metric_of_the_result(tmp_path, monkeypatch, capsys):

@@ -27,7 +27,7 @@ from reports.verify import verify as rows_of
 @pytest.mark.parametrize("make", [label_example, text_example, f1_example, number_example])
 def test_verify_passes_on_what_a_run_writes(tmp_path, capsys, make, cosines):
     log = write_pair(tmp_path, make=make, cosines=cosines)
-    assert verify(log, more=["--all"]) == 0
+    assert verify(log) == 0
     text = capsys.readouterr().out
     assert "MISMATCH" not in text
     quantities = {line.split()[0] for line in text.splitlines()[1:-1]}
@@ -50,6 +50,9 @@ def test_verify_prints_stored_and_recomputed_side_by_side(tmp_path, capsys):
     edit(records.result_of_debug(log), "metric_by_len", "1", value=0.125)
     assert verify(log) == 1
     lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(rows_of(log)) + 2  # what differs among all that is compared
+    assert verify(log, more=["--brief"]) == 1
+    lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines]
     (row,) = [row for row in rows if row[:2] == ["metric_by_len", "1"]]
     assert row[2:] == ["1", "0.125", "0.666666667", "5e-01", "MISMATCH", "(1)"]
@@ -57,10 +60,10 @@ def test_verify_prints_stored_and_recomputed_side_by_side(tmp_path, capsys):
     assert len(lines) == 4 and max(map(len, lines[:-1])) <= 120
 
 
-def test_a_log_that_verifies_is_one_line(tmp_path, capsys):
+def test_in_brief_a_log_that_verifies_is_one_line(tmp_path, capsys):
     log = write_pair(tmp_path)
     values = sum(int(row[2]) for row in rows_of(log))
-    assert verify(log) == 0
+    assert verify(log, more=["--brief"]) == 0
     assert capsys.readouterr().out == f"{log}: ok, {values:,} values compared\n"
 
 
