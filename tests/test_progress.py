@@ -211,7 +211,9 @@ def test_what_a_run_took_is_said_with_its_date_also_where_nothing_was_left_to_ru
         out = capsys.readouterr().out
         lines += [line for line in out.splitlines() if line.startswith("Run of ")]
     made = result_of(tmp_path / "out", "quiz", "reviews")["environment"]
-    assert lines[0] == lines[1] and f"{made['started']}: {made['engine']} engine, " in lines[0]
+    minute = made["started"][:16].replace("T", " ")
+    assert lines[0] == lines[1]
+    assert lines[0].startswith(f"Run of {minute} UTC: {made['engine']} engine, ")
     assert "All results exist already" in out
     last = made | {"started": "2030-01-01T00:00:00Z", "seconds": 7}
     line = summary.made_line([made, last, made])
