@@ -15,7 +15,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 import viz
 from core import records, schema
 from core.errors import UserError
-from measures import contrasts, metrics, regression
+from measures import contrasts, metrics, regression, stats
 from reports import answer, style
 from reports import contrasts as contrast_report
 from reports.contrasts import contrast_figures, render
@@ -142,6 +142,15 @@ def test_p_values_are_corrected_over_all_that_was_scanned(tmp_path):
 
 
 # --- other things that can be compared
+
+
+def test_changes_of_two_models_have_the_room_that_their_baselines_leave(tmp_path):
+    """A metric that would be 0.5 at h with the change of the other can change by 50 points."""
+    write(tmp_path, [1.0, 0.0] * 4, [0.0, 0.0, 1.0, 1.0] * 2, model="org/a")
+    write(tmp_path, [0.0, 1.0] * 4, [0.0, 1.0] * 4, model="org/b")
+    (row,) = rows_of(tmp_path, by="model")
+    assert 50 < stats.detectable_mean(100 * np.std([-1, 0, 0, 1] * 2, ddof=1), 8) < 100
+    assert row["detectable_points"] is None and "too few scores" in row["note"]
 
 
 def test_models_are_compared_by_their_changes(tmp_path):
@@ -481,8 +490,10 @@ def test_the_regression_takes_what_contrasts_may_compare_and_nothing_else(tmp_pa
 def test_the_regression_takes_lengths_that_both_histories_have(tmp_path):
     write(tmp_path, BASE, BETTER, BETTER, distractor=OWN)
     write(tmp_path, BASE, WORSE)
+    write(tmp_path, BASE, WORSE, WORSE, target="acts/test")
+    write(tmp_path, BASE, BETTER, target="acts/test", distractor="acts/dev")
     [found] = over_all(tmp_path)
-    assert found["n"] == 60
+    assert found["n"] == 120
 
 
 def test_targets_that_were_run_under_other_settings_are_not_pooled(tmp_path):

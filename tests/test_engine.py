@@ -117,6 +117,22 @@ def test_an_answer_ends_where_its_own_stop_text_is_however_long_its_neighbours_a
         assert stopped[prompts[1]].answer == whole[prompts[1]].answer
 
 
+def test_an_answer_that_has_ended_stands_still_within_the_context():
+    """The longest prompt and its answer fill the context; it waits while two others go on."""
+    limits = {tokens(510, 1): 2, tokens(4, 2): 2 * MOST, tokens(7, 3): 2 * MOST}
+    wants = {p: Request(is_prompt=True, answer=most) for p, most in limits.items()}
+    endless = dataclasses.replace(DECODING, eos_ids=())
+    settings = {"decoding": endless, "forward_cost": 1e6, "token_budget": 10_000}
+    expected = PlainEngine(
+        runtime(
+            "gpt2",
+            **settings,
+        ),
+        "alone",
+    ).read(wants)
+    assert_same(TreeEngine(runtime("gpt2", **settings)).read(wants), expected)
+
+
 def test_answers_that_have_ended_leave_the_batch_once_they_are_half_of_it():
     prompts = [tokens(n, seed=n) for n in (4, 9, 11, 14)]
     limits = dict(zip(prompts, (2, 9, 3, 2 * MOST)))
