@@ -34,7 +34,7 @@ tree     what is read of them where shared beginnings are read once
 answers  most tokens that are generated
 detects  the smallest change from h = 0 that so many targets show with 80 % power, if the history
          turns {FLIPS:.0%} of the answers right or wrong, or moves the scores of texts by
-         {SPREAD:.0f} points (SD); nothing: these are too few targets"""
+         {SPREAD:.0f} points (SD); nothing: these are too few targets or histories"""
 
 
 class Count(NamedTuple):

@@ -178,8 +178,9 @@ def require_chats(pair: Pair, config: RunConfig) -> None:
     if there < needed:
         why = f" {facts['cut_at_a_fault']} end early, the first in {facts['first_fault']}."
         asking = " and ask nothing that the target asks" if there < facts["long_enough"] else ""
+        repeated = ", repeats counted once," if facts["repeated"] else ""
         raise UserError(
-            f"--history chats: {facts['file']}: {there} of {facts['chats']} chats have "
+            f"--history chats: {facts['file']}: {there} of {facts['chats']} chats{repeated} have "
             f"{config.longest} turns or more{asking}, and {needed} histories need one each."
             f"{why if facts['first_fault'] else ''}\nUse a smaller h, --limit or --num_histories."
         )

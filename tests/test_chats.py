@@ -213,6 +213,10 @@ def test_a_chat_that_is_there_twice_is_one_history(tmp_path):
     found = chat_rows(str(write(tmp_path / "a.jsonl", *rows)), 2)
     assert [turn.line for turn in found.turns] == [1, 1, 2, 2, 4, 4]
     assert (found.facts["chats"], found.facts["long_enough"], found.facts["repeated"]) == (5, 3, 2)
+    config = RunConfig(history=(f"chats:{tmp_path / 'a.jsonl'}",), max_len=2, limit=4)
+    pair = data.Pair(REVIEWS, found, parse_kind(config.history[0]))
+    with pytest.raises(UserError, match="3 of 5 chats, repeats counted once, have 2 turns or more"):
+        require_chats(pair, config)
 
 
 def test_chats_that_ask_what_a_target_asks_do_not_count_as_histories(tmp_path):
