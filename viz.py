@@ -183,6 +183,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
         values = sum(int(row[verify.COLUMNS.index("values")]) for row in rows)
         found = f"MISMATCH in {len(wrong)} of {len(rows)} quantities" if wrong else "ok"
         print(f"{path}: {found}, {values:,} values compared", flush=True)
+        if wrong and (why := verify.made_otherwise(path, rows)):
+            print(why)
         status = max(status, int(bool(wrong)))
     return status
 

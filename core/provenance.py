@@ -21,17 +21,20 @@ def provenance(started: float) -> dict[str, Any]:
     from importlib import metadata  # a twentieth of the time that --help takes
 
     changes = _git("status", "--porcelain")
-    return {
-        "version": VERSION,
+    return toolkit() | {
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},
-        "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": None if changes is None else bool(changes),
         "platform": platform.platform(),
         "peak_memory_mib": peak_memory_mib(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
     }
+
+
+def toolkit() -> dict[str, str | None]:
+    """Which state of the toolkit this is; no commit where there is no git or no checkout."""
+    return {"version": VERSION, "git_commit": _git("rev-parse", "HEAD")}
 
 
 def peak_memory_mib() -> int:

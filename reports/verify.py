@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from core import records
+from core import provenance, records
 from core.debug_log import Example, count_labels, cut_at_messages, messages_at
 from core.errors import UserError
 from core.log_files import Conversations, LogReader
@@ -56,6 +56,27 @@ def verify(path: Path) -> list[tuple[str, ...]]:
         table.add(records.DIGEST, "-", place, (stored.get(records.DIGEST), digest))
     table.add(records.DIGEST_OF_LOG, "-", "", (result.get(records.DIGEST_OF_LOG), log.digest))
     return table.rows()
+
+
+def made_otherwise(path: Path, rows: Sequence[Sequence[str]]) -> str | None:
+    """By which other state of the toolkit a log was written, where that may be why some of its rows
+    differ; None where this state wrote it, or its files were changed.
+    """
+    digests = [row for row in rows if row[0].startswith((records.DIGEST, records.DIGEST_OF_LOG))]
+    whole = digests and all(row[-1] == "ok" for row in digests)
+    made = records.read_unsealed(records.result_of_debug(path), "result")["environment"]
+    here = provenance.toolkit()
+    there = {name: made.get(name) for name in here}
+    if not whole or there == here:
+        return None
+    one, other = (
+        f"version {state['version']}, commit {(state['git_commit'] or 'unknown'):.7}"
+        for state in (there, here)
+    )
+    return (
+        f"  Both files are as they were written, by another state of the toolkit ({one}) than this "
+        f"({other}),\n  which may compute this otherwise."
+    )
 
 
 def compare_all(result: Record, log: LogReader, table: "Comparison") -> None:

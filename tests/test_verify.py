@@ -18,7 +18,7 @@ from small_results import (
 )
 
 import viz
-from core import records, schema
+from core import provenance, records, schema
 from reports.verify import BY_LEN, IDENTITY
 from reports.verify import verify as rows_of
 
@@ -196,6 +196,24 @@ def test_aggregates_follow_from_the_recomputed_scores_not_from_the_logged_ones(t
     edit(log, "debug_examples", 7, "score", value=0.25)
     assert verify(log) == 1
     assert [row.split()[0] for row in mismatches(capsys)] == ["score"]
+
+
+def test_a_mismatch_with_files_of_another_state_of_the_toolkit_names_both(tmp_path, capsys):
+    log = write_pair(tmp_path)
+    path = records.result_of_debug(log)
+    result = records.read_json(path)
+    result["metric_by_len"]["1"] = 0.125
+    for commit, said in ((provenance.toolkit()["git_commit"], False), ("0123abcdef", True)):
+        result["environment"] = {**provenance.toolkit(), "git_commit": commit}
+        records.write_json(path, {k: v for k, v in result.items() if k != records.DIGEST})
+        assert verify(log) == 1
+        text = capsys.readouterr().out
+        assert ("commit 0123abc)" in text and "may compute this otherwise" in text) == said
+    edit(path, "metric_by_len", "1", value=0.25)  # not as it was written
+    assert verify(log) == 1
+    without(log, "debug_examples", 8)
+    assert verify(log) == 1
+    assert "another state" not in capsys.readouterr().out
 
 
 def test_an_example_that_was_taken_out_is_a_mismatch(tmp_path, capsys):
