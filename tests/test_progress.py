@@ -126,9 +126,10 @@ def test_a_terminal_that_tells_no_size_has_bars_of_80_columns_with_all_in_them(
         clock.now += 30.0
         shown.advance(10)
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[A", "", screen()))
-    batch, run = [line for line in lines if " 50%" in line or "100%" in line][-2:]
+    run = [line for line in lines if line.startswith("0/4 target examples  50%|")][-1]
+    batch = [line for line in lines if "10/10 prompts" in line][-1]
     assert len(batch) == len(run) == 79
-    assert run.startswith("0/4 target examples  50%|") and "passed, about 00:30 left" in run
+    assert "passed, about 00:30 left" in run
     assert batch.endswith("10/10 prompts, 0 tokens/s, 12,345 MiB")
 
 
