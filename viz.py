@@ -338,7 +338,7 @@ def make_parser() -> Parser:
 def say_unfinished(folders: Iterable[str]) -> None:
     """Name folders with pairs that are not finished, since no number is of them."""
     for folder in folders:
-        if records.is_unfinished(Path(folder)):
+        if records.lacks_results(Path(folder)):
             print(
                 f"note: {folder} has pairs that are not finished, and they are left out: the "
                 "command that began them continues them.",

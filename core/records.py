@@ -32,6 +32,8 @@ MADE_OF = {"result": "metric_by_len", "log": "debug_examples"}  # a key that eac
 DIGEST, DIGEST_OF_LOG = "content_sha256", "log_sha256"
 UNDIGESTED = ("environment", DIGEST)  # members that a digest is not of
 LOG_ENDINGS = ("_debug.json", "_debug.json.gz")
+JOURNAL = "_journal"  # behind the name of a pair
+JOURNALS = f"*{JOURNAL}*.jsonl"
 
 
 def model_name(model: str) -> str:
@@ -231,7 +233,13 @@ def require_whole(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 def is_unfinished(folder: Path) -> bool:
     """Are there journals of a run below a folder, which end with it?"""
-    return any(folder.rglob("*_journal*.jsonl"))
+    return any(folder.rglob(JOURNALS))
+
+
+def lacks_results(folder: Path) -> bool:
+    """Are there journals below a folder of pairs that have no result?"""
+    pairs = (path.with_name(path.name.rpartition(JOURNAL)[0]) for path in folder.rglob(JOURNALS))
+    return not all(Path(f"{pair}.json").exists() for pair in pairs)
 
 
 def find_results(folder: str | Path) -> Iterator[tuple[Path, dict[str, Any]]]:

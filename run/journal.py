@@ -260,7 +260,7 @@ def settings_fingerprint(settings: Mapping[str, Any]) -> str:
 
 
 def _path(result: Path, rank: int) -> Path:
-    return result.with_name(f"{result.stem}_journal{f'.{rank}' if rank else ''}.jsonl")
+    return result.with_name(f"{result.stem}{records.JOURNAL}{f'.{rank}' if rank else ''}.jsonl")
 
 
 def _escaped(name: str) -> str:
