@@ -9,6 +9,7 @@ that the model has made is the plain causal one. Elsewhere, beyond a sliding win
 gathers its past and attends as it always does.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 KERNEL = "sdpa"  # the attention of transformers that is stood in for
 KERNEL_OF_TORCH = "_scaled_dot_product_flash_attention_for_cpu"  # gives the log-sum-exp too
+WINDOWS = ("sliding_window", "attention_chunk_size")  # in a config, of some of its layers or all
 OTHER_WAYS = ("position_bias", "cache", "softcap")  # arguments that make it another attention
 
 Spans = tuple[tuple[int, int], ...]  # first row of a table, and the one behind the last
@@ -43,6 +45,14 @@ def can_share(model: nn.Module) -> bool:
         and hasattr(torch.ops.aten, KERNEL_OF_TORCH)
         and all(parameter.device.type == "cpu" for parameter in model.parameters())
     )
+
+
+def longest_whole(model: nn.Module) -> float:
+    """Tokens of the longest text that every layer sees whole. Beyond it layers gather their pasts,
+    which for the many small forwards of answers costs more than copies.
+    """
+    config = model.config.get_text_config()
+    return min(getattr(config, name, None) or math.inf for name in WINDOWS)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lm.forward import Position, Reading, picked_logits, read_forward
 from lm.key_values import KeyValueStore
 from lm.prefix_tree import Path, PrefixTree, run_together
 from lm.prompts import Prefix, Request
-from lm.shared_past import NotShared, shared_attention
+from lm.shared_past import NotShared, longest_whole, shared_attention
 
 
 class NoCache(Exception):
@@ -61,14 +61,20 @@ class TreeEngine(Engine):
             begun = [list(readings[prefix].top_tokens[:1]) for prefix in prefixes]
             nodes = [tree.node_of(prefix) for prefix in prefixes]
             limits = [requests[prefix].answer for prefix in prefixes]
-            cache_of = store.shared_by_answers if runtime.shares else store.copied
+            cache_of = store.shared_by_answers if are_shared() else store.copied
             return self._decode(cache_of(nodes, room=max(limits)), prefixes, begun, limits)
 
         def width(prefix: Prefix) -> int:
-            held = store.own_length(tree.node_of(prefix)) if runtime.shares else len(prefix)
+            held = store.own_length(tree.node_of(prefix)) if are_shared() else len(prefix)
             return held + requests[prefix].answer
 
+        def are_shared() -> bool:
+            return runtime.shares and longest <= longest_whole(runtime.model)
+
         runtime = self.runtime
+        longest = max(
+            (len(p) + each.answer for p, each in requests.items() if each.answer), default=0
+        )
         level = runtime.regimes.fixed_slots(2 * max(map(len, requests), default=0))
 
         def plan(waiting: Sequence[Path], budget: int) -> tuple[int, int]:

@@ -85,8 +85,21 @@ def test_what_answers_share_takes_no_place_in_their_batch():
     assert rows == {True: [5], False: [3, 2]}
 
 
-def rows_of_decoding(wants, shares, decoding):
-    engine, rows = TreeEngine(runtime(token_budget=630, shares=shares, decoding=decoding)), []
+@pytest.mark.parametrize("family", WINDOWED)
+def test_beyond_a_window_answers_have_copies_which_take_their_place(family, calls):
+    """Their layers would gather the whole past of every row anew for each token."""
+    endless = dataclasses.replace(DECODING, eos_ids=())
+    wants = {tokens(200 + n): Request(is_prompt=True, answer=5) for n in (0, 1, 2)}
+    assert rows_of_decoding(wants, True, endless, family) == [3]
+    assert not calls["gathered"]
+    within = {tokens(tiny.WINDOW - n): Request(is_prompt=True, answer=2) for n in (2, 3)}
+    rows_of_decoding(within, True, endless, family)
+    assert calls["attention"]
+
+
+def rows_of_decoding(wants, shares, decoding, family="llama"):
+    subject = runtime(family, token_budget=630, shares=shares, decoding=decoding)
+    engine, rows = TreeEngine(subject), []
     decode = engine._decode
     engine._decode = lambda cache, prefixes, *rest: (
         rows.append(len(prefixes)) or decode(cache, prefixes, *rest)
