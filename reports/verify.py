@@ -63,14 +63,15 @@ def made_otherwise(path: Path, rows: Sequence[Sequence[str]]) -> str | None:
     differ; None where this state wrote it, or its files were changed.
     """
     digests = [row for row in rows if row[0].startswith((records.DIGEST, records.DIGEST_OF_LOG))]
-    whole = digests and all(row[-1] == "ok" for row in digests)
+    if not digests or any(row[-1] != "ok" for row in digests):
+        return None
     made = records.read_unsealed(records.result_of_debug(path), "result")["environment"]
     here = provenance.toolkit()
     there = {name: made.get(name) for name in here}
-    if not whole or there == here:
+    if there == here:
         return None
     one, other = (
-        f"version {state['version']}, commit {(state['git_commit'] or 'unknown'):.7}"
+        "version {}, commit {:.7}".format(*(str(state[name] or "unknown") for name in here))
         for state in (there, here)
     )
     return (
