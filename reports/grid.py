@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 CHANGE = "Change against h = 0"
 MISSING = "0.88"  # grey
-MARK = "{}\N{NO-BREAK SPACE}p < {}"  # not to be broken
 LINE = 0.125  # inches: a line of text
 BOLD = 1.15  # how much wider text is in bold
 NARROWEST = 0.11  # inches: the least that a column is wide
@@ -117,7 +116,7 @@ def draw_grid(names: dict[str, str], cells: "DataFrame", heat: Heat) -> NamedFig
 
 def _finished(figure: Any, names: dict[str, str], heat: Heat, height: float) -> NamedFigure:
     what = f"{heat.what} after h = {heat.h} turns"
-    marks = ", ".join(MARK.format(mark, end) for end, mark in reversed(tables.STARS))
+    marks = ", ".join(tables.MARK.format(mark, end) for end, mark in reversed(tables.STARS))
     notes = [
         f"{heat.unit} in points of the metric",
         f"{marks}, Holm-corrected over the {heat.tests} comparisons (every pair and h >= 1) of the "

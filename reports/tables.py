@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # pandas is slow to import, and --help does not need it
 
 FORMATS = ("csv", "markdown", "latex")
 STARS = ((0.001, "***"), (0.01, "**"), (stats.ALPHA, "*"))
+MARK = "{} p < {}".replace(" ", "\N{NO-BREAK SPACE}")  # what one means, not to be broken
 COPIED = (
     "low", "high", "interval", "change_points", "change_points_low", "change_points_high",
     "percent_change", "percent_change_low", "percent_change_high", "test", "p_value",

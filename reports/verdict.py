@@ -183,7 +183,7 @@ def verdict_table(frame: "DataFrame") -> dict[str, Any]:
         "rows": rows,
         "shared": shared,
         "tests": int(frame["p_value"].notna().sum()),
-        "stars": ", ".join(f"{mark} p < {end}" for end, mark in reversed(tables.STARS)),
+        "stars": ", ".join(tables.MARK.format(mark, end) for end, mark in reversed(tables.STARS)),
         "lengths": sorted(set(frame["h"])),
         "empty": _empty_cells(frame),
     }

@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 out_dir=${OUT_DIR:-results}
 python viz.py metric --result_dir "$out_dir" --out_dir "${PLOTS:-plots}"
 python viz.py layers --result_dir "$out_dir" --out_dir "${PLOTS:-plots}"
-find "$out_dir" -name '*_debug.json*' -print0 | xargs -0 python viz.py verify --debug_file
+find "$out_dir" -name '*_debug.json*' -print0 | xargs -0 python viz.py verify --brief --debug_file

@@ -9,7 +9,7 @@ python viz.py metric --result_dir results --out_dir plots
 python viz.py layers --result_dir results --out_dir plots
 python viz.py contrast --result_dir results --out_dir plots
 python viz.py report --result_dir results --out report.html
-python viz.py verify --debug_file results/bundled@*/*_debug.json
+python viz.py verify --brief --debug_file results/bundled@*/*_debug.json
 
 cat <<'EOF'
 
