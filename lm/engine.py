@@ -11,6 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,14 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria
 
 from core.errors import OutOfMemory
-from lm.forward import Position, Reading, input_device, picked_logits, read_forward
+from lm.forward import (
+    Position,
+    Reading,
+    check_finite,
+    input_device,
+    picked_logits,
+    read_forward,
+)
 from lm.memory import tried
 from lm.prompts import Prefix, Request
 from lm.regimes import Regimes, regimes_of
@@ -237,10 +245,17 @@ class PlainEngine(Engine):
                 attention_mask=self.runtime.tensor(mask),
                 generation_config=settings,
                 stopping_criteria=[_Ended(decoding, len(ids[0]), max(limits))],
+                logits_processor=[partial(_finite, self.runtime.model)],
             )
         answers = rows[:, len(ids[0]) :].tolist()
         self.runtime.tokens += sum(map(len, prefixes)) + sum(map(len, answers))
         return [decoding.cut(row[:most]) for row, most in zip(answers, limits)]
+
+
+def _finite(model: nn.Module, ids: Tensor, logits: Tensor) -> Tensor:
+    """Logits of one token of each answer, as they are."""
+    check_finite(logits, model)
+    return logits
 
 
 class _Ended(StoppingCriteria):

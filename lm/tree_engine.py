@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lm.engine import Advance, Engine, Runtime, padded, rows_within
-from lm.forward import Position, Reading, picked_logits, read_forward
+from lm.forward import Position, Reading, check_finite, picked_logits, read_forward
 from lm.key_values import KeyValueStore
 from lm.prefix_tree import Path, PrefixTree, run_together
 from lm.prompts import Prefix, Request
@@ -153,6 +153,7 @@ class TreeEngine(Engine):
             sharing = shared_attention(cache, mask)
             with torch.inference_mode(), picked_logits(self.runtime.model), sharing:
                 logits = self.runtime.model(past_key_values=cache, use_cache=True, **inputs).logits
+            check_finite(logits[alive], self.runtime.model)
             found = logits[:, -1].argmax(-1).tolist()
             for i in alive:
                 answers[rows[i]].append(found[i])

@@ -92,6 +92,23 @@ def test_answers_are_plain_argmax(family, engine):
 
 
 @pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
+def test_an_answer_whose_logits_overflow_behind_its_first_token_stops_the_run(engine):
+    endless = dataclasses.replace(DECODING, eos_ids=())
+    subject, forwards = runtime(decoding=endless), []
+
+    def overflow(module, args, output):
+        forwards.append(output)
+        return output * float("inf") if len(forwards) > 3 else output
+
+    handle = subject.model.get_output_embeddings().register_forward_hook(overflow)
+    wants = {tokens(n): Request(is_prompt=True, answer=MOST) for n in (3, 9)}
+    with pytest.raises(UserError, match="non-finite logits in float32"):
+        engine(subject).read(wants)
+    handle.remove()
+    assert len(forwards) == 4
+
+
+@pytest.mark.parametrize("engine", [PlainEngine, TreeEngine])
 def test_each_answer_of_a_batch_has_its_own_most_tokens(engine):
     prompts = [tokens(n, seed=n) for n in (4, 9, 11)]
     whole = engine(runtime()).read({p: Request(is_prompt=True, answer=MOST) for p in prompts})
