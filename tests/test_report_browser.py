@@ -79,7 +79,11 @@ def page_of(results: Path, out: Path) -> str:
     dot = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
         size = {"uri": dot, "width": 860, "height": 370, "caption": "A figure."}
-        patch.setattr(report_page, "image", lambda each: size | {"measure": each.measure})
+        patch.setattr(
+            report_page,
+            "image",
+            lambda each: size | {"measure": each.measure, "names": dict(each.names)},
+        )
         assert viz.main(["report", "--result_dir", str(results), "--out", str(out)]) == 0
     return out.as_uri()
 
