@@ -18,6 +18,7 @@ from lm.verdicts import Verdict
 # and above, and in half. The bundled model shows 200, and 60 to 80 in half precision.
 SLACK, HALF_SLACK = 8192, 100
 BATCHED = 10_000  # tokens of a forward: all of the probe in one
+CROWDED = 80  # all that the tree runs together, but not copies of what its answers share
 # What transformers raises where a model does not fit the engine. An error of the engine is one of
 # these too, so that what was raised is always shown.
 MISFITS = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -114,7 +115,7 @@ class Probe:
         return proof
 
     def _tree_proof(self) -> Proof:
-        runtime = replace(self.runtime, forward_cost=1000)
+        runtime = replace(self.runtime, forward_cost=1000, token_budget=CROWDED)
         try:
             tree = TreeEngine(runtime).read(self.requests)
         except NoCache:

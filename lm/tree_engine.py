@@ -69,12 +69,13 @@ class TreeEngine(Engine):
             return held + requests[prefix].answer
 
         def are_shared() -> bool:
-            return runtime.shares and longest <= longest_whole(runtime.model)
+            return runtime.shares and crowded and longest <= longest_whole(runtime.model)
 
         runtime = self.runtime
         longest = max(
             (len(p) + each.answer for p, each in requests.items() if each.answer), default=0
         )
+        crowded = len(answered) * longest > runtime.token_budget  # a single batch is faster copied
         level = runtime.regimes.fixed_slots(2 * max(map(len, requests), default=0))
 
         def plan(waiting: Sequence[Path], budget: int) -> tuple[int, int]:

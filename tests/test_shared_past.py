@@ -93,12 +93,12 @@ def test_beyond_a_window_answers_have_copies_which_take_their_place(family, call
     assert rows_of_decoding(wants, True, endless, family) == [3]
     assert not calls["gathered"]
     within = {tokens(tiny.WINDOW - n): Request(is_prompt=True, answer=2) for n in (2, 3)}
-    rows_of_decoding(within, True, endless, family)
+    rows_of_decoding(within, True, endless, family, budget=10)
     assert calls["attention"]
 
 
-def rows_of_decoding(wants, shares, decoding, family="llama"):
-    subject = runtime(family, token_budget=630, shares=shares, decoding=decoding)
+def rows_of_decoding(wants, shares, decoding, family="llama", budget=630):
+    subject = runtime(family, token_budget=budget, shares=shares, decoding=decoding)
     engine, rows = TreeEngine(subject), []
     decode = engine._decode
     engine._decode = lambda cache, prefixes, *rest: (
@@ -256,6 +256,11 @@ def test_the_proof_has_rows_with_one_past_and_rows_with_several(monkeypatch):
     engine, proof = choose_engine("auto", runtime())
     assert (engine.name, proof.shares) == ("tree", False)
     assert max(len(spans) for _, spans in seen) > 1 and max(rows for rows, _ in seen) > 2
+
+
+def test_the_proof_has_answers_that_stop_early_in_what_they_share(monkeypatch):
+    monkeypatch.setattr(shared_past.Stretch, "hidden", lambda *arguments: None)
+    assert not choose_engine("auto", runtime())[1].shares
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
