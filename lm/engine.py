@@ -28,6 +28,7 @@ from lm.forward import (
     read_forward,
 )
 from lm.memory import tried
+from lm.prefix_tree import padded
 from lm.prompts import Prefix, Request
 from lm.regimes import Regimes, regimes_of
 from lm.shared_past import can_share
@@ -132,17 +133,6 @@ def rows_within(width: Callable[[Any], int], alone: bool = False) -> Plan:
         return rows, rows * width(waiting[0])
 
     return plan
-
-
-def padded(rows: Sequence[Sequence[int]], left: bool = False) -> tuple[list, list]:
-    """Rows of equal length, filled up with 0, and the mask that hides the filling."""
-    width = max(map(len, rows))
-    full, mask = [], []
-    for row in rows:
-        gap, ones = [0] * (width - len(row)), [1] * len(row)
-        full.append([*gap, *row] if left else [*row, *gap])
-        mask.append([*gap, *ones] if left else [*ones, *gap])
-    return full, mask
 
 
 class Engine(ABC):

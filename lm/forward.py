@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from core.errors import UserError
-from lm.lens import block_output
 from lm.prompts import Prefix, Request
 from lm.unembedding import Unembedding, in_half_precision
 
@@ -42,6 +41,11 @@ def input_device(model: nn.Module) -> torch.device:
     """Where a model takes its token ids; the CPU where its embeddings are kept elsewhere."""
     device = model.get_input_embeddings().weight.device
     return torch.device("cpu") if device.type == "meta" else device
+
+
+def block_output(output: Tensor | tuple) -> Tensor:
+    """Hidden state [B, T, D] that a block returned; some families wrap it in a tuple."""
+    return output if torch.is_tensor(output) else output[0]
 
 
 def last_column(hidden: Tensor) -> Tensor:

@@ -10,13 +10,17 @@
 A part of `--effects` that rests on one that fails is left out, by name.
 """
 
+import sys
+from collections.abc import Callable
+from itertools import chain
+
 import torch
 
 from core.schema import EFFECT_PARTS
 from lm.attention import find_sinks, look, without_sinks
+from lm.checks import MISFITS, in_a_line, slack_of
 from lm.interventions import Hidden, Interventions, Past, Row
 from lm.prompts import Prefix
-from lm.proof import HALF_SLACK, MISFITS, SLACK
 from lm.targets import Asked, Target
 
 SYSTEM, HISTORY, TOKENS = 2, 3, 8  # of the probe: shorter than any window of a sliding layer
@@ -33,13 +37,17 @@ def exact_parts(tool: Interventions) -> tuple[str, ...]:
         "patch": (probe.resumed, probe.patched),
         "attention": (probe.attention,),
     }
-    return tuple(part for part in EFFECT_PARTS if all(map(_holds, needed.get(part, ()))))
+    holds = {identity: _holds(identity) for identity in dict.fromkeys(chain(*needed.values()))}
+    return tuple(
+        part for part in EFFECT_PARTS if all(holds[identity] for identity in needed.get(part, ()))
+    )
 
 
-def _holds(identity) -> bool:
+def _holds(identity: Callable[[], bool]) -> bool:
     try:
         return identity()
-    except MISFITS:  # no ordinary keys and values, or no mask
+    except MISFITS as error:  # no ordinary keys and values, or no mask
+        print(f"--effects: {identity.__name__} cannot be run ({in_a_line(error)})", file=sys.stderr)
         return False
 
 
@@ -52,8 +60,7 @@ class _Probe:
         self.tool, self.ids, self.others = tool, tuple(drawn[:TOKENS]), drawn[TOKENS:]
         self.begin = SYSTEM + HISTORY
         self.everywhere = (0, tool.depth)
-        dtype = tool.runtime.model.dtype
-        self.slack = (HALF_SLACK if dtype.itemsize < 4 else SLACK) * torch.finfo(dtype).eps
+        self.slack = slack_of(tool.runtime.model.dtype)
 
     def target(self, ids: Prefix, past: Past, position: int | None = None) -> Target:
         """The end of a prompt, read by the log-odds of two tokens."""

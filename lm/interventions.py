@@ -21,8 +21,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from lm.engine import Runtime, rows_within
-from lm.forward import PROBE, Position, read_forward
-from lm.lens import block_output
+from lm.forward import PROBE, Position, block_output, read_forward
 from lm.prompts import Prefix, Request
 from lm.spans import Range
 

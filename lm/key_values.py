@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lm.engine import padded
-from lm.prefix_tree import Path, PrefixTree
+from lm.prefix_tree import Path, PrefixTree, padded
 from lm.prompts import Prefix
 from lm.shared_past import Pasts, RoomyLayer, SharedLayer, Spans
 

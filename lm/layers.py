@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lm.forward import PROBE, Reading, check_finite, input_device
-from lm.lens import Lens, block_output, check_blocks, find_parts, proved_lens
+from lm.forward import PROBE, Reading, block_output, check_finite, input_device
+from lm.lens import Lens, check_blocks, find_parts, proved_lens
 from lm.memory import run_halving
 from lm.prompts import Fork, Layers, Prefix, Prompt, other_odds
 

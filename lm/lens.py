@@ -18,6 +18,7 @@ from accelerate.utils import align_module_device
 from torch import Tensor, nn
 
 from core.errors import UserError
+from lm.forward import block_output
 from lm.unembedding import Unembedding
 
 MISREAD = "{}: its {},\nso its layers would be misread. Run with --no_cosine."
@@ -90,11 +91,6 @@ def _scales(config: Any) -> Iterator[float]:
         value = getattr(config, name, None)
         if isinstance(value, (int, float)) and value:
             yield 1 / value if name == "logits_scaling" else value
-
-
-def block_output(output: Tensor | tuple) -> Tensor:
-    """Hidden state [B, T, D] that a block returned; some families wrap it in a tuple."""
-    return output if torch.is_tensor(output) else output[0]
 
 
 def check_blocks(outputs: Sequence[Tensor | tuple], architecture: str) -> None:

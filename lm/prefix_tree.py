@@ -146,3 +146,14 @@ def common_length(first: Sequence[int], second: Sequence[int]) -> int:
     if first[:short] == second[:short]:
         return short
     return next(k for k in range(short) if first[k] != second[k])
+
+
+def padded(rows: Sequence[Sequence[int]], left: bool = False) -> tuple[list, list]:
+    """Rows of equal length, filled up with 0, and the mask that hides the filling."""
+    width = max(map(len, rows))
+    full, mask = [], []
+    for row in rows:
+        gap, ones = [0] * (width - len(row)), [1] * len(row)
+        full.append([*gap, *row] if left else [*row, *gap])
+        mask.append([*gap, *ones] if left else [*ones, *gap])
+    return full, mask

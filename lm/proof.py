@@ -8,20 +8,15 @@ from typing import Any
 import torch
 
 from core.errors import UserError
+from lm.checks import MISFITS, in_a_line, slack_of
 from lm.engine import ANSWERING, Decoding, Engine, PlainEngine, Runtime
 from lm.forward import Reading
 from lm.prompts import Prefix, Request
 from lm.tree_engine import NoCache, TreeEngine
 from lm.verdicts import Verdict
 
-# Difference in log P (nats) that rounding may make, in epsilons of the dtype: in single precision
-# and above, and in half. The bundled model shows 200, and 60 to 80 in half precision.
-SLACK, HALF_SLACK = 8192, 100
 BATCHED = 10_000  # tokens of a forward: all of the probe in one
 CROWDED = 80  # all that the tree runs together, but not copies of what its answers share
-# What transformers raises where a model does not fit the engine. An error of the engine is one of
-# these too, so that what was raised is always shown.
-MISFITS = (AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 Readings = Mapping[Prefix, Reading]
 
@@ -95,10 +90,9 @@ class Probe:
         self.plain = PlainEngine(self._with(1), "reread").read(self.requests)
         batched = PlainEngine(self._with(BATCHED)).read(bare)
         self.batch_gap = largest_gap(batched, self.plain)
-        epsilon = torch.finfo(runtime.model.dtype).eps
-        self.slack = SLACK * epsilon
+        self.slack = slack_of(runtime.model.dtype)
         if runtime.model.dtype.itemsize < 4:
-            self.slack = max(HALF_SLACK * epsilon, 2 * self.batch_gap)
+            self.slack = max(self.slack, 2 * self.batch_gap)
 
     def _with(self, token_budget: int) -> Runtime:
         return replace(self.runtime, token_budget=token_budget)
@@ -121,8 +115,8 @@ class Probe:
         except NoCache:
             return Proof(self.batch_gap, refusal="it keeps no keys and values for the tree engine")
         except MISFITS as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            return Proof(self.batch_gap, refusal=f"the tree engine fails on it ({reason:.100})")
+            refusal = f"the tree engine fails on it ({in_a_line(error)})"
+            return Proof(self.batch_gap, refusal=refusal)
         gap = largest_gap(tree, self.plain)
         exact = gap <= self.slack and self.same_answers(tree)
         refusal = None if exact else f"the tree engine is not exact for it ({gap:.1g} nats)"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lm.engine import Advance, Engine, Runtime, padded, rows_within
+from lm.engine import Advance, Engine, Runtime, rows_within
 from lm.forward import Position, Reading, check_finite, picked_logits, read_forward
 from lm.key_values import KeyValueStore
-from lm.prefix_tree import Path, PrefixTree, run_together
+from lm.prefix_tree import Path, PrefixTree, padded, run_together
 from lm.prompts import Prefix, Request
 from lm.shared_past import NotShared, longest_whole, shared_attention
 

@@ -21,7 +21,8 @@ from transformers import GenerationConfig
 import data
 from core.errors import UserError
 from data import Pair, plan_cases
-from lm.engine import padded, rows_within
+from lm.engine import rows_within
+from lm.prefix_tree import padded
 from lm.prompts import Prefix, Prompt, requests_of
 from lm.tree_engine import TreeEngine
 from model import LanguageModel

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from data import Case
-from lm.lens import block_output
+from lm.forward import block_output
 from lm.prefix_tree import PrefixTree, run_together
 from lm.prompts import Prompt, requests_of
 from model import LanguageModel

@@ -190,6 +190,17 @@ def test_what_is_not_exact_is_left_out_by_name(broken, left, monkeypatch):
     assert exact_parts(tool) == left
 
 
+def test_what_is_raised_where_a_part_cannot_be_run_is_shown(monkeypatch, capsys):
+    def fails(*arguments):
+        raise TypeError("no such mask")
+
+    tool = tool_of(language_model("llama"))
+    monkeypatch.setattr(interventions, "cut_mask", fails)
+    assert exact_parts(tool) == ()
+    said = capsys.readouterr().err
+    assert said == "--effects: hiding cannot be run (TypeError: no such mask)\n"
+
+
 def shifted(resuming):
     """Resumes with the states of another token."""
     return lambda tool, at: resuming(tool, replace(at, states=at.states.roll(1, dims=1)))

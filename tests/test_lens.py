@@ -11,8 +11,9 @@ from transformers import AutoTokenizer
 
 from core.errors import UserError
 from data import Turn, conversation
+from lm.forward import block_output
 from lm.layers import LayerReader, prove_lens
-from lm.lens import Lens, block_output, find_parts, proved_lens
+from lm.lens import Lens, find_parts, proved_lens
 from lm.prompts import Request
 from model import LanguageModel
 
