@@ -27,11 +27,12 @@ from core.terminal import escape_unprintable, restart_in_utf_8
 from measures import contrasts
 from reports import contrasts as contrast_report
 from reports import curves, effects, grid, layers, page, position, style, tables, verify, wordings
+from reports.groups import BY, load_groups
 
 
 def run_metric(arguments: argparse.Namespace) -> int:
     """Draw metric, change and cosines of the results below --result_dir."""
-    groups, look = curves.load_groups(arguments.result_dir, arguments.by), look_of(arguments)
+    groups, look = load_groups(arguments.result_dir, arguments.by), look_of(arguments)
     drawn = chain(
         curves.metric_figures(groups, look),
         curves.study_figures(groups, look),
@@ -43,13 +44,13 @@ def run_metric(arguments: argparse.Namespace) -> int:
 
 def run_layers(arguments: argparse.Namespace) -> int:
     """Draw every layer measure of every result below --result_dir."""
-    drawn = layers.layer_figures(curves.load_groups(arguments.result_dir), look_of(arguments))
+    drawn = layers.layer_figures(load_groups(arguments.result_dir), look_of(arguments))
     return save_some(drawn, arguments, "has layers: all were run with --no_cosine.")
 
 
 def run_effects(arguments: argparse.Namespace) -> int:
     """Draw what histories do, of every result below --result_dir that was run with --effects."""
-    drawn = effects.effect_figures(curves.load_groups(arguments.result_dir), look_of(arguments))
+    drawn = effects.effect_figures(load_groups(arguments.result_dir), look_of(arguments))
     return save_some(drawn, arguments, "has effects. Run experiment.py with --effects.")
 
 
@@ -234,7 +235,7 @@ def add_figures(command: argparse.ArgumentParser) -> None:
 def add_by(command: argparse.ArgumentParser, what: str) -> None:
     """What the lines or columns of a figure are."""
     text = f"what the {what} are; each combination of the others gets its own figure (%(default)s)"
-    command.add_argument("--by", default=curves.BY[0], metavar="FIELD", help=text)
+    command.add_argument("--by", default=BY[0], metavar="FIELD", help=text)
 
 
 def add_own_task(command: argparse.ArgumentParser) -> None:

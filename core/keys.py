@@ -1,13 +1,15 @@
 """What tells results apart: identity, histories, seed, and whatever other setting differs."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NOT_RECORDED = "not recorded"  # a setting that a result does not hold
 WORDING = "wording"  # a setting that a result of the first wording does not hold
 UNMIXED = "distractor"  # --mix: turns of the distractor alone
 FIELDS = ("model", "target", "distractor", "history", "seed")  # of every key
+ALWAYS = ("model", "target", "distractor")  # fields of a key that are named even where all agree
+USUAL = "teacher"  # the history that is named only where there are others
 # Settings that are in a key's own fields already, or only say where and how a run was carried out
 KNOWN = {
     *("model", "target", "distractor", "history", "mix", "switch_cue", "num_histories"),
@@ -124,3 +126,23 @@ def same_task(target: str, distractor: str) -> bool:
     """
     one, other = dataset(target), dataset(distractor)
     return one == other or other == one.partition(".")[0] or one == other.partition(".")[0]
+
+
+def named_fields(rows: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The fields by which figures of these rows are named: model and tasks, what is not the same
+    in all, and any history but the usual one.
+    """
+    values: dict[str, set] = defaultdict(set)
+    for field, name in (pair for row in rows for pair in row.items()):
+        values[field].add(name)
+    varying = {field for field, found in values.items() if len(found) > 1}
+    odd = values["history"] - {USUAL, NOT_RECORDED}
+    return {*ALWAYS, *varying, *(["history"] if odd else [])}
+
+
+def in_words(names: dict[str, str]) -> list[str]:
+    """The names of a figure in two lines: the model, and the rest."""
+    rest = ", ".join(
+        f"{field}\N{NO-BREAK SPACE}{name}" for field, name in names.items() if field != "model"
+    )
+    return [line for line in (names.get("model"), rest) if line]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lm.interventions import Interventions, Past, cache_over
-from lm.spans import Range, Spans
+from lm.prompts import Range
+from lm.spans import Spans
 
 
 @contextmanager

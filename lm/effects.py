@@ -20,8 +20,8 @@ from lm.attention import by_part, find_sinks, in_three, look, uniform
 from lm.filler import neutral_text
 from lm.interventions import Hidden, Interventions, Past, Row
 from lm.prefix_tree import common_length
-from lm.prompts import Prefix
-from lm.spans import Range, Spans, find_spans
+from lm.prompts import Prefix, Range
+from lm.spans import Spans, find_spans
 from lm.targets import NOTHING, Asked, Job, Parent, Target
 from lm.text import Renderer
 

@@ -22,8 +22,7 @@ from transformers.cache_utils import DynamicLayer
 
 from lm.engine import Runtime, rows_within
 from lm.forward import PROBE, Position, block_output, read_forward
-from lm.prompts import Prefix, Request
-from lm.spans import Range
+from lm.prompts import Prefix, Range, Request
 
 Piece = tuple[Tensor, Tensor]  # keys and values of some tokens at a block, each [1 or R, H, t, d]
 

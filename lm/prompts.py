@@ -15,6 +15,7 @@ from core.debug_log import Message, Row
 from lm.prefix_tree import common_length
 
 Prefix = tuple[int, ...]
+Range = tuple[int, int]  # of tokens or blocks, half-open
 
 
 @dataclass

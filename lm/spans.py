@@ -14,7 +14,7 @@ from typing import Any
 from core.debug_log import Message
 from core.errors import UserError
 from lm.prefix_tree import common_length
-from lm.prompts import Prefix
+from lm.prompts import Prefix, Range
 from lm.text import Renderer
 
 PLACEHOLDER = "\ue000"  # of the private use area, so that no template takes it for anything
@@ -22,8 +22,6 @@ REFUSED = (
     "--effects: this model's chat template does not show where a turn begins ({why}).\n"
     "Use --prompt plain, or run without --effects."
 )
-
-Range = tuple[int, int]  # tokens, half-open
 
 
 @dataclass(frozen=True)

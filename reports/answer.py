@@ -10,7 +10,8 @@ from core.keys import FIELDS, same_task
 from measures import contrasts
 from measures.contrasts import Row
 from reports import style, tables
-from reports.contrasts import legend, marks_of, rounded, tested
+from reports.contrasts import legend, marks_of, rounded, sureness, tested
+from reports.style import turns
 
 MOST_NAMED = 8  # contrasts in the table of the page
 ALONE = (
@@ -122,19 +123,9 @@ def _p_in_words(p: float) -> str:
     return f"p = {tables.p_text(p)}" if p >= 0.001 else "p < 0.001"
 
 
-def turns(h: int | str) -> str:
-    """`1 turn`, `2 turns`."""
-    return f"{h} turn{'' if int(h) == 1 else 's'}"
-
-
 def _surest(rows: Sequence[Row]) -> list[Row]:
     """The surest contrasts first."""
     return sorted(rows, key=sureness)[:MOST_NAMED]
-
-
-def sureness(row: Row) -> tuple[float, float]:
-    """What contrasts are sorted by, the surest first and those without a test last."""
-    return 2 if row["p_holm"] is None else row["p_holm"], -_size(row)
 
 
 def _told_apart(row: Row, apart: Sequence[str]) -> list[str]:

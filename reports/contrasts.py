@@ -7,11 +7,10 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from core.errors import UserError
-from core.keys import FIELDS, same_task
+from core.keys import FIELDS, in_words, named_fields, same_task
 from measures import stats
 from measures.contrasts import CHANGES, COLUMNS, Row, unit_of
 from reports import style, tables
-from reports.curves import in_words, named_fields
 from reports.style import FigureStyle, NamedFigure
 
 if TYPE_CHECKING:
@@ -232,3 +231,8 @@ def label_of(row: Row, by: str) -> str:
     if settings:
         what += f" ({', '.join(settings)})"
     return f"{what}, h = {row['h']}"
+
+
+def sureness(row: Row) -> tuple[float, float]:
+    """What contrasts are sorted by, the surest first and those without a test last."""
+    return 2 if row["p_holm"] is None else row["p_holm"], -abs(row["difference_points"])

@@ -1,144 +1,28 @@
-"""Figures of finished runs: the curves over history length, and which results stand in one figure.
+"""Figures of finished runs: the curves over history length.
 
-Curves over history length after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
+They are drawn after Gupta et al., LLM Task Interference, EMNLP 2024, arXiv 2402.18216.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core import keys, records
-from core.errors import UserError
+from core import keys
+from core.keys import in_words
 from measures import stats
 from reports import style
+from reports.groups import Group, Record, label_of, lengths_of
 from reports.style import FigureStyle, NamedFigure
 
-DRAWN_STATISTICS = (
-    "low",
-    "high",
-    "percent_change",
-    "percent_change_low",
-    "percent_change_high",
-    "p_holm",
-)
-BY = ("distractor", "model", "history", "seed")  # what lines can be, beside settings that differ
-ALWAYS = ("model", "target", "distractor")  # fields of a key that are named even where all agree
-USUAL = "teacher"  # the history that is named only where there are others
-SEEDS = (
-    "Each seed draws its own histories and, under --limit, its own targets; nothing is pooled "
-    "over seeds"
-)
 MOST_BANDS = 3  # lines whose bands can still be told apart
 SPREAD = 0.6  # turns over which the lines of one history length are spread where there are more
 
 NOT_RULED_OUT = ", the changes that the data do not rule out"
 
 PANEL_HEIGHTS = {"single": 1.9, "double": 2.4}  # inches, of the panel
-
-Record = dict[str, Any]  # a result
-Curves = dict[str, np.ndarray]  # of `read_curves`
-
-
-@dataclass(frozen=True)
-class Group:
-    """The results of one figure: a line each, by the field of their keys in which they differ."""
-
-    by: str  # of BY
-    names: dict[str, str]  # the fields that they share, by which the figure is named
-    lines: dict[str, Record]
-
-    @property
-    def lengths(self) -> list[int]:
-        """The history lengths of all lines, in order."""
-        return sorted({h for result in self.lines.values() for h in lengths_of(result)})
-
-    @property
-    def notes(self) -> list[str]:
-        """What must be known about such lines."""
-        return [SEEDS] if self.by == "seed" else []
-
-    @property
-    def metric(self) -> str:
-        """Name of the metric, as figures write it."""
-        name = next(iter(self.lines.values()))["metric_name"]
-        return style.METRICS.get(name, name)
-
-    def drawn(self, kind: str, figure: Any, about: str, notes: Sequence[str]) -> NamedFigure:
-        """A figure with its name and its caption; the metric's own is of that measure."""
-        lines = ", ".join(label_of(name, result) for name, result in self.lines.items())
-        what = ", ".join([about, *in_words(self.names)])
-        metric = next(iter(self.lines.values()))["metric_name"]
-        measure = {METRIC.stem: metric, CHANGE.stem: "percent"}.get(kind, kind)
-        kind = kind if self.by == BY[0] else f"{kind}_by_{self.by}"
-        text = style.as_sentences([what, f"{self.by}: {lines}", *notes])
-        stem = style.figure_stem(self.names, kind)
-        return NamedFigure(stem, figure, text, measure, self.names)
-
-
-def load_groups(folders: Iterable[str | Path], by: str = BY[0]) -> list[Group]:
-    """Results below the folders, in figures whose lines differ in `by` alone."""
-    return group_results(records.load_results(folders), by)
-
-
-def group_results(results: dict[keys.Key, Record], by: str = BY[0]) -> list[Group]:
-    """Results of `records.load_results` in figures whose lines differ in `by` alone.
-
-    Each result gets its `curves`, and under `names` the fields of its key that name it.
-    """
-    check_field(results, by)
-    named = named_fields(key.fields for key in results)
-    groups: dict[keys.Key, Group] = {}
-    for key, result in results.items():
-        names = {field: name for field, name in key.fields.items() if field in named}
-        shared = {field: name for field, name in names.items() if field != by}
-        group = groups.setdefault(key.without(by), Group(by, shared, {}))
-        drawn = {"names": names, "curves": read_curves(result)}
-        group.lines[key.fields[by]] = result | drawn
-    return list(groups.values())
-
-
-def named_fields(rows: Iterable[Mapping[str, Any]]) -> set[str]:
-    """The fields by which figures of these rows are named: model and tasks, what is not the same
-    in all, and any history but the usual one.
-    """
-    values: dict[str, set] = defaultdict(set)
-    for field, name in (pair for row in rows for pair in row.items()):
-        values[field].add(name)
-    varying = {field for field, found in values.items() if len(found) > 1}
-    odd = values["history"] - {USUAL, keys.NOT_RECORDED}
-    return {*ALWAYS, *varying, *(["history"] if odd else [])}
-
-
-def check_field(results: Iterable[keys.Key], by: str) -> None:
-    """UserError unless `by` is what lines can be, or a setting in which the results differ."""
-    known = dict.fromkeys((*BY, *(name for key in results for name in key.settings)))
-    if by not in known:
-        raise UserError(f"--by {by}: the results given differ in {', '.join(known)} at most.")
-
-
-def in_words(names: dict[str, str]) -> list[str]:
-    """The names of a figure in two lines: the model, and the rest."""
-    rest = ", ".join(
-        f"{field}\N{NO-BREAK SPACE}{name}" for field, name in names.items() if field != "model"
-    )
-    return [line for line in (names.get("model"), rest) if line]
-
-
-def lengths_of(result: Record) -> list[int]:
-    """The history lengths that were run, in order."""
-    return list(map(int, result["metric_by_len"]))
-
-
-def read_curves(result: Record) -> Curves:
-    """The statistics NAMES and the metric, each over h [H + 1]; null is NaN."""
-    stats_by_len = result["stats_by_len"].values()
-    curves = {name: [of_len[name] for of_len in stats_by_len] for name in DRAWN_STATISTICS}
-    curves["metric"] = list(result["metric_by_len"].values())
-    return {name: np.array(values, dtype=float) for name, values in curves.items()}
 
 
 @dataclass(frozen=True)
@@ -201,12 +85,8 @@ def draw_curve(
     style.add_legend(figure, axes, look, group.by.capitalize(), notes)
     style.finish(figure, look, in_words(group.names), PANEL_HEIGHTS[look.width])
     about = f"{curve.about.format(group.metric)} over history length h (turns)"
-    return group.drawn(curve.stem, figure, about, notes)
-
-
-def label_of(name: str, result: Record) -> str:
-    """A line's label in the legend."""
-    return f"{name} (n = {result['n']})"
+    measure = group.metric_name if curve is METRIC else "percent"
+    return group.drawn(curve.stem, figure, about, notes, measure)
 
 
 def curve_notes(group: Group, curve: Curve) -> list[str]:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
+from core.keys import in_words
 from core.schema import EFFECT_PARTS, PROPORTIONS
 from reports import style
-from reports.curves import Group, Record, in_words
-from reports.layers import BLOCKS, colour_of
+from reports.groups import Group, Record
 from reports.style import FigureStyle, NamedFigure
 
 HEIGHTS = {"single": 1.9, "double": 2.3}  # inches, of a panel
@@ -199,7 +199,10 @@ def draw_windows(
     windows = [f"{first}-{last}" for first, last in by_len[min(by_len)]["windows"]]
     places = range(len(windows))
     for number, (h, stats) in enumerate(by_len.items()):
-        colour, mark = colour_of(number, len(by_len)), style.MARKERS[number % len(style.MARKERS)]
+        colour, mark = (
+            style.colour_of(number, len(by_len)),
+            style.MARKERS[number % len(style.MARKERS)],
+        )
         rows = (np.array(stats[name][key], float) for key in ("mean", "low", "high"))
         mean, low, high = rows
         lines.plot(places, mean, label=h, color=colour, marker=mark)
@@ -211,7 +214,7 @@ def draw_windows(
     heat.set_ylabel(style.TURNS)
     for axes in (lines, heat):
         axes.set_xticks(places, windows, rotation=45)
-        axes.set_xlabel(f"{BLOCKS}s of the window")
+        axes.set_xlabel(f"{style.BLOCKS}s of the window")
     notes = ["bands: 95% intervals, Student's t"]
     kind = f"effect_{stem}_by_window"
     return _finished(
@@ -282,7 +285,7 @@ def draw_restored(
         axes.fill_between(blocks, low, high, color=looks["color"], alpha=0.12, linewidth=0)
     for level in (0, 1):
         axes.axhline(level, **style.ZERO)
-    axes.set(xlabel=BLOCKS, ylabel="Share restored")
+    axes.set(xlabel=style.BLOCKS, ylabel="Share restored")
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, SHARES[0]), min(high, SHARES[1]))
     notes = [
@@ -314,11 +317,11 @@ def draw_attention(
         lines.plot(blocks, sum(means[name] for name in names), label=label, **looks)
         level = sum(flat[name] for name in names)
         lines.axhline(level, color=looks["color"], linewidth=0.8, linestyle=":")
-    lines.set(xlabel=BLOCKS, ylabel="Attention")
+    lines.set(xlabel=style.BLOCKS, ylabel="Attention")
     turns = np.array([means[f"user_{k}"] + means.get(f"answer_{k}", 0) for k in range(1, h + 1)])
     extent = (0.5, len(blocks) + 0.5, 0.5, h + 0.5)
     image = heat.imshow(turns, aspect="auto", origin="lower", extent=extent)
-    heat.set(xlabel=BLOCKS, ylabel="Turn, from the first")
+    heat.set(xlabel=style.BLOCKS, ylabel="Turn, from the first")
     heat.locator_params(axis="y", integer=True, min_n_ticks=1)
     heat.grid(False)
     figure.colorbar(image, ax=heat, label="Attention to the turn's texts")

@@ -8,9 +8,10 @@ import numpy as np
 
 from core import keys
 from core.errors import UserError
+from core.keys import in_words, named_fields
 from measures import stats
 from reports import style, tables
-from reports.curves import BY, SEEDS, in_words, named_fields
+from reports.groups import BY, SEEDS
 from reports.style import FigureStyle, NamedFigure
 
 if TYPE_CHECKING:

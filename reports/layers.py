@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from core.keys import in_words
 from reports import style
-from reports.curves import Group, Record, in_words, lengths_of
+from reports.groups import Group, Record, lengths_of
 from reports.style import FigureStyle, NamedFigure
 
 PANEL_HEIGHTS = {"single": 1.6, "double": 2.3}  # inches, of a panel
 MARKED = 8  # blocks of a line that have a marker
 CROSS = "#D55E00"
-BLOCKS = "Decoder block"
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _panels(look: FigureStyle) -> tuple[Any, Any, Any]:
     """A figure with room for lines and for a heat map, both with blocks on x."""
     figure, panels = style.new_figure(look, *((1, 2) if look.wide else (2, 1)))
     for axes in panels:
-        axes.set_xlabel(BLOCKS)
+        axes.set_xlabel(style.BLOCKS)
         axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     return figure, *panels
 
@@ -174,7 +174,7 @@ def _draw_lines(
     every = max(1, len(blocks) // MARKED)
     for k, (h, line) in enumerate(zip(lengths, values)):
         mark = {"marker": style.MARKERS[k % len(style.MARKERS)], "markevery": (k % every, every)}
-        colour = colour_of(k, len(values))
+        colour = style.colour_of(k, len(values))
         axes.plot(blocks, line, label=h, color=colour, **mark)
         if low is not None:
             axes.fill_between(blocks, low[k], high[k], color=colour, alpha=0.15, linewidth=0)
@@ -192,12 +192,3 @@ def _draw_heat(
     axes.set(facecolor="white")
     axes.grid(False)
     figure.colorbar(image, ax=axes, label=label)
-
-
-def colour_of(place: int, count: int) -> tuple[float, ...]:
-    """Colour of a history length by its place among so many, dark for h = 0; the pale end of the
-    map is left out.
-    """
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](0.85 * place / max(1, count - 1))

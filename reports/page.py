@@ -35,6 +35,7 @@ from reports import (
     why,
     wordings,
 )
+from reports.groups import Group, group_results
 from reports.meanings import MEANINGS
 
 SCRIPTS = ("report.js", "examples.js", "example.js", "explorer.js")
@@ -105,7 +106,7 @@ def figures(
 ) -> dict[str, list[dict[str, Any]]]:
     """Every figure of the page by the part that shows it."""
     say("Drawing the figures ...")
-    groups = curves.group_results(found)
+    groups = group_results(found)
     inside = sorted(inside_images(groups, page["paths"], chosen), key=lambda each: each["pair"])
     return {
         "contrasts": list(contrast_images(page["answer"]["all"], "distractor")),
@@ -182,7 +183,7 @@ def contrast_images(rows: Sequence[Record], by: str) -> Iterator[dict[str, Any]]
         yield from map(image, contrasts.contrast_figures(rows, by, LOOK))
 
 
-def curve_images(groups: Sequence[curves.Group]) -> Iterator[dict[str, Any]]:
+def curve_images(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
     """Figures over h: metric, change, and what else was read."""
     for drawn in curves.metric_figures(groups, NARROW):
         yield {"wide": False, **image(drawn)}
@@ -191,7 +192,7 @@ def curve_images(groups: Sequence[curves.Group]) -> Iterator[dict[str, Any]]:
 
 
 def inside_images(
-    groups: Sequence[curves.Group], paths: Sequence[str], chosen: Sequence[int]
+    groups: Sequence[Group], paths: Sequence[str], chosen: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """Every figure of effects and layers of the chosen pairs, with the number of its pair."""
     lines = [(group, *line) for group in groups for line in group.lines.items()]

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from core.keys import Key
+from core.keys import Key, in_words, named_fields
 from reports import curves, style
-from reports.curves import Record, in_words
-from reports.layers import colour_of
+from reports.groups import Record, lengths_of, read_curves
 from reports.style import FigureStyle, NamedFigure
 
 AT = re.compile(r"at:(\d+)")  # the kinds of history that are drawn here
@@ -33,7 +32,7 @@ def position_figures(
             several = Key(key.fields | {"history": AT.sub("at:K", history, count=1)})
             groups.setdefault(several, {})[int(place[1])] = result
     groups = {key: by_place for key, by_place in groups.items() if len(by_place) > 1}
-    named = curves.named_fields(key.fields for key in groups)
+    named = named_fields(key.fields for key in groups)
     for key, by_place in groups.items():
         names = {field: name for field, name in key.fields.items() if field in named}
         yield draw_places(names, by_place, look)
@@ -42,11 +41,11 @@ def position_figures(
 def draw_places(names: dict[str, str], by_place: ByPlace, look: FigureStyle) -> NamedFigure:
     """The metric over the own-task turns since the distractor turn, a line for each h."""
     figure, axes = style.new_figure(look)
-    run = set.intersection(*(set(curves.lengths_of(result)) for result in by_place.values()))
+    run = set.intersection(*(set(lengths_of(result)) for result in by_place.values()))
     lengths = sorted(h for h in run if h >= min(by_place))
     for number, (h, shift) in enumerate(zip(lengths, curves.spread(len(lengths)))):
         marker = style.MARKERS[number % len(style.MARKERS)]
-        line = {"color": colour_of(number, len(lengths)), "marker": marker, "label": h}
+        line = {"color": style.colour_of(number, len(lengths)), "marker": marker, "label": h}
         since, values, *ends = points(by_place, h)
         curves.draw_line(axes, (since, values), line, shift, ends)
         level = without(by_place, h)
@@ -73,8 +72,8 @@ def points(by_place: ByPlace, h: int) -> tuple[list[int], Any, Any, Any]:
     last turn of a history is 0 turns ago.
     """
     there = {h - place: by_place[place] for place in sorted(by_place, reverse=True) if place <= h}
-    read = [curves.read_curves(result) for result in there.values()]
-    rows = [curves.lengths_of(result).index(h) for result in there.values()]
+    read = [read_curves(result) for result in there.values()]
+    rows = [lengths_of(result).index(h) for result in there.values()]
     found = (
         [each[name][row] for each, row in zip(read, rows)] for name in ("metric", "low", "high")
     )

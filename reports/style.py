@@ -23,6 +23,7 @@ UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}  # the same fil
 # Okabe and Ito without yellow, which is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
 DIVERGING = "PuOr_r"  # a colour map told apart by the colour-blind; orange is a rise
+BLOCKS = "Decoder block"  # the axis of layers
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)))
 # Unlike lengths, so that lines of one colour or marker differ in the rest.
@@ -282,3 +283,17 @@ def ink(place: float) -> str:
     from matplotlib import colormaps
 
     return "black" if luminance(colormaps[DIVERGING]((place + 1) / 2)) > 0.179 else "white"
+
+
+def colour_of(place: int, count: int) -> tuple[float, ...]:
+    """Colour of a history length by its place among so many, dark for h = 0; the pale end of the
+    map is left out.
+    """
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](0.85 * place / max(1, count - 1))
+
+
+def turns(h: int | str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{h} turn{'' if int(h) == 1 else 's'}"

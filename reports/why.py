@@ -6,13 +6,13 @@ The numbers come from `effects_by_len` and `measures.contrasts`; this file finds
 from collections.abc import Sequence
 from typing import Any
 
+from core.keys import USUAL
 from measures import contrasts
 from measures.contrasts import Row
 from reports import tables
-from reports.answer import sureness, turns
-from reports.contrasts import legend, marks_of, rounded, tested
-from reports.curves import USUAL
+from reports.contrasts import legend, marks_of, rounded, sureness, tested
 from reports.effects import unit_of
+from reports.style import turns
 
 PARTS = ("position", "length", "content", "seen", "total")  # as far as they were measured
 MOST_KINDS = 12  # contrasts of histories in the table

@@ -22,6 +22,7 @@ from small_results import (
 
 from core import records
 from reports import curves, style
+from reports.groups import load_groups
 
 # --- the files
 
@@ -61,7 +62,7 @@ def test_png_has_150_dpi_or_more_and_pdf_embeds_truetype_fonts(drawn):
 def test_models_and_targets_are_never_mixed(tmp_path):
     for model, target in (("org/a", "quiz/test"), ("org/b", "quiz/test"), ("org/a", "mmlu/test")):
         write_pair(tmp_path, model, target)
-    groups = curves.load_groups([tmp_path])
+    groups = load_groups([tmp_path])
     assert [tuple(group.names.values()) for group in groups] == [
         ("org/a", "mmlu/test"),
         ("org/a", "quiz/test"),
@@ -80,7 +81,7 @@ def test_the_folder_is_named_by_nobody_but_the_result(tmp_path):
     moved.parent.mkdir()
     records.result_of_debug(log).rename(moved)
     log.rename(records.debug_path(moved))
-    [group] = curves.load_groups([tmp_path])
+    [group] = load_groups([tmp_path])
     assert group.names == {"model": "org/name", "target": "quiz/test"}
 
 
@@ -137,7 +138,7 @@ def settings():
 
 def figures_of(folder: Path) -> dict:
     """Figures by the last part of their stem; for a folder of one model and target."""
-    drawn = curves.metric_figures(curves.load_groups([folder]))
+    drawn = curves.metric_figures(load_groups([folder]))
     return {stem.split("__")[-1]: figure for stem, figure, *_ in drawn}
 
 
@@ -214,7 +215,7 @@ def test_a_distractor_looks_the_same_in_every_figure(tmp_path):
     write_pair(tmp_path, "org/a", distractor="b/test")
     for distractor in ("a/test", "b/test"):
         write_pair(tmp_path, "org/b", distractor=distractor)
-    groups = curves.load_groups([tmp_path])
+    groups = load_groups([tmp_path])
     drawn = {stem: figure for stem, figure, *_ in curves.metric_figures(groups)}
     alone = drawn["org@a__quiz_test__metric"].axes[0].lines[0]
     second = drawn["org@b__quiz_test__change"].axes[0].lines[1]

@@ -10,8 +10,9 @@ import viz
 from core import records
 from measures import effects, stats
 from measures.table import Group
-from reports import curves, style
 from reports import effects as drawn_effects
+from reports import style
+from reports.groups import load_groups
 from run.config import RunConfig, parse_args
 
 PARTS = {
@@ -165,7 +166,7 @@ KINDS = ("parts", "hidden_by_window", "seen_by_window", "routes", "turns", "atte
 
 
 def figures_of(folder, target):
-    groups = curves.load_groups([path_of(folder, target, "reviews").parent])
+    groups = load_groups([path_of(folder, target, "reviews").parent])
     with style.sheet():
         drawn = list(drawn_effects.effect_figures(groups))
     return {each.stem.split("__effect_")[1].removesuffix("_reviews_test"): each for each in drawn}

@@ -20,7 +20,8 @@ from small_results import write_pair as write
 
 import viz
 from core import records
-from reports import curves, layers, style
+from reports import layers, style
+from reports.groups import load_groups
 
 MEASURES = ("cosine", "cosine_centred", "drift", "margin", "agree", "decision_layer")
 
@@ -38,7 +39,7 @@ def result(tmp_path):
 
 def drawn(path: Path) -> dict:
     """Figures by measure, for a folder of one result."""
-    found = layers.layer_figures(curves.load_groups([path.parents[1]]))
+    found = layers.layer_figures(load_groups([path.parents[1]]))
     return {stem.split("__")[-1].removesuffix("_posts_test"): figure for stem, figure, *_ in found}
 
 

@@ -13,6 +13,7 @@ from core import records
 from core.errors import UserError
 from measures import metrics
 from reports import curves, explorer, grid, style, tables
+from reports.groups import load_groups
 from run.config import RunConfig, check_settings, parse_args
 
 SMALL = ["--limit", "4", "--max_new_tokens", "4", "--device", "cpu"]
@@ -189,7 +190,7 @@ def test_every_command_reads_results_at_some_lengths(folders, tmp_path, command)
 
 
 def test_lines_stand_at_the_true_h_with_ticks_at_the_lengths_run(folders):
-    groups = curves.load_groups([folders["some"]])
+    groups = load_groups([folders["some"]])
     with style.sheet():
         for drawn in (*curves.metric_figures(groups), *curves.study_figures(groups)):
             for axes in drawn.figure.axes:

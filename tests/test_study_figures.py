@@ -8,6 +8,7 @@ from small_results import LENS, TARGETS, draw, label_example, verify, write_pair
 
 from core import records
 from reports import curves, style
+from reports.groups import load_groups
 
 
 def study_example(h: int, target: int) -> dict:
@@ -35,7 +36,7 @@ def log(tmp_path):
 
 
 def drawn(log) -> dict:
-    groups = curves.load_groups([log.parents[1]])
+    groups = load_groups([log.parents[1]])
     return {d.stem.split("__")[-1]: d.figure for d in curves.study_figures(groups)}
 
 
@@ -79,7 +80,7 @@ def test_both_are_drawn_by_metric_and_only_where_they_were_read(log, tmp_path):
 
 def test_a_distractor_has_one_colour_in_all_figures(log):
     write_pair(log.parents[1], distractor="a/first", cosines=False)  # has no sensitivity
-    groups = curves.load_groups([log.parents[1]])
+    groups = load_groups([log.parents[1]])
     metric = next(curves.metric_figures(groups)).figure
     [line] = [each for each in metric.axes[0].lines if each.get_label().startswith("posts")]
     panel = drawn(log)["sensitivity"].axes[0]

@@ -18,6 +18,7 @@ import viz
 from core import records, schema
 from core.keys import make_keys
 from reports import curves, grid, layers, style, tables
+from reports.groups import BY, load_groups
 
 LONG = "mmlu.high_school_european_history_{}/validation"
 MEASURES = ("cos", "drift", "margin", "agree")
@@ -94,7 +95,7 @@ def write(folder, lengths=3, blocks=4, model=MODEL, target=None, distractor=None
 
 def every_figure(folder, look, by="distractor"):
     """Every figure of the results below a folder."""
-    groups = curves.load_groups([folder], by)
+    groups = load_groups([folder], by)
     frame = tables.make_frame(records.load_results([folder]))
     found = [*curves.metric_figures(groups, look), *curves.study_figures(groups, look)]
     one = dict(itertools.islice(groups[0].lines.items(), 1))
@@ -224,7 +225,7 @@ def test_panels_are_as_high_under_nine_lines_as_under_one(tmp_path):
     for count in (1, 9):
         for number in range(count):
             write(tmp_path / str(count), distractor=LONG.format(number))
-        drawn = next(curves.metric_figures(curves.load_groups([tmp_path / str(count)])))
+        drawn = next(curves.metric_figures(load_groups([tmp_path / str(count)])))
         drawn.figure.draw_without_rendering()
         heights.append(drawn.figure.axes[0].get_window_extent().height / drawn.figure.dpi)
     assert heights == pytest.approx([curves.PANEL_HEIGHTS["double"]] * 2, abs=0.02)
@@ -291,14 +292,14 @@ def test_no_two_of_315_lines_look_alike():
 
 @pytest.mark.parametrize("count", [2, 5, 9])
 def test_longer_histories_are_lighter(count):
-    light = [style.luminance(layers.colour_of(h, count)) for h in range(count)]
+    light = [style.luminance(style.colour_of(h, count)) for h in range(count)]
     assert min(np.diff(light)) > 0.01
     assert light[-1] < 0.7  # still dark enough on white
 
 
 def test_maps_of_layers_grow_lighter_with_the_value(tmp_path):
     write(tmp_path)
-    for drawn in layers.layer_figures(curves.load_groups([tmp_path])):
+    for drawn in layers.layer_figures(load_groups([tmp_path])):
         [image] = drawn.figure.axes[1].images
         low, high = image.get_clim()
         light = [style.luminance(image.to_rgba(x)) for x in np.linspace(low, high, 50)]
@@ -345,10 +346,10 @@ def runs(tmp_path):
     return tmp_path / "results"
 
 
-@pytest.mark.parametrize("by", curves.BY)
+@pytest.mark.parametrize("by", BY)
 def test_every_result_is_one_line_of_one_figure_and_lines_differ_in_one_field(runs, by):
     results = records.load_results([runs])
-    groups = curves.load_groups([runs], by)
+    groups = load_groups([runs], by)
     assert len(groups) == 8
     found = [result["path"] for group in groups for result in group.lines.values()]
     assert sorted(found) == sorted(result["path"] for result in results.values())
@@ -365,9 +366,9 @@ def without_layout(monkeypatch):
     monkeypatch.setattr(style, "finish", lambda *arguments: None)
 
 
-@pytest.mark.parametrize("by", curves.BY)
+@pytest.mark.parametrize("by", BY)
 def test_no_two_figures_of_runs_share_a_name(runs, without_layout, by):
-    stems = [drawn.stem for drawn in curves.metric_figures(curves.load_groups([runs], by))]
+    stems = [drawn.stem for drawn in curves.metric_figures(load_groups([runs], by))]
     assert len(set(stems)) == len(stems) == 16
     frame = tables.make_frame(records.load_results([runs]))
     stems = [drawn.stem for drawn in grid.grid_figures(frame, 2, by)]
@@ -375,20 +376,20 @@ def test_no_two_figures_of_runs_share_a_name(runs, without_layout, by):
 
 
 def test_no_two_results_share_the_name_of_their_layers(runs, without_layout):
-    groups = curves.load_groups([runs])
+    groups = load_groups([runs])
     stems = [drawn.stem for drawn in layers.cosine_figures(groups)]
     assert len(set(stems)) == len(stems) == 16
 
 
 def test_what_all_results_share_is_not_in_a_name(tmp_path):
     write(tmp_path, model="org/a", target="q/test", history="teacher", seed=[0])
-    groups = curves.load_groups([tmp_path])
+    groups = load_groups([tmp_path])
     stems = [drawn.stem for drawn in curves.metric_figures(groups)]
     assert stems == ["org@a__q_test__metric", "org@a__q_test__change"]
 
 
 def test_seeds_stand_in_their_order_and_are_said_not_to_be_pooled(runs):
-    group = curves.load_groups([runs], "seed")[0]
+    group = load_groups([runs], "seed")[0]
     assert list(group.lines) == ["2", "10"]
     drawn = next(curves.metric_figures([group]))
     assert "nothing is pooled" in drawn.caption
@@ -417,7 +418,7 @@ def test_a_history_that_is_not_the_usual_one_is_in_every_name_and_title(tmp_path
     assert not [drawn.stem for drawn in usual if "teacher" in drawn.stem]
 
 
-@pytest.mark.parametrize("by", curves.BY)
+@pytest.mark.parametrize("by", BY)
 def test_columns_of_a_grid_are_what_was_asked_for(runs, without_layout, by):
     frame = tables.make_frame(records.load_results([runs]))
     [drawn, *_] = grid.grid_figures(frame, 2, by)
@@ -425,7 +426,7 @@ def test_columns_of_a_grid_are_what_was_asked_for(runs, without_layout, by):
     names = [label.get_text() for label in axes.get_xticklabels()]
     assert set(names) == set(frame[by]) and axes.get_xlabel() == by.capitalize()
     first = frame[(frame["h"] == 2) & (frame["target"] == "q/test")]
-    for field in set(curves.BY) - {by}:
+    for field in set(BY) - {by}:
         first = first[first[field] == sorted(frame[field])[0]]
     changes = first.set_index(by)["change_points"]
     assert axes.images[0].get_array()[0].tolist() == [changes[name] for name in names]
@@ -448,7 +449,7 @@ def test_by_is_a_flag_of_metric_and_grid(tmp_path):
 
 def test_without_a_history_there_is_no_change_and_no_cue(tmp_path):
     write(tmp_path, lengths=1)
-    groups = curves.load_groups([tmp_path])
+    groups = load_groups([tmp_path])
     kinds = [drawn.stem.split("__")[-1] for drawn in curves.metric_figures(groups)]
     kinds += [drawn.stem.split("__")[-1] for drawn in curves.study_figures(groups)]
     assert kinds == ["metric", "sensitivity"]
@@ -460,7 +461,7 @@ def test_where_no_change_can_be_computed_the_panel_says_so(tmp_path):
     for entry in result["stats_by_len"].values():
         entry["percent_change"], entry["percent_change_reason"] = None, "the metric is 0 at h = 0"
     records.write_json(path, result)
-    _, change = curves.metric_figures(curves.load_groups([tmp_path]))
+    _, change = curves.metric_figures(load_groups([tmp_path]))
     assert [text.get_text() for text in change.figure.axes[0].texts] == ["no value can be computed"]
     assert "Gaps because the metric is 0 at h = 0" in change.caption
     assert flaws(change) == []
