@@ -142,17 +142,22 @@ def compare(
 
     Each row of `after` is paired with the same row of `before`. 0/1 scores of independent examples
     are compared by McNemar's mid-p test, others by sign flips over the clusters. `bounds` are those
-    of a mean of `after`: no change beyond them can be there to be detected.
+    of a mean: no change from either side beyond them can be there to be detected.
     """
-    exact, (low, high) = binary and clusters.independent, bounds
+    exact = binary and clusters.independent
     tested = (_compare_counts if exact else _compare_flips)(after, before, clusters)
     return [
         {"change_points": float(100 * (x - y).mean())}
         | percent_change(float(x.mean()), float(y.mean()))
         | entry
-        | _detectable(100 * (x - y), clusters, binary, 100 * max(high - y.mean(), y.mean() - low))
+        | _detectable(100 * (x - y), clusters, binary, 100 * _room((x.mean(), y.mean()), bounds))
         for x, y, entry in zip(after, before, tested)
     ]
+
+
+def _room(means: Sequence[float], bounds: Sequence[float]) -> float:
+    """The largest change from one of these means that stays within the bounds."""
+    return max(bounds[1] - min(means), max(means) - bounds[0])
 
 
 POINTS = ("change_points_low", "change_points_high")
