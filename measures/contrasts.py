@@ -85,10 +85,10 @@ class Side:
         return self.result["metric_name"] if name == SCORE.name else f"{name}{AT_BLOCK}{block}"
 
     @property
-    def bounds(self) -> tuple[float, float]:
+    def bounds(self) -> dict[str, float]:
         """Smallest and largest number that can be compared."""
-        low, high = layers.BOUNDS.get(self.reading.name, (0.0, 100.0))
-        return low / 100, high / 100
+        ends = layers.BOUNDS.get(self.reading.name, (0.0, 100.0))
+        return {name: end / 100 for name, end in zip(("low", "high"), ends)}
 
     @cached_property
     def _table(self) -> Table:
@@ -235,13 +235,12 @@ def contrast(first: Side, second: Side) -> list[Row]:
     about += [f"{name} {named[name]}" for name in first.key.settings if name != by]
     clusters, rows = _clusters(first, second), []
     for h, (after, before) in compared.items():
-        bounds = first.bounds
+        expected = before + zero[0] - zero[1], after + zero[1] - zero[0]  # without a difference
+        room = stats.room_around(*expected, **first.bounds)
         if not shared:
-            rest = zero[0] + before - zero[1]
-            after, before = after - rest, 0 * before
-            bounds = [end - rest.mean() for end in bounds]
+            after, before = after - expected[0], 0 * before
         [entry] = stats.compare(
-            after[None], before[None], clusters, binary=binary and shared, bounds=bounds
+            after[None], before[None], clusters, binary=binary and shared, room=room
         )
         rows.append(
             {name: named[name] for name in FIELDS}

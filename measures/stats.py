@@ -136,13 +136,13 @@ def compare(
     clusters: Clusters,
     *,
     binary: bool,
-    bounds: tuple[float, float] = (0, 1),
+    room: float | None = None,
 ) -> list[Stats]:
     """Change of the means of scores [H, N], in points and per cent, with intervals, test and power.
 
     Each row of `after` is paired with the same row of `before`. 0/1 scores of independent examples
-    are compared by McNemar's mid-p test, others by sign flips over the clusters. `bounds` are those
-    of a mean: no change from either side beyond them can be there to be detected.
+    are compared by McNemar's mid-p test, others by sign flips over the clusters. `room` is the
+    largest change that can be there to be detected; None: that of scores from 0 to 1.
     """
     exact = binary and clusters.independent
     tested = (_compare_counts if exact else _compare_flips)(after, before, clusters)
@@ -150,14 +150,15 @@ def compare(
         {"change_points": float(100 * (x - y).mean())}
         | percent_change(float(x.mean()), float(y.mean()))
         | entry
-        | _detectable(100 * (x - y), clusters, binary, 100 * _room((x.mean(), y.mean()), bounds))
+        | _detectable(100 * (x - y), clusters, binary, 100 * (room or room_around(y)))
         for x, y, entry in zip(after, before, tested)
     ]
 
 
-def _room(means: Sequence[float], bounds: Sequence[float]) -> float:
-    """The largest change from one of these means that stays within the bounds."""
-    return max(bounds[1] - min(means), max(means) - bounds[0])
+def room_around(*scores: np.ndarray, low: float = 0.0, high: float = 1.0) -> float:
+    """The largest change from the mean of some scores [N] to what a mean can be."""
+    means = [score.mean() for score in scores]
+    return float(max(high - min(means), max(means) - low))
 
 
 POINTS = ("change_points_low", "change_points_high")

@@ -203,13 +203,26 @@ def test_a_layer_measure_is_compared_at_a_block_in_its_own_unit(tmp_path):
 
 
 def test_a_layer_measure_has_its_own_bounds_for_what_can_be_detected(tmp_path, monkeypatch):
-    write(tmp_path, BASE, BETTER, distractor=OWN, scale=500)
-    write(tmp_path, BASE, WORSE, scale=500)
+    write(tmp_path, BASE, BASE, distractor=OWN, scale=500)
+    write(tmp_path, BASE, BASE[::-1], scale=500)  # each mean is 250 points, and all targets differ
     [row] = rows_of(tmp_path, reading=contrasts.Reading("margin", 2))
-    assert row["detectable_points"] > 100  # nats, of which there is no end
-    monkeypatch.setitem(contrasts.layers.BOUNDS, "margin", (200.0, 400.0))
+    assert row["detectable_points"] > 250  # nats, of which there is no end
+    monkeypatch.setitem(contrasts.layers.BOUNDS, "margin", (0.0, 500.0))
     [row] = rows_of(tmp_path, reading=contrasts.Reading("margin", 2))
     assert row["detectable_points"] is None and "too few scores" in row["note"]
+
+
+@pytest.mark.parametrize("base", [None, 0.2])
+def test_what_is_detectable_is_the_same_from_either_side(tmp_path, base):
+    """From a half a mean can move by 50 points, from a quarter by 75; 53.5 are detectable."""
+    half, low = [0.5] * 8, [0, 0, 0, 0, 0, 0, 1, 1]
+    zero = [0.5] * 8, [0.5 if base is None else base] * 8
+    for name, base, row in zip(("posts/test", "reviews/test"), zero, (half, low)):
+        write(tmp_path, base, row, distractor=name, metric="rouge")
+    there, back = (rows_of(tmp_path, against=name)[0] for name in ("posts", "reviews"))
+    assert (
+        there["detectable_points"] == back["detectable_points"] == pytest.approx(53.514, abs=1e-3)
+    )
 
 
 @pytest.mark.parametrize(
