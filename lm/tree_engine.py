@@ -57,26 +57,7 @@ class TreeEngine(Engine):
             got = self._forward(tree, store, paths, positions)
             return list(zip((prefix for _, _, prefix in found), got))
 
-        def answer(prefixes: Sequence[Prefix]) -> list[Prefix]:
-            begun = [list(readings[prefix].top_tokens[:1]) for prefix in prefixes]
-            nodes = [tree.node_of(prefix) for prefix in prefixes]
-            limits = [requests[prefix].answer for prefix in prefixes]
-            cache_of = store.shared_by_answers if are_shared() else store.copied
-            return self._decode(cache_of(nodes, room=max(limits)), prefixes, begun, limits)
-
-        def width(prefix: Prefix) -> int:
-            held = store.own_length(tree.node_of(prefix)) if are_shared() else len(prefix)
-            return held + requests[prefix].answer
-
-        def are_shared() -> bool:
-            return runtime.shares and crowded and longest <= longest_whole(runtime.model)
-
-        runtime = self.runtime
-        longest = max(
-            (len(p) + each.answer for p, each in requests.items() if each.answer), default=0
-        )
-        crowded = len(answered) * longest > runtime.token_budget  # a single batch is faster copied
-        level = runtime.regimes.fixed_slots(2 * max(map(len, requests), default=0))
+        runtime, level = self.runtime, self._is_level(requests)
 
         def plan(waiting: Sequence[Path], budget: int) -> tuple[int, int]:
             return run_together(
@@ -89,11 +70,48 @@ class TreeEngine(Engine):
         for prefixes, found in runtime.batches(kept, rows_within(len), store.of_prefixes):
             for prefix, keys_and_values in zip(prefixes, found):
                 readings[prefix] = replace(readings[prefix], kept=keys_and_values)
-        widest_first = sorted((at[node] for node in answered), key=width, reverse=True)
-        for prefixes, answers in runtime.batches(widest_first, rows_within(width, level), answer):
-            for prefix, text in zip(prefixes, answers):
-                readings[prefix] = replace(readings[prefix], answer=text)
+        for prefix, text in self._answers(tree, store, requests, readings).items():
+            readings[prefix] = replace(readings[prefix], answer=text)
         return readings
+
+    def _is_level(self, requests: Mapping[Prefix, Request]) -> bool:
+        """Must all rows of a forward begin in one slot?"""
+        longest = max(map(len, requests), default=0)
+        return self.runtime.regimes.fixed_slots(2 * longest)
+
+    def _answers(
+        self,
+        tree: PrefixTree,
+        store: KeyValueStore,
+        requests: Mapping[Prefix, Request],
+        readings: Mapping[Prefix, Reading],
+    ) -> dict[Prefix, Prefix]:
+        """Greedy answers, many together. Where copies of their pasts do not fit one batch, they
+        share what several of them read; a single batch is faster with copies.
+        """
+        runtime, level = self.runtime, self._is_level(requests)
+        limits = {prefix: each.answer for prefix, each in requests.items() if each.answer}
+        nodes = {prefix: tree.node_of(prefix) for prefix in limits}
+        longest = max((len(prefix) + most for prefix, most in limits.items()), default=0)
+        crowded = len(limits) * longest > runtime.token_budget
+        sharing = runtime.shares and crowded and longest <= longest_whole(runtime.model)
+        cache_of = store.shared_by_answers if sharing else store.copied
+
+        def width(prefix: Prefix) -> int:
+            held = store.own_length(nodes[prefix]) if sharing else len(prefix)
+            return held + limits[prefix]
+
+        def answer(prefixes: Sequence[Prefix]) -> list[Prefix]:
+            begun = [list(readings[prefix].top_tokens[:1]) for prefix in prefixes]
+            most = [limits[prefix] for prefix in prefixes]
+            cache = cache_of([nodes[prefix] for prefix in prefixes], room=max(most))
+            return self._decode(cache, prefixes, begun, most)
+
+        widest_first = sorted(limits, key=width, reverse=True)
+        batches = runtime.batches(widest_first, rows_within(width, level), answer)
+        return {
+            prefix: text for prefixes, texts in batches for prefix, text in zip(prefixes, texts)
+        }
 
     def _forward(
         self,

@@ -150,7 +150,9 @@ def compare(
         {"change_points": float(100 * (x - y).mean())}
         | percent_change(float(x.mean()), float(y.mean()))
         | entry
-        | _detectable(100 * (x - y), clusters, binary, 100 * (room or room_around(y)))
+        | _detectable(
+            100 * (x - y), clusters, binary, 100 * (room_around(y) if room is None else room)
+        )
         for x, y, entry in zip(after, before, tested)
     ]
 
