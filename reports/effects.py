@@ -199,10 +199,8 @@ def draw_windows(
     windows = [f"{first}-{last}" for first, last in by_len[min(by_len)]["windows"]]
     places = range(len(windows))
     for number, (h, stats) in enumerate(by_len.items()):
-        colour, mark = (
-            style.colour_of(number, len(by_len)),
-            style.MARKERS[number % len(style.MARKERS)],
-        )
+        colour = style.colour_of(number, len(by_len))
+        mark = style.MARKERS[number % len(style.MARKERS)]
         rows = (np.array(stats[name][key], float) for key in ("mean", "low", "high"))
         mean, low, high = rows
         lines.plot(places, mean, label=h, color=colour, marker=mark)
